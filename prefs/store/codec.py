@@ -1,0 +1,100 @@
+"""States and permissions as bytes."""
+
+from __future__ import annotations
+
+import msgspec
+
+from prefs.core.decision import Held, View, Word
+from prefs.core.fold import Restriction, Standing, State
+from prefs.core.words import Basis, Channel, Purpose, Scope
+
+WORDS = list(Word)
+BASES: list[Basis | None] = [None, *Basis]
+CHANNELS = list(Channel)
+PURPOSES = list(Purpose)
+
+
+class StateRow(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """brand -> list of (scope text, what stands)."""
+
+    scopes: dict[str, list[tuple[str, Standing]]] = {}
+    restricted: Restriction | None = None
+    erased: bool = False
+
+
+class HeldRow(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """Views as (scope number, topic, word number, basis number, since)."""
+
+    views: list[tuple[int, str, int, int, int]] = []
+    restricted: bool = False
+    reminders_kept: bool = False
+    undeliverable: list[int] = []
+
+
+_pack = msgspec.msgpack.Encoder().encode
+_state = msgspec.msgpack.Decoder(StateRow)
+_held = msgspec.msgpack.Decoder(HeldRow)
+
+
+def encode_state(state: State) -> bytes:
+    """The same bytes for equal states: brands and scopes are sorted, so a rebuilt state can be
+    compared with the stored one."""
+    scopes = {
+        brand: sorted((scope_text(scope), standing) for scope, standing in of_brand.items())
+        for brand, of_brand in sorted(state.scopes.items())
+    }
+    return _pack(StateRow(scopes, state.restricted, state.erased))
+
+
+def decode_state(raw: bytes) -> State:
+    row = _state.decode(raw)
+    scopes = {
+        brand: {scope_of(text): standing for text, standing in pairs}
+        for brand, pairs in row.scopes.items()
+    }
+    return State(scopes=scopes, restricted=row.restricted, erased=row.erased)
+
+
+def scope_text(scope: Scope) -> str:
+    return f"{scope.channel.value}/{scope.purpose.value}/{scope.topic or ''}"
+
+
+def scope_of(text: str) -> Scope:
+    channel, purpose, topic = text.split("/", 2)
+    return Scope(Channel(channel), Purpose(purpose), topic or None)
+
+
+def _number(channel: Channel, purpose: Purpose) -> int:
+    return CHANNELS.index(channel) * 8 + PURPOSES.index(purpose)
+
+
+PAIRS = {_number(channel, purpose): (channel, purpose) for channel in Channel for purpose in Purpose}
+
+
+def encode_held(held: Held) -> bytes:
+    views = sorted(
+        (
+            _number(scope.channel, scope.purpose),
+            scope.topic or "",
+            WORDS.index(view.word),
+            BASES.index(view.basis),
+            int(view.since or 0),
+        )
+        for scope, view in held.views.items()
+    )
+    undeliverable = sorted(_number(*pair) for pair in held.undeliverable)
+    return _pack(HeldRow(views, held.restricted, held.reminders_kept, undeliverable))
+
+
+def decode_held(raw: bytes) -> Held:
+    row = _held.decode(raw)
+    views = {
+        Scope(*PAIRS[number], topic or None): View(WORDS[word], BASES[basis], float(since))
+        for number, topic, word, basis, since in row.views
+    }
+    return Held(
+        views=views,
+        restricted=row.restricted,
+        reminders_kept=row.reminders_kept,
+        undeliverable=frozenset(PAIRS[number] for number in row.undeliverable),
+    )

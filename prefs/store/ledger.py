@@ -1,0 +1,284 @@
+"""The ledger: append, fold, seal, verify, feed.
+
+Appending is a plain insert in the intake's transaction. One sealer at a time gives committed rows
+the gapless number `n` and `hash = SHA-256(previous hash || canonical row)`. A row names its
+payload by SHA-256 over a random salt and the canonical payload, so that erasing payload and salt
+leaves the chain whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
+
+from prefs.core.fold import Entry, Judgement, State, fold
+from prefs.core.keys import Keyring
+from prefs.core.words import Basis, Channel, Choice, Purpose, Result, Scope, Source, Why
+from prefs.store.codec import encode_state
+from prefs.store.counters import next_numbers
+from prefs.store.schema import ledger, payloads, subjects
+
+SALT = 32
+GENESIS = b"\0" * 32
+
+CANONICAL = (
+    "id",
+    "subject_id",
+    "revision",
+    "kind",
+    "brand",
+    "channel",
+    "purpose",
+    "topic",
+    "choice",
+    "source",
+    "occurred_at",
+    "received_at",
+    "at",
+    "identifier",
+    "basis",
+    "token",
+    "stop_all",
+    "result",
+    "why",
+    "origin",
+    "batch",
+    "payload_id",
+    "payload_hash",
+)
+"""The sealed columns, in this order, as one msgpack array. Adding one starts a new row kind."""
+
+_pack = msgspec.msgpack.Encoder().encode
+_canonical_columns = tuple(ledger.c[name] for name in CANONICAL)
+
+
+class Payload(NamedTuple):
+    id: int
+    hash: bytes
+
+
+def add_payload(conn: Connection, keys: Keyring, content: Mapping[str, Any]) -> Payload:
+    """Keep what proves a signal: salted, hashed, encrypted."""
+    (id_,) = next_numbers(conn, "payload", 1)
+    salt = secrets.token_bytes(SALT)
+    body = _pack(content)
+    conn.execute(
+        insert(payloads), {"id": id_, "salt": salt, "body": keys.encrypt(body, _aad(id_))}
+    )
+    return Payload(id_, hashlib.sha256(salt + body).digest())
+
+
+def _aad(payload_id: int) -> bytes:
+    return b"payload" + payload_id.to_bytes(8, "big")
+
+
+def read_payload(conn: Connection, keys: Keyring, payload_id: int) -> dict[str, Any]:
+    row = conn.execute(select(payloads.c.body).where(payloads.c.id == payload_id)).first()
+    if row is None:
+        return {}
+    found: dict[str, Any] = msgspec.msgpack.decode(keys.decrypt(row.body, _aad(payload_id)))
+    return found
+
+
+class Row_(NamedTuple):
+    """One row to append."""
+
+    subject_id: int
+    revision: int
+    kind: str
+    entry: Entry
+    judgement: Judgement
+    occurred_at: float | None
+    received_at: float
+    origin: str | None
+    batch: str | None
+
+
+def append(conn: Connection, rows: Iterable[Row_], payload: Payload) -> None:
+    conn.execute(insert(ledger), [_values(row, payload) for row in rows])
+
+
+def _values(row: Row_, payload: Payload) -> dict[str, Any]:
+    entry, (result, why) = row.entry, row.judgement
+    return {
+        "id": entry.event_id,
+        "subject_id": row.subject_id,
+        "revision": row.revision,
+        "kind": row.kind,
+        "brand": entry.brand,
+        "channel": entry.scope.channel.value,
+        "purpose": entry.scope.purpose.value,
+        "topic": entry.scope.topic,
+        "choice": entry.choice.value if entry.choice else None,
+        "source": entry.source.value,
+        "occurred_at": row.occurred_at,
+        "received_at": row.received_at,
+        "at": entry.at,
+        "identifier": entry.identifier or None,
+        "basis": entry.basis.value if entry.basis else None,
+        "token": entry.token or None,
+        "stop_all": int(entry.stop_all),
+        "result": result.value,
+        "why": why.value,
+        "origin": row.origin,
+        "batch": row.batch,
+        "payload_id": payload.id,
+        "payload_hash": payload.hash,
+    }
+
+
+def entry_of(row: Row[Any]) -> tuple[Entry, Judgement]:
+    """What the fold needs of a ledger row."""
+    entry = Entry(
+        event_id=row.id,
+        brand=row.brand,
+        scope=Scope(Channel(row.channel), Purpose(row.purpose), row.topic),
+        choice=Choice(row.choice) if row.choice else None,
+        source=Source(row.source),
+        at=row.at,
+        identifier=row.identifier or b"",
+        basis=Basis(row.basis) if row.basis else None,
+        token=row.token or b"",
+        stop_all=bool(row.stop_all),
+    )
+    return entry, Judgement(Result(row.result), Why(row.why))
+
+
+def state_of(conn: Connection, subject_id: int, until: float | None = None) -> State:
+    """The fold of one subject's rows, of those received up to `until` where it is given."""
+    wanted = select(*_canonical_columns).where(ledger.c.subject_id == subject_id)
+    if until is not None:
+        wanted = wanted.where(ledger.c.received_at <= until)
+    rows = conn.execute(wanted.order_by(ledger.c.revision))
+    return fold(entry_of(row) for row in rows if row.kind == "choice")
+
+
+def history(conn: Connection, subject_id: int) -> list[Row[Any]]:
+    rows = conn.execute(
+        select(*_canonical_columns, ledger.c.n)
+        .where(ledger.c.subject_id == subject_id)
+        .order_by(ledger.c.revision)
+    )
+    return list(rows)
+
+
+def feed(conn: Connection, after: int, limit: int, brand: str) -> list[Row[Any]]:
+    """Sealed rows that changed something, in the order of `n`."""
+    rows = conn.execute(
+        select(*_canonical_columns, ledger.c.n)
+        .where(ledger.c.n > after, ledger.c.brand == brand, ledger.c.result == Result.APPLIED.value)
+        .order_by(ledger.c.n)
+        .limit(limit)
+    )
+    return list(rows)
+
+
+def seal(conn: Connection, limit: int = 2000) -> int:
+    """Number and chain rows committed since the last seal; returns how many."""
+    rows = conn.execute(
+        select(*_canonical_columns).where(ledger.c.n.is_(None)).order_by(ledger.c.id).limit(limit)
+    ).all()
+    if not rows:
+        return 0
+    n, previous = head(conn)
+    sealed = []
+    for row in rows:
+        n += 1
+        previous = chain(previous, row)
+        sealed.append({"b_id": row.id, "b_n": n, "b_hash": previous})
+    conn.execute(
+        update(ledger)
+        .where(ledger.c.id == bindparam("b_id"))
+        .values(n=bindparam("b_n"), hash=bindparam("b_hash")),
+        sealed,
+    )
+    return len(sealed)
+
+
+def head(conn: Connection) -> tuple[int, bytes]:
+    row = conn.execute(
+        select(ledger.c.n, ledger.c.hash).where(ledger.c.n.is_not(None)).order_by(ledger.c.n.desc())
+    ).first()
+    return (row.n, row.hash) if row else (0, GENESIS)
+
+
+def chain(previous: bytes, row: Row[Any]) -> bytes:
+    return hashlib.sha256(previous + _pack(tuple(row[: len(CANONICAL)]))).digest()
+
+
+class Finding(NamedTuple):
+    n: int | None
+    event_id: int | None
+    what: str
+
+
+def verify(conn: Connection, keys: Keyring) -> Iterator[Finding | int]:
+    """Walk the whole ledger. Yields findings, and now and then (as a plain number) how many rows
+    were read, so that a caller can show progress."""
+    yield from _verify_chain(conn)
+    yield from _verify_payloads(conn, keys)
+    yield from _verify_subjects(conn)
+
+
+def _verify_chain(conn: Connection) -> Iterator[Finding | int]:
+    previous, expected = GENESIS, 0
+    rows = conn.execution_options(yield_per=5000).execute(
+        select(*_canonical_columns, ledger.c.n, ledger.c.hash)
+        .where(ledger.c.n.is_not(None))
+        .order_by(ledger.c.n)
+    )
+    for row in rows:
+        expected += 1
+        if row.n != expected:
+            yield Finding(expected, None, f"row {expected} is missing: the next one is {row.n}")
+            expected = row.n
+        if chain(previous, row) != row.hash:
+            yield Finding(row.n, row.id, f"row {row.n} (event {row.id}) was changed after sealing")
+        previous = row.hash
+        if expected % 5000 == 0:
+            yield expected
+
+
+def _verify_payloads(conn: Connection, keys: Keyring) -> Iterator[Finding | int]:
+    wanted = (
+        select(ledger.c.n, ledger.c.id, ledger.c.payload_id, ledger.c.payload_hash)
+        .add_columns(payloads.c.salt, payloads.c.body)
+        .outerjoin(payloads, payloads.c.id == ledger.c.payload_id)
+        .order_by(ledger.c.id)
+    )
+    for row in conn.execution_options(yield_per=5000).execute(wanted):
+        if row.body is None:
+            what = f"the payload of event {row.id} is gone, and no erasure explains it"
+            yield Finding(row.n, row.id, what)
+        elif _payload_hash(keys, row) != row.payload_hash:
+            yield Finding(row.n, row.id, f"the payload of event {row.id} was changed")
+
+
+def _payload_hash(keys: Keyring, row: Row[Any]) -> bytes:
+    try:
+        body = keys.decrypt(row.body, _aad(row.payload_id))
+    except ValueError:
+        return b""
+    return hashlib.sha256(row.salt + body).digest()
+
+
+def _verify_subjects(conn: Connection) -> Iterator[Finding | int]:
+    """Revisions without a hole, and the stored state equal to the fold."""
+    counted = (
+        select(ledger.c.subject_id, func.count().label("rows"), func.max(ledger.c.revision).label("last"))
+        .group_by(ledger.c.subject_id)
+        .subquery()
+    )
+    wanted = select(
+        subjects.c.id, subjects.c.revision, subjects.c.state, counted.c.rows, counted.c.last
+    ).outerjoin(counted, counted.c.subject_id == subjects.c.id)
+    for row in conn.execution_options(yield_per=5000).execute(wanted).all():
+        if (row.rows or 0) != row.revision or (row.last or 0) != row.revision:
+            yield Finding(None, None, f"subject {row.id} has a hole in its revisions")
+        elif encode_state(state_of(conn, row.id)) != row.state:
+            yield Finding(None, None, f"the state of subject {row.id} is not the fold of its rows")

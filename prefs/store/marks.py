@@ -1,0 +1,517 @@
+"""Marks, lanes, receipts, records: what each target has not confirmed yet, and what it has.
+
+A mark says "target T has not confirmed subject S since mark number N". Setting it again replaces
+its number; clearing it needs the number that was claimed and the epoch that claimed it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, and_, bindparam, case, delete, func, insert, or_, select, update
+from sqlalchemy.dialects import sqlite
+
+from prefs.core.propagation import Outcome, Receipt, Slot, Value, Wish
+from prefs.store.counters import next_numbers
+from prefs.store.schema import (
+    lanes,
+    marks,
+    pushbacks,
+    receipts,
+    record_identifiers,
+    records,
+)
+
+
+class Mark(NamedTuple):
+    subject_id: int
+    vendor_id: str
+    number: int
+    urgent: bool
+    since: float
+    attempts: int
+    claimed_before: bool
+    """Claimed under another epoch: that worker's call may still be under way."""
+    unsettled_until: float | None
+
+
+class Lease(NamedTuple):
+    target: str
+    holder: str
+    epoch: int
+
+
+def set_marks(
+    conn: Connection,
+    wanted: Iterable[tuple[str, int, str]],
+    now: float,
+    *,
+    urgent: bool,
+    due_at: float | None = None,
+) -> None:
+    """Mark (target, subject id, vendor id) each, due now unless said otherwise."""
+    wanted = list(wanted)
+    if not wanted:
+        return
+    numbers = next_numbers(conn, "mark", len(wanted))
+    rows = [
+        {
+            "target": target,
+            "subject_id": subject_id,
+            "vendor_id": vendor_id,
+            "number": number,
+            "urgent": int(urgent),
+            "due_at": now if due_at is None else due_at,
+            "since": now,
+            "attempts": 0,
+        }
+        for number, (target, subject_id, vendor_id) in zip(numbers, wanted, strict=True)
+    ]
+    conn.execute(_SET, rows)
+
+
+_insert = sqlite.insert(marks)
+_SET = _insert.on_conflict_do_update(
+    index_elements=["target", "subject_id", "vendor_id"],
+    set_={
+        "number": _insert.excluded.number,
+        "urgent": func.max(marks.c.urgent, _insert.excluded.urgent),
+        "due_at": func.min(marks.c.due_at, _insert.excluded.due_at),
+        "attempts": 0,
+    },
+)
+
+
+# --- lanes -----------------------------------------------------------------------------------
+
+
+def take_lease(
+    conn: Connection, target: str, holder: str, now: float, seconds: float
+) -> Lease | None:
+    """Become (or stay) the one worker of a target. A new holder gets a new epoch."""
+    row = conn.execute(select(lanes).where(lanes.c.target == target)).first()
+    if row is None:
+        conn.execute(
+            insert(lanes),
+            {"target": target, "holder": holder, "epoch": 1, "lease_until": now + seconds},
+        )
+        return Lease(target, holder, 1)
+    if row.holder == holder and row.lease_until > now:
+        epoch = row.epoch
+    elif row.holder is None or row.lease_until <= now:
+        epoch = row.epoch + 1
+    else:
+        return None
+    conn.execute(
+        update(lanes)
+        .where(lanes.c.target == target, lanes.c.epoch == row.epoch)
+        .values(holder=holder, epoch=epoch, lease_until=now + seconds)
+    )
+    return Lease(target, holder, epoch)
+
+
+def give_lease_up(conn: Connection, lease: Lease) -> None:
+    conn.execute(
+        update(lanes)
+        .where(lanes.c.target == lease.target, lanes.c.epoch == lease.epoch)
+        .values(holder=None, lease_until=0.0)
+    )
+
+
+def holds(conn: Connection, lease: Lease, now: float) -> bool:
+    """Whether the lease is still ours and has time left."""
+    row = conn.execute(
+        select(lanes.c.epoch, lanes.c.holder, lanes.c.lease_until).where(
+            lanes.c.target == lease.target
+        )
+    ).first()
+    return bool(
+        row and row.epoch == lease.epoch and row.holder == lease.holder and row.lease_until > now
+    )
+
+
+def lane(conn: Connection, target: str) -> Any | None:
+    return conn.execute(select(lanes).where(lanes.c.target == target)).first()
+
+
+def set_lane(conn: Connection, lease: Lease, **values: Any) -> bool:
+    """Change a lane's row under our epoch; False when it is no longer ours."""
+    done = conn.execute(
+        update(lanes)
+        .where(lanes.c.target == lease.target, lanes.c.epoch == lease.epoch)
+        .values(**values)
+    )
+    return done.rowcount == 1
+
+
+# --- claiming and clearing --------------------------------------------------------------------
+
+
+def claim(conn: Connection, lease: Lease, now: float, limit: int) -> list[Mark]:
+    """The marks that are due, claimed under this lease's epoch: outs first and by themselves, so
+    that they alone use the whole budget."""
+    due = conn.execute(
+        select(marks)
+        .where(marks.c.target == lease.target, marks.c.due_at <= now)
+        .order_by(marks.c.urgent.desc(), marks.c.due_at)
+        .limit(limit)
+    ).all()
+    found = [_mark(row, lease.epoch) for row in due if row.urgent == due[0].urgent]
+    if found:
+        conn.execute(
+            update(marks)
+            .where(
+                marks.c.target == lease.target,
+                marks.c.subject_id == bindparam("b_subject"),
+                marks.c.vendor_id == bindparam("b_vendor"),
+            )
+            .values(claimed_epoch=lease.epoch, claimed_at=now, attempts=marks.c.attempts + 1),
+            [{"b_subject": mark.subject_id, "b_vendor": mark.vendor_id} for mark in found],
+        )
+    return found
+
+
+def _mark(row: Any, epoch: int) -> Mark:
+    before = row.claimed_epoch is not None and row.claimed_epoch != epoch
+    return Mark(
+        row.subject_id,
+        row.vendor_id,
+        row.number,
+        bool(row.urgent),
+        row.since,
+        row.attempts,
+        before,
+        row.unsettled_until,
+    )
+
+
+def clear(conn: Connection, lease: Lease, cleared: Iterable[Mark]) -> int:
+    """Clear marks that still carry the number and the epoch they were claimed with."""
+    params = [
+        {
+            "b_subject": mark.subject_id,
+            "b_vendor": mark.vendor_id,
+            "b_number": mark.number,
+        }
+        for mark in cleared
+    ]
+    if not params:
+        return 0
+    done = conn.execute(
+        delete(marks).where(
+            marks.c.target == lease.target,
+            marks.c.subject_id == bindparam("b_subject"),
+            marks.c.vendor_id == bindparam("b_vendor"),
+            marks.c.number == bindparam("b_number"),
+            marks.c.claimed_epoch == lease.epoch,
+        ),
+        params,
+    )
+    return done.rowcount
+
+
+class Delay(NamedTuple):
+    """Why a claimed mark stays, and until when."""
+
+    mark: Mark
+    due_at: float
+    outcome: Outcome
+    reason: str
+    unsettled_until: float | None = None
+
+
+def delay(conn: Connection, lease: Lease, delayed: Iterable[Delay]) -> None:
+    """Keep claimed marks for later. One that was set again meanwhile stays due at once."""
+    params = [
+        {
+            "b_subject": one.mark.subject_id,
+            "b_vendor": one.mark.vendor_id,
+            "b_number": one.mark.number,
+            "b_due": one.due_at,
+            "b_outcome": one.outcome.value,
+            "b_reason": one.reason,
+            "b_unsettled": one.unsettled_until,
+        }
+        for one in delayed
+    ]
+    if not params:
+        return
+    same = marks.c.number == bindparam("b_number")
+    conn.execute(
+        update(marks)
+        .where(
+            marks.c.target == lease.target,
+            marks.c.subject_id == bindparam("b_subject"),
+            marks.c.vendor_id == bindparam("b_vendor"),
+            marks.c.claimed_epoch == lease.epoch,
+        )
+        .values(
+            due_at=case((same, bindparam("b_due")), else_=marks.c.due_at),
+            outcome=bindparam("b_outcome"),
+            reason=bindparam("b_reason"),
+            unsettled_until=bindparam("b_unsettled"),
+            claimed_epoch=case((bindparam("b_unsettled").is_(None), None), else_=lease.epoch),
+        ),
+        params,
+    )
+
+
+def any_due(conn: Connection, target: str, now: float) -> bool:
+    row = conn.execute(
+        select(marks.c.number).where(marks.c.target == target, marks.c.due_at <= now).limit(1)
+    ).first()
+    return row is not None
+
+
+def park(
+    conn: Connection, lease: Lease, claimed: Iterable[Mark], until: float, reason: str
+) -> None:
+    """Keep every mark of a target that refuses us as a whole, until the next try."""
+    if not set_lane(conn, lease, parked_until=until, parked_reason=reason):
+        return
+    delay(conn, lease, [Delay(mark, until, Outcome.REFUSED, reason) for mark in claimed])
+    conn.execute(
+        update(marks)
+        .where(marks.c.target == lease.target, marks.c.due_at < until)
+        .values(due_at=until)
+    )
+
+
+def of_subject(conn: Connection, subject_id: int) -> list[Any]:
+    return list(conn.execute(select(marks).where(marks.c.subject_id == subject_id)))
+
+
+def backlog(conn: Connection) -> dict[str, tuple[int, float]]:
+    """target -> (marks, the oldest one's time)."""
+    rows = conn.execute(
+        select(marks.c.target, func.count(), func.min(marks.c.since)).group_by(marks.c.target)
+    )
+    return {target: (count, oldest) for target, count, oldest in rows}
+
+
+def refused(conn: Connection) -> dict[str, int]:
+    rows = conn.execute(
+        select(marks.c.target, func.count())
+        .where(marks.c.outcome == Outcome.REFUSED.value)
+        .group_by(marks.c.target)
+    )
+    return {target: count for target, count in rows}
+
+
+def overdue(conn: Connection, before: float) -> dict[str, int]:
+    """target -> outs that it has not confirmed since `before`."""
+    rows = conn.execute(
+        select(marks.c.target, func.count())
+        .where(marks.c.urgent == 1, marks.c.since < before)
+        .group_by(marks.c.target)
+    )
+    return {target: count for target, count in rows}
+
+
+def next_due(conn: Connection, targets: Collection[str]) -> float | None:
+    found: float | None = conn.execute(
+        select(func.min(marks.c.due_at)).where(marks.c.target.in_(sorted(targets)))
+    ).scalar()
+    return found
+
+
+# --- records ----------------------------------------------------------------------------------
+
+
+def keep_records(
+    conn: Connection, target: str, found: Iterable[tuple[str, Sequence[bytes]]], now: float
+) -> None:
+    """Remember which vendor id belongs to which identifiers."""
+    rows = [(vendor_id, hash_) for vendor_id, hashes in found for hash_ in hashes]
+    if not rows:
+        return
+    upsert = sqlite.insert(records)
+    conn.execute(
+        upsert.on_conflict_do_update(
+            index_elements=["target", "vendor_id"],
+            set_={"seen_at": upsert.excluded.seen_at, "gone_at": None},
+        ),
+        [
+            {"target": target, "vendor_id": vendor_id, "seen_at": now}
+            for vendor_id in {vendor_id for vendor_id, _ in rows}
+        ],
+    )
+    conn.execute(
+        sqlite.insert(record_identifiers).on_conflict_do_nothing(),
+        [{"target": target, "hash": hash_, "vendor_id": vendor_id} for vendor_id, hash_ in rows],
+    )
+
+
+def record_hashes(conn: Connection, target: str, vendor_id: str) -> list[bytes]:
+    return list(
+        conn.execute(
+            select(record_identifiers.c.hash).where(
+                record_identifiers.c.target == target,
+                record_identifiers.c.vendor_id == vendor_id,
+            )
+        ).scalars()
+    )
+
+
+def known_records(conn: Connection, target: str, vendor_ids: Collection[str]) -> set[str]:
+    return set(
+        conn.execute(
+            select(records.c.vendor_id).where(
+                records.c.target == target, records.c.vendor_id.in_(sorted(vendor_ids))
+            )
+        ).scalars()
+    )
+
+
+def vendor_ids(
+    conn: Connection, target: str, hashes: Collection[bytes]
+) -> dict[bytes, list[str]]:
+    found: dict[bytes, list[str]] = {}
+    rows = conn.execute(
+        select(record_identifiers.c.hash, record_identifiers.c.vendor_id).where(
+            record_identifiers.c.target == target, record_identifiers.c.hash.in_(sorted(hashes))
+        )
+    )
+    for hash_, vendor_id in rows:
+        found.setdefault(hash_, []).append(vendor_id)
+    return found
+
+
+# --- receipts ---------------------------------------------------------------------------------
+
+
+def read_receipts(
+    conn: Connection, target: str, hashes: Collection[bytes]
+) -> dict[tuple[bytes, str], Receipt]:
+    rows = conn.execute(
+        select(receipts).where(receipts.c.target == target, receipts.c.hash.in_(sorted(hashes)))
+    )
+    return {(row.hash, row.place): _receipt(row) for row in rows}
+
+
+def _receipt(row: Any) -> Receipt:
+    return Receipt(
+        seen=Value(row.seen) if row.seen else None,
+        seen_began=_moment(row.seen_began),
+        written=Wish(row.written) if row.written else None,
+        written_ended=_moment(row.written_ended),
+        ever_on=bool(row.ever_on),
+    )
+
+
+def _moment(at: float | None) -> datetime | None:
+    return None if at is None else datetime.fromtimestamp(at, UTC)
+
+
+class Proof(NamedTuple):
+    """What one push of one slot of one record came to."""
+
+    hash: bytes
+    slot: Slot
+    wish: Wish
+    outcome: Outcome
+    reason: str | None
+    seen: Value | None = None
+    seen_began: float | None = None
+    written: Wish | None = None
+    written_ended: float | None = None
+    due_at: float | None = None
+    opened_at: float | None = None
+
+
+def write_receipts(conn: Connection, target: str, proofs: Iterable[Proof], now: float) -> None:
+    """Keep what was seen and written. A value that was not learnt this time keeps its old one."""
+    rows = [_proof_values(target, proof, now) for proof in proofs]
+    if not rows:
+        return
+    upsert = sqlite.insert(receipts)
+    new = upsert.excluded
+    conn.execute(
+        upsert.on_conflict_do_update(
+            index_elements=["target", "hash", "place"],
+            set_={
+                "channel": new.channel,
+                "wish": new.wish,
+                "seen": func.coalesce(new.seen, receipts.c.seen),
+                "seen_began": func.coalesce(new.seen_began, receipts.c.seen_began),
+                "written": func.coalesce(new.written, receipts.c.written),
+                "written_ended": func.coalesce(new.written_ended, receipts.c.written_ended),
+                "ever_on": func.max(new.ever_on, receipts.c.ever_on),
+                "outcome": new.outcome,
+                "reason": new.reason,
+                "due_at": new.due_at,
+                "opened_at": func.coalesce(new.opened_at, receipts.c.opened_at),
+                "settled_at": new.settled_at,
+            },
+        ),
+        rows,
+    )
+
+
+def _proof_values(target: str, proof: Proof, now: float) -> Mapping[str, Any]:
+    open_ = proof.due_at is not None
+    return {
+        "target": target,
+        "hash": proof.hash,
+        "place": proof.slot.place,
+        "channel": proof.slot.channel.value,
+        "wish": proof.wish.value,
+        "seen": proof.seen.value if proof.seen else None,
+        "seen_began": proof.seen_began,
+        "written": proof.written.value if proof.written else None,
+        "written_ended": proof.written_ended,
+        "ever_on": int(proof.seen is Value.ON),
+        "outcome": proof.outcome.value,
+        "reason": proof.reason,
+        "due_at": proof.due_at,
+        "opened_at": proof.opened_at,
+        "settled_at": None if open_ else now,
+    }
+
+
+def receipts_of(conn: Connection, hashes: Collection[bytes]) -> list[Any]:
+    return list(conn.execute(select(receipts).where(receipts.c.hash.in_(sorted(hashes)))))
+
+
+def lags(conn: Connection, target: str, since: float, limit: int = 1000) -> list[float]:
+    """Seconds from mark to proof of the newest pushes."""
+    rows = conn.execute(
+        select(receipts.c.settled_at - receipts.c.opened_at)
+        .where(
+            receipts.c.target == target,
+            receipts.c.settled_at >= since,
+            receipts.c.opened_at.is_not(None),
+        )
+        .order_by(receipts.c.settled_at.desc())
+        .limit(limit)
+    ).scalars()
+    return [float(lag) for lag in rows]
+
+
+# --- push-backs -------------------------------------------------------------------------------
+
+
+def note_pushback(conn: Connection, target: str, hash_: bytes, now: float) -> int:
+    """Count one more push-back of this record; returns how many the last hour saw."""
+    conn.execute(
+        sqlite.insert(pushbacks).on_conflict_do_nothing(),
+        {"target": target, "hash": hash_, "at": now},
+    )
+    conn.execute(
+        delete(pushbacks).where(and_(pushbacks.c.target == target, pushbacks.c.at < now - 3600))
+    )
+    return count_pushbacks(conn, target, hash_, now)
+
+
+def count_pushbacks(conn: Connection, target: str, hash_: bytes, now: float) -> int:
+    return int(
+        conn.execute(
+            select(func.count()).where(
+                pushbacks.c.target == target,
+                pushbacks.c.hash == hash_,
+                or_(pushbacks.c.at >= now - 3600),
+            )
+        ).scalar_one()
+    )

@@ -1,0 +1,97 @@
+"""Mail that waits to be sent: written with what caused it, sent by the worker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, delete, func, select, update
+
+from prefs.core.keys import Keyring
+from prefs.store.counters import next_numbers
+from prefs.store.schema import outbox
+
+_pack = msgspec.msgpack.Encoder().encode
+KEEP = 7 * 86400.0
+
+
+def add(
+    conn: Connection,
+    keys: Keyring,
+    kind: str,
+    brand: str | None,
+    hash_: bytes | None,
+    content: Mapping[str, Any],
+    now: float,
+) -> int:
+    """Queue one mail of this kind to the identifier with this hash."""
+    (id_,) = next_numbers(conn, "outbox", 1)
+    conn.execute(
+        outbox.insert(),
+        {
+            "id": id_,
+            "kind": kind,
+            "brand": brand,
+            "hash": hash_,
+            "body": keys.encrypt(_pack(content), _aad(id_)),
+            "state": "waiting",
+            "attempts": 0,
+            "due_at": now,
+            "created_at": now,
+        },
+    )
+    return id_
+
+
+def _aad(id_: int) -> bytes:
+    return b"outbox" + id_.to_bytes(8, "big")
+
+
+def due(conn: Connection, now: float, limit: int = 20) -> list[Any]:
+    return list(
+        conn.execute(
+            select(outbox)
+            .where(outbox.c.state == "waiting", outbox.c.due_at <= now)
+            .order_by(outbox.c.due_at)
+            .limit(limit)
+        )
+    )
+
+
+def content(keys: Keyring, row: Any) -> dict[str, Any]:
+    found: dict[str, Any] = msgspec.msgpack.decode(keys.decrypt(row.body, _aad(row.id)))
+    return found
+
+
+def settle(conn: Connection, id_: int, state: str, reason: str | None = None) -> None:
+    conn.execute(update(outbox).where(outbox.c.id == id_).values(state=state, reason=reason))
+
+
+def retry(conn: Connection, id_: int, due_at: float, reason: str) -> None:
+    conn.execute(
+        update(outbox)
+        .where(outbox.c.id == id_)
+        .values(due_at=due_at, attempts=outbox.c.attempts + 1, reason=reason)
+    )
+
+
+def sent_since(conn: Connection, kind: str, brand: str | None, hash_: bytes, since: float) -> int:
+    """Mails of this kind that went to this identifier: the daily limits count these."""
+    return int(
+        conn.execute(
+            select(func.count()).where(
+                outbox.c.kind == kind,
+                outbox.c.brand == brand,
+                outbox.c.hash == hash_,
+                outbox.c.created_at >= since,
+                outbox.c.state == "sent",
+            )
+        ).scalar_one()
+    )
+
+
+def purge(conn: Connection, now: float) -> None:
+    conn.execute(
+        delete(outbox).where(outbox.c.state != "waiting", outbox.c.created_at < now - KEEP)
+    )

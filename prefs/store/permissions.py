@@ -1,0 +1,148 @@
+"""The one-read row behind `check`: what everybody who shares an identifier adds up to.
+
+The row is keyed by keyed hash only, so that a suppression outlives the person's record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+from msgspec.structs import replace
+from sqlalchemy import Connection, delete, select
+from sqlalchemy.dialects import sqlite
+
+from prefs.core.decision import NOBODY, Held, hold_together
+from prefs.core.fold import State
+from prefs.core.words import Channel, Purpose
+from prefs.store.codec import decode_held, encode_held
+from prefs.store.database import Database
+from prefs.store.schema import delivery_facts, permissions
+
+CHUNK = 500
+"""Keys a statement; also the fixed lengths to which an IN is padded, so that few texts exist."""
+
+_BY_HASHES = select(permissions.c.hash, permissions.c.value)
+
+
+def look_up(database: Database, brand: str, hashes: Sequence[bytes]) -> dict[bytes, Held]:
+    """hash -> what is held, read in the event loop. Missing ones hold nothing."""
+    found: dict[bytes, Held] = {}
+    ordered = sorted(hashes)
+    for start in range(0, len(ordered), CHUNK):
+        part = ordered[start : start + CHUNK]
+        length = _padded(len(part))
+        params = (brand, *part, *([part[-1]] * (length - len(part))))
+        for hash_, value in database.hot(_sql(length), params):
+            found[hash_] = decode_held(value)
+    return found
+
+
+def _padded(count: int) -> int:
+    return next(length for length in (1, 2, 8, 64, CHUNK) if count <= length)
+
+
+_texts: dict[int, str] = {}
+
+
+def _sql(length: int) -> str:
+    """The compiled text of the Core statement for that many keys."""
+    if length not in _texts:
+        wanted = _BY_HASHES.where(
+            permissions.c.brand == "", permissions.c.hash.in_([b""] * length)
+        )
+        compiled = wanted.compile(
+            dialect=sqlite.dialect(), compile_kwargs={"render_postcompile": True}
+        )
+        _texts[length] = str(compiled)
+    return _texts[length]
+
+
+def read(conn: Connection, brand: str, hashes: Collection[bytes]) -> dict[bytes, Held]:
+    if not hashes:
+        return {}
+    rows = conn.execute(
+        _BY_HASHES.where(permissions.c.brand == brand, permissions.c.hash.in_(sorted(hashes)))
+    )
+    return {hash_: decode_held(value) for hash_, value in rows}
+
+
+def write(
+    conn: Connection, brand: str, sharers: Iterable[tuple[bytes, Sequence[State]]]
+) -> None:
+    """Recompute the rows of these hashes from the states of all who share each."""
+    rows = []
+    empty = []
+    pairs = list(sharers)
+    facts = _facts(conn, brand, [hash_ for hash_, _ in pairs])
+    for hash_, states in pairs:
+        held = hold_together(states, brand)
+        if hash_ in facts:
+            held = replace(held, undeliverable=facts[hash_])
+        if held == NOBODY:
+            empty.append(hash_)
+        else:
+            rows.append({"brand": brand, "hash": hash_, "value": encode_held(held)})
+    if empty:
+        conn.execute(
+            delete(permissions).where(permissions.c.brand == brand, permissions.c.hash.in_(empty))
+        )
+    if rows:
+        upsert = sqlite.insert(permissions)
+        upsert = upsert.on_conflict_do_update(
+            index_elements=["brand", "hash"], set_={"value": upsert.excluded.value}
+        )
+        conn.execute(upsert, rows)
+
+
+def _facts(
+    conn: Connection, brand: str, hashes: Collection[bytes]
+) -> dict[bytes, frozenset[tuple[Channel, Purpose]]]:
+    found: dict[bytes, set[tuple[Channel, Purpose]]] = {}
+    rows = conn.execute(
+        select(delivery_facts.c.hash, delivery_facts.c.channel, delivery_facts.c.purpose).where(
+            delivery_facts.c.brand == brand, delivery_facts.c.hash.in_(sorted(hashes))
+        )
+    )
+    for hash_, channel, purpose in rows:
+        found.setdefault(hash_, set()).add((Channel(channel), Purpose(purpose)))
+    return {hash_: frozenset(pairs) for hash_, pairs in found.items()}
+
+
+def set_fact(
+    conn: Connection,
+    brand: str,
+    hash_: bytes,
+    pair: tuple[Channel, Purpose],
+    origin: str,
+    fact: str,
+    now: float,
+) -> None:
+    upsert = sqlite.insert(delivery_facts)
+    conn.execute(
+        upsert.on_conflict_do_nothing(),
+        {
+            "brand": brand,
+            "hash": hash_,
+            "channel": pair[0].value,
+            "purpose": pair[1].value,
+            "origin": origin,
+            "fact": fact,
+            "since": now,
+        },
+    )
+
+
+def end_fact(
+    conn: Connection, brand: str, hash_: bytes, pair: tuple[Channel, Purpose], origin: str
+) -> bool:
+    """True when there was one."""
+    ended = conn.execute(
+        delete(delivery_facts).where(
+            delivery_facts.c.brand == brand,
+            delivery_facts.c.hash == hash_,
+            delivery_facts.c.channel == pair[0].value,
+            delivery_facts.c.purpose == pair[1].value,
+            delivery_facts.c.origin == origin,
+        )
+    )
+    return ended.rowcount > 0

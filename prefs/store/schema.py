@@ -1,0 +1,296 @@
+"""The tables. Times are seconds since 1970 UTC, hashes are keyed, addresses are encrypted.
+
+One schema for SQLite and PostgreSQL. STRICT tables on SQLite: a wrong type is an error there too.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    REAL,
+    BigInteger,
+    Column,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+metadata = MetaData()
+
+Big = BigInteger().with_variant(Integer, "sqlite")
+Time = Double().with_variant(REAL, "sqlite")
+
+
+def table(name: str, *columns: Column[object] | UniqueConstraint | Index, rowid: bool = True) -> Table:
+    return Table(name, metadata, *columns, sqlite_strict=True, sqlite_with_rowid=rowid)
+
+
+def key(name: str, kind: object = Text) -> Column[object]:
+    return Column(name, kind, primary_key=True)  # type: ignore[call-overload,no-any-return]  # one helper for every column type
+
+
+def need(name: str, kind: object = Text) -> Column[object]:
+    return Column(name, kind, nullable=False)  # type: ignore[call-overload,no-any-return]  # as above
+
+
+def may(name: str, kind: object = Text) -> Column[object]:
+    return Column(name, kind, nullable=True)  # type: ignore[call-overload,no-any-return]  # as above
+
+
+counters = table("counters", key("name"), need("value", Big))
+"""Number sequences of our own: marks, events. A number is never used twice."""
+
+catalogue = table(
+    "catalogue",
+    key("kind"),
+    key("owner"),
+    key("name"),
+    need("number", Integer),
+    UniqueConstraint("kind", "owner", "number"),
+)
+"""Topics and targets get a permanent number at first sight; removing one keeps its choices."""
+
+key_ids = table("key_ids", key("id", LargeBinary), need("since", Time))
+"""Every key that something was hashed or encrypted under; all must be present at start."""
+
+subjects = table(
+    "subjects",
+    key("id", Big),
+    need("controller"),
+    may("ref"),
+    may("name"),
+    may("name_folded"),
+    need("revision", Integer),
+    need("state", LargeBinary),
+    need("created_at", Time),
+    may("last_row_at", Time),
+    UniqueConstraint("controller", "ref"),
+)
+Index("subjects_name", subjects.c.controller, subjects.c.name_folded)
+
+identifiers = table(
+    "identifiers",
+    key("id", Big),
+    need("controller"),
+    need("kind"),
+    need("hash", LargeBinary),
+    need("key_id", LargeBinary),
+    may("spelling", LargeBinary),
+    need("created_at", Time),
+    UniqueConstraint("controller", "kind", "hash"),
+)
+
+links = table(
+    "links", key("subject_id", Big), key("identifier_id", Big), need("since", Time), rowid=False
+)
+Index("links_identifier", links.c.identifier_id)
+
+ledger = table(
+    "ledger",
+    key("id", Big),
+    need("subject_id", Big),
+    need("revision", Integer),
+    need("kind"),
+    may("brand"),
+    may("channel"),
+    may("purpose"),
+    may("topic"),
+    may("choice"),
+    may("source"),
+    may("occurred_at", Time),
+    need("received_at", Time),
+    need("at", Time),
+    may("identifier", LargeBinary),
+    may("basis"),
+    may("token", LargeBinary),
+    need("stop_all", Integer),
+    need("result"),
+    need("why"),
+    may("origin"),
+    may("batch"),
+    need("payload_id", Big),
+    need("payload_hash", LargeBinary),
+    may("n", Big),
+    may("hash", LargeBinary),
+    UniqueConstraint("subject_id", "revision"),
+    UniqueConstraint("n"),
+)
+Index(
+    "ledger_unsealed",
+    ledger.c.id,
+    sqlite_where=text("n IS NULL"),
+    postgresql_where=text("n IS NULL"),
+)
+
+payloads = table("payloads", key("id", Big), need("salt", LargeBinary), need("body", LargeBinary))
+"""Addresses, IP, wording, notes: salted, encrypted, deletable without breaking the chain."""
+
+permissions = table(
+    "permissions", key("brand"), key("hash", LargeBinary), need("value", LargeBinary), rowid=False
+)
+
+delivery_facts = table(
+    "delivery_facts",
+    key("brand"),
+    key("hash", LargeBinary),
+    key("channel"),
+    key("purpose"),
+    key("origin"),
+    need("fact"),
+    need("since", Time),
+    rowid=False,
+)
+
+lanes = table(
+    "lanes",
+    key("target"),
+    may("holder"),
+    need("epoch", Big),
+    need("lease_until", Time),
+    may("cursor"),
+    may("scanned_at", Time),
+    may("parked_until", Time),
+    may("parked_reason"),
+    may("unsafe_since", Time),
+)
+
+marks = table(
+    "marks",
+    key("target"),
+    key("subject_id", Big),
+    key("vendor_id"),
+    need("number", Big),
+    need("urgent", Integer),
+    need("due_at", Time),
+    need("since", Time),
+    need("attempts", Integer),
+    may("claimed_epoch", Big),
+    may("claimed_at", Time),
+    may("unsettled_until", Time),
+    may("outcome"),
+    may("reason"),
+    rowid=False,
+)
+"""Target T has not confirmed subject S since mark number N. A mark of a vendor record that no
+subject is known for yet has subject_id 0 and its vendor_id; every other mark's is empty."""
+Index("marks_due", marks.c.target, marks.c.urgent, marks.c.due_at)
+Index("marks_subject", marks.c.subject_id)
+
+records = table(
+    "records",
+    key("target"),
+    key("vendor_id"),
+    need("seen_at", Time),
+    may("gone_at", Time),
+    rowid=False,
+)
+record_identifiers = table(
+    "record_identifiers",
+    key("target"),
+    key("hash", LargeBinary),
+    key("vendor_id"),
+    rowid=False,
+)
+
+receipts = table(
+    "receipts",
+    key("target"),
+    key("hash", LargeBinary),
+    key("place"),
+    need("channel"),
+    may("wish"),
+    may("seen"),
+    may("seen_began", Time),
+    may("written", Text),
+    may("written_ended", Time),
+    need("ever_on", Integer),
+    may("outcome"),
+    may("reason"),
+    may("due_at", Time),
+    may("opened_at", Time),
+    may("settled_at", Time),
+    rowid=False,
+)
+"""What is known of one record (by the hash of what the vendor keys on) and one of its slots."""
+
+pushbacks = table(
+    "pushbacks", key("target"), key("hash", LargeBinary), key("at", Time), rowid=False
+)
+
+events = table("events", key("target"), key("event_key"), need("received_at", Time), rowid=False)
+"""De-duplication of vendor events."""
+
+inbox = table(
+    "inbox",
+    key("id", Big),
+    need("target"),
+    need("received_at", Time),
+    need("body", LargeBinary),
+    need("state"),
+    need("attempts", Integer),
+    need("due_at", Time),
+    may("message_id"),
+)
+"""Webhooks as they arrived, encrypted; `open` ones wait for an answer of the vendor."""
+Index("inbox_open", inbox.c.state, inbox.c.due_at)
+
+outbox = table(
+    "outbox",
+    key("id", Big),
+    need("kind"),
+    may("brand"),
+    may("hash", LargeBinary),
+    need("body", LargeBinary),
+    need("state"),
+    need("attempts", Integer),
+    need("due_at", Time),
+    need("created_at", Time),
+    may("reason"),
+)
+Index("outbox_due", outbox.c.state, outbox.c.due_at)
+Index("outbox_limits", outbox.c.hash, outbox.c.created_at)
+
+api_keys = table(
+    "api_keys",
+    key("id"),
+    need("hash", LargeBinary),
+    need("brand"),
+    need("scopes"),
+    need("created_at", Time),
+    may("revoked_at", Time),
+)
+
+idempotency = table(
+    "idempotency",
+    key("api_key"),
+    key("key"),
+    need("body_hash", LargeBinary),
+    need("answer", LargeBinary),
+    need("created_at", Time),
+    rowid=False,
+)
+Index("idempotency_age", idempotency.c.created_at)
+
+tasks = table(
+    "tasks",
+    key("id", Big),
+    need("brand"),
+    need("kind"),
+    may("subject_id", Big),
+    need("state"),
+    need("body", LargeBinary),
+    need("created_at", Time),
+    need("due_at", Time),
+    may("closed_at", Time),
+)
+Index("tasks_open", tasks.c.brand, tasks.c.state, tasks.c.due_at)
+
+notices = table(
+    "notices", key("brand"), key("name"), need("wording"), need("created_at", Time)
+)
+"""Consent notices known to a brand; an `in` may name one instead of repeating its wording."""

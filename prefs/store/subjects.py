@@ -1,0 +1,307 @@
+"""Subjects, their identifiers, and which of them share one."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from sqlalchemy import Connection, bindparam, func, insert, select, update
+
+from prefs.core.fold import State
+from prefs.core.keys import Keyring
+from prefs.core.signals import Identifier
+from prefs.core.words import Kind
+from prefs.store import text
+from prefs.store.codec import decode_state, encode_state
+from prefs.store.schema import identifiers, links, subjects
+
+
+class Subject(NamedTuple):
+    id: int
+    ref: str | None
+    name: str | None
+    revision: int
+    state: State
+    last_row_at: float | None
+    created_at: float
+
+
+class Known(NamedTuple):
+    """One identifier row. `spelling` is None where only the hash is left."""
+
+    id: int
+    kind: Kind
+    hash: bytes
+    spelling: str | None
+
+
+_COLUMNS = (
+    subjects.c.id,
+    subjects.c.ref,
+    subjects.c.name,
+    subjects.c.revision,
+    subjects.c.state,
+    subjects.c.last_row_at,
+    subjects.c.created_at,
+)
+_IDENTIFIER = (
+    identifiers.c.id,
+    identifiers.c.kind,
+    identifiers.c.hash,
+    identifiers.c.spelling,
+)
+
+
+def new_id() -> int:
+    """A random 63-bit id: tells nothing about order or number of people."""
+    return secrets.randbits(63) or 1
+
+
+def _subject(row: Sequence[object]) -> Subject:
+    id_, ref, name, revision, state, last, created = row
+    return Subject(id_, ref, name, revision, decode_state(state), last, created)  # type: ignore[arg-type]  # columns are typed by the schema
+
+
+def create(
+    conn: Connection, controller: str, ref: str | None, name: str | None, now: float
+) -> Subject:
+    subject = Subject(new_id(), ref, name, 0, State(), None, now)
+    conn.execute(
+        insert(subjects),
+        {
+            "id": subject.id,
+            "controller": controller,
+            "ref": ref,
+            "name": name,
+            "name_folded": text.folded(name),
+            "revision": 0,
+            "state": encode_state(subject.state),
+            "created_at": now,
+            "last_row_at": None,
+        },
+    )
+    return subject
+
+
+def store(conn: Connection, subject: Subject) -> None:
+    conn.execute(
+        update(subjects)
+        .where(subjects.c.id == bindparam("b_id"))
+        .values(
+            ref=bindparam("b_ref"),
+            name=bindparam("b_name"),
+            name_folded=bindparam("b_folded"),
+            revision=bindparam("b_revision"),
+            state=bindparam("b_state"),
+            last_row_at=bindparam("b_last"),
+        ),
+        {
+            "b_id": subject.id,
+            "b_ref": subject.ref,
+            "b_name": subject.name,
+            "b_folded": text.folded(subject.name),
+            "b_revision": subject.revision,
+            "b_state": encode_state(subject.state),
+            "b_last": subject.last_row_at,
+        },
+    )
+
+
+def by_ids(conn: Connection, ids: Collection[int]) -> list[Subject]:
+    """The subjects in the order of their ids: the order in which rows are locked."""
+    if not ids:
+        return []
+    rows = conn.execute(
+        select(*_COLUMNS).where(subjects.c.id.in_(sorted(ids))).order_by(subjects.c.id)
+    )
+    return [_subject(row) for row in rows]
+
+
+def by_ref(conn: Connection, controller: str, ref: str) -> Subject | None:
+    row = conn.execute(
+        select(*_COLUMNS).where(subjects.c.controller == controller, subjects.c.ref == ref)
+    ).first()
+    return _subject(row) if row else None
+
+
+def of_controller(conn: Connection, controller: str, id_: int) -> Subject | None:
+    row = conn.execute(
+        select(*_COLUMNS).where(subjects.c.controller == controller, subjects.c.id == id_)
+    ).first()
+    return _subject(row) if row else None
+
+
+def by_name(conn: Connection, controller: str, name: str, limit: int = 50) -> list[Subject]:
+    """Subjects whose name starts with, or has a word that starts with, the text."""
+    folded = text.folded(name) or ""
+    like = text.escaped_like(folded)
+    rows = conn.execute(
+        select(*_COLUMNS)
+        .where(
+            subjects.c.controller == controller,
+            subjects.c.name_folded.like(f"{like}%", escape="\\")
+            | subjects.c.name_folded.like(f"% {like}%", escape="\\"),
+        )
+        .order_by(subjects.c.name_folded)
+        .limit(limit)
+    )
+    return [_subject(row) for row in rows]
+
+
+def find_hashes(
+    conn: Connection, controller: str, hashes: Collection[bytes]
+) -> list[tuple[int, Kind, bytes, bool]]:
+    """(id, kind, hash, has a spelling) of the identifier rows among these, in hash order."""
+    if not hashes:
+        return []
+    spelled = identifiers.c.spelling.is_not(None)
+    rows = conn.execute(
+        select(identifiers.c.id, identifiers.c.kind, identifiers.c.hash, spelled.label("spelled"))
+        .where(identifiers.c.controller == controller, identifiers.c.hash.in_(sorted(hashes)))
+        .order_by(identifiers.c.hash)
+    )
+    return [(row.id, Kind(row.kind), row.hash, bool(row.spelled)) for row in rows]
+
+
+def add_identifier(
+    conn: Connection,
+    controller: str,
+    identifier: Identifier | None,
+    hashed: tuple[Kind, bytes, bytes],
+    keys: Keyring,
+    now: float,
+) -> int:
+    """Keep an identifier row. `hashed` is kind, hash and the key id it was hashed under."""
+    kind, hash_, key_id = hashed
+    spelling = None
+    if identifier is not None:
+        spelling = keys.encrypt(identifier.spelling.encode(), hash_)
+    row = conn.execute(
+        insert(identifiers).returning(identifiers.c.id),
+        {
+            "controller": controller,
+            "kind": kind.value,
+            "hash": hash_,
+            "key_id": key_id,
+            "spelling": spelling,
+            "created_at": now,
+        },
+    )
+    return int(row.scalar_one())
+
+
+def spell(conn: Connection, controller: str, hash_: bytes, identifier: Identifier, keys: Keyring) -> None:
+    """Give a row that holds the hash only its spelling again."""
+    conn.execute(
+        update(identifiers)
+        .where(
+            identifiers.c.controller == controller,
+            identifiers.c.hash == hash_,
+            identifiers.c.spelling.is_(None),
+        )
+        .values(spelling=keys.encrypt(identifier.spelling.encode(), hash_))
+    )
+
+
+def link(conn: Connection, subject_id: int, identifier_ids: Iterable[int], now: float) -> bool:
+    """Link what is not linked yet; True when anything was new."""
+    have = set(
+        conn.execute(
+            select(links.c.identifier_id).where(links.c.subject_id == subject_id)
+        ).scalars()
+    )
+    new = [id_ for id_ in identifier_ids if id_ not in have]
+    if new:
+        conn.execute(
+            insert(links),
+            [{"subject_id": subject_id, "identifier_id": id_, "since": now} for id_ in new],
+        )
+    return bool(new)
+
+
+def linked_to(conn: Connection, identifier_ids: Collection[int]) -> dict[int, set[int]]:
+    """identifier id -> ids of the subjects that have it."""
+    found: dict[int, set[int]] = {id_: set() for id_ in identifier_ids}
+    if found:
+        rows = conn.execute(
+            select(links.c.identifier_id, links.c.subject_id).where(
+                links.c.identifier_id.in_(sorted(found))
+            )
+        )
+        for identifier_id, subject_id in rows:
+            found[identifier_id].add(subject_id)
+    return found
+
+
+def identifiers_of(
+    conn: Connection, subject_ids: Collection[int], keys: Keyring
+) -> dict[int, list[Known]]:
+    found: dict[int, list[Known]] = {id_: [] for id_ in subject_ids}
+    if found:
+        rows = conn.execute(
+            select(links.c.subject_id, *_IDENTIFIER)
+            .join(identifiers, identifiers.c.id == links.c.identifier_id)
+            .where(links.c.subject_id.in_(sorted(found)))
+            .order_by(identifiers.c.id)
+        )
+        for subject_id, id_, kind, hash_, spelling in rows:
+            found[subject_id].append(Known(id_, Kind(kind), hash_, _spelled(keys, spelling, hash_)))
+    return found
+
+
+def hashes_of(conn: Connection, subject_ids: Collection[int]) -> dict[int, list[tuple[int, bytes]]]:
+    """subject id -> (identifier id, hash) of each of its identifiers."""
+    found: dict[int, list[tuple[int, bytes]]] = {id_: [] for id_ in subject_ids}
+    if found:
+        rows = conn.execute(
+            select(links.c.subject_id, identifiers.c.id, identifiers.c.hash)
+            .join(identifiers, identifiers.c.id == links.c.identifier_id)
+            .where(links.c.subject_id.in_(sorted(found)))
+        )
+        for subject_id, id_, hash_ in rows:
+            found[subject_id].append((id_, hash_))
+    return found
+
+
+def last_rows(
+    conn: Connection, controller: str, hashes: Collection[bytes]
+) -> dict[bytes, datetime]:
+    """hash -> when the newest ledger row of anybody who has it was received."""
+    rows = conn.execute(
+        select(identifiers.c.hash, func.max(subjects.c.last_row_at))
+        .join(links, links.c.identifier_id == identifiers.c.id)
+        .join(subjects, subjects.c.id == links.c.subject_id)
+        .where(identifiers.c.controller == controller, identifiers.c.hash.in_(sorted(hashes)))
+        .group_by(identifiers.c.hash)
+    )
+    return {hash_: datetime.fromtimestamp(at, UTC) for hash_, at in rows if at is not None}
+
+
+def known(conn: Connection, controller: str, hash_: bytes, keys: Keyring) -> Known | None:
+    row = conn.execute(
+        select(*_IDENTIFIER).where(
+            identifiers.c.controller == controller, identifiers.c.hash == hash_
+        )
+    ).first()
+    if row is None:
+        return None
+    return Known(row.id, Kind(row.kind), row.hash, _spelled(keys, row.spelling, row.hash))
+
+
+def _spelled(keys: Keyring, spelling: bytes | None, hash_: bytes) -> str | None:
+    return keys.decrypt(spelling, hash_).decode() if spelling else None
+
+
+
+
+def owners(conn: Connection, controller: str, hashes: Collection[bytes]) -> list[int]:
+    """Ids of everybody who has one of these identifiers."""
+    rows = conn.execute(
+        select(links.c.subject_id)
+        .join(identifiers, identifiers.c.id == links.c.identifier_id)
+        .where(identifiers.c.controller == controller, identifiers.c.hash.in_(sorted(hashes)))
+        .distinct()
+    )
+    return sorted(rows.scalars())
