@@ -1,0 +1,74 @@
+"""What webhooks and reads of a vendor bring in, through the same door as everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sqlalchemy import Connection
+
+from prefs import texts
+from prefs.core.propagation import Target
+from prefs.core.signals import (
+    Delivery,
+    DeliveryFact,
+    Found,
+    Recheck,
+    Renamed,
+    Signal,
+    Text,
+    Unknown,
+)
+from prefs.intake import Intake
+from prefs.metrics import UNKNOWN_EVENTS
+from prefs.store import events, marks, subjects
+
+
+def take(
+    conn: Connection, intake: Intake, target: Target, delivery: Delivery, found: Iterable[Found]
+) -> None:
+    """Keep a verified delivery and take in all it says, in one transaction."""
+    now = intake.clock().timestamp()
+    if delivery.body:
+        events.keep_raw(conn, intake.keys, target.label, delivery.body, now)
+    for one in found:
+        take_one(conn, intake, target, delivery, one)
+
+
+def take_one(
+    conn: Connection, intake: Intake, target: Target, delivery: Delivery, one: Found
+) -> None:
+    match one:
+        case Signal():
+            intake.record(conn, one)
+        case Text():
+            texts.take(conn, intake, target, one, delivery.body)
+        case Unknown():
+            UNKNOWN_EVENTS.labels(target.system).inc()
+        case Recheck():
+            _recheck(conn, intake, target, one)
+        case Renamed():
+            if _first(conn, intake, target, one.event_key):
+                intake.rename(conn, target.brand, target.label, one)
+        case DeliveryFact():
+            if _first(conn, intake, target, one.event_key):
+                intake.fact(conn, target.brand, target.label, one)
+
+
+def _first(conn: Connection, intake: Intake, target: Target, event_key: str | None) -> bool:
+    now = intake.clock().timestamp()
+    return event_key is None or events.first_time(conn, target.label, event_key, now)
+
+
+def _recheck(conn: Connection, intake: Intake, target: Target, recheck: Recheck) -> None:
+    """Mark whoever the record belongs to; a record of nobody known is marked by its vendor id."""
+    controller = intake.brands[target.brand]
+    hashes: list[bytes] = []
+    if recheck.identifier:
+        hashes += intake.keys.hashes(recheck.identifier)
+    if recheck.vendor_id:
+        hashes += marks.record_hashes(conn, target.label, recheck.vendor_id)
+    owners = subjects.owners(conn, controller, hashes) if hashes else []
+    wanted = [(target.label, subject_id, "") for subject_id in owners]
+    if not owners and recheck.vendor_id:
+        wanted = [(target.label, 0, recheck.vendor_id)]
+    marks.set_marks(conn, wanted, intake.clock().timestamp(), urgent=True)

@@ -1,0 +1,501 @@
+"""The only door in: match, judge, append, answer, mark.
+
+`record` runs inside one transaction of the writer; when that transaction is on disk, the ledger
+row, the state, the permission rows and the marks are all there, or none is. A signal that changes
+nothing marks nothing, so that echoes die out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection
+
+from prefs.core.errors import NotFound
+from prefs.core.fold import Entry, Judgement, State, apply, judge
+from prefs.core.keys import Keyring
+from prefs.core.order import lacking, moment
+from prefs.core.signals import DeliveryFact, Identifier, Renamed, Signal, Statement
+from prefs.core.words import KIND_OF, Channel, Choice, Kind, Purpose, Result, Source, Why
+from prefs.store import events, ledger, marks, notices, outbox, permissions, subjects
+from prefs.store.counters import next_numbers
+from prefs.store.subjects import Subject
+
+Clock = Callable[[], datetime]
+
+AMBIGUOUS = Judgement(Result.REFUSED, Why.AMBIGUOUS)
+
+
+@dataclass(frozen=True, slots=True)
+class TargetInfo:
+    """What the intake must know of a target: whom to mark."""
+
+    label: str
+    brand: str
+    channels: frozenset[Channel]
+
+
+class Outcome(NamedTuple):
+    statement: Statement
+    result: Result
+    why: Why
+    event_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What became of a signal. `subject_id` is the one named, else the oldest of several."""
+
+    subject_id: int
+    revision: int
+    outcomes: tuple[Outcome, ...]
+    also: tuple[int, ...] = ()
+    duplicate: bool = False
+
+
+@dataclass(slots=True)
+class _Match:
+    """Whom a signal is about."""
+
+    everyone: list[Subject]
+    named: Subject | None
+    identifier_ids: list[int]
+    hashes: dict[Kind, bytes] = field(default_factory=dict)
+
+    @property
+    def speaker(self) -> Subject:
+        return self.named or min(self.everyone, key=lambda one: (one.created_at, one.id))
+
+
+@dataclass(slots=True)
+class _Change:
+    """What one signal did to one subject."""
+
+    subject: Subject
+    rows: list[ledger.Row_]
+    changed: bool
+    state_moved: bool
+    linked: bool
+
+
+@dataclass(frozen=True)
+class Intake:
+    brands: Mapping[str, str]
+    """brand -> its controller."""
+    targets: Sequence[TargetInfo]
+    keys: Keyring
+    clock: Clock
+
+    def record(self, conn: Connection, signal: Signal) -> Recorded:
+        """Take one signal in. Raises NotFound for an unknown brand."""
+        now = self.clock()
+        controller = self._controller(signal.brand)
+        origin = signal.origin or signal.brand
+        if signal.event_key and not events.first_time(
+            conn, origin, signal.event_key, now.timestamp()
+        ):
+            return Recorded(0, 0, (), duplicate=True)
+        match = self._match(conn, controller, signal, now.timestamp())
+        payload = ledger.add_payload(conn, self.keys, _content(signal))
+        changes = [
+            self._judge_one(conn, match, subject, signal, now) for subject in match.everyone
+        ]
+        ledger.append(conn, [row for change in changes for row in change.rows], payload)
+        for change in changes:
+            if change.rows or change.linked or change.subject.ref == signal.ref:
+                subjects.store(conn, change.subject)
+        self._spread(conn, controller, signal, changes, now.timestamp())
+        self._ask_confirmation(conn, signal, match, changes, now.timestamp())
+        return _recorded(match, changes)
+
+    def _controller(self, brand: str) -> str:
+        if brand not in self.brands:
+            raise NotFound("unknown brand")
+        return self.brands[brand]
+
+    # --- whom is it about ----------------------------------------------------------------------
+
+    def _match(
+        self, conn: Connection, controller: str, signal: Signal, now: float
+    ) -> _Match:
+        rows = self._identifier_rows(conn, controller, signal, now)
+        ids = [id_ for id_, _, _ in rows]
+        sharers = {s for found in subjects.linked_to(conn, ids).values() for s in found}
+        everyone = subjects.by_ids(conn, sharers)
+        named, everyone = self._named(conn, controller, signal, everyone, now)
+        match = _Match(everyone, named, ids, {kind: hash_ for _, kind, hash_ in rows})
+        return match
+
+    def _identifier_rows(
+        self, conn: Connection, controller: str, signal: Signal, now: float
+    ) -> list[tuple[int, Kind, bytes]]:
+        """The signal's identifiers as rows, made where missing, found under any key in use."""
+        wanted: list[tuple[Kind, tuple[bytes, ...], Identifier | None]] = [
+            (one.kind, self.keys.hashes(one), one) for one in signal.identifiers
+        ]
+        wanted += [(kind, (hash_,), None) for kind, hash_ in signal.hashes]
+        all_hashes = {hash_ for _, hashes, _ in wanted for hash_ in hashes}
+        have = {
+            hash_: (id_, spelled)
+            for id_, _, hash_, spelled in subjects.find_hashes(conn, controller, all_hashes)
+        }
+        rows: dict[int, tuple[int, Kind, bytes]] = {}
+        for kind, hashes, identifier in wanted:
+            hash_ = next((one for one in hashes if one in have), hashes[0])
+            if hash_ not in have:
+                hashed = (kind, hash_, self.keys.newest_id)
+                id_ = subjects.add_identifier(
+                    conn, controller, identifier, hashed, self.keys, now
+                )
+                have[hash_] = (id_, identifier is not None)
+            id_, spelled = have[hash_]
+            if identifier and not spelled:
+                subjects.spell(conn, controller, hash_, identifier, self.keys)
+            rows[id_] = (id_, kind, hash_)
+        return list(rows.values())
+
+    def _named(
+        self,
+        conn: Connection,
+        controller: str,
+        signal: Signal,
+        sharers: list[Subject],
+        now: float,
+    ) -> tuple[Subject | None, list[Subject]]:
+        """The one the signal names, and everybody it may concern (the named one first)."""
+        if signal.ref:
+            named = subjects.by_ref(conn, controller, signal.ref)
+            if named is None and len(sharers) == 1 and sharers[0].ref is None:
+                named = sharers[0]._replace(ref=signal.ref)
+            if named is None:
+                named = subjects.create(conn, controller, signal.ref, signal.name, now)
+            return named, [named, *(one for one in sharers if one.id != named.id)]
+        if signal.token and signal.token.subject_id:
+            chosen = next((one for one in sharers if one.id == signal.token.subject_id), None)
+            return chosen or _only(sharers), sharers
+        if not sharers:
+            named = subjects.create(conn, controller, None, signal.name, now)
+            return named, [named]
+        return _only(sharers), sharers
+
+    # --- what becomes of it --------------------------------------------------------------------
+
+    def _judge_one(
+        self, conn: Connection, match: _Match, subject: Subject, signal: Signal, now: datetime
+    ) -> _Change:
+        entries = list(self._entries(conn, match, subject, signal, now))
+        change = _Change(subject, [], changed=False, state_moved=False, linked=False)
+        if subject.id == match.speaker.id:
+            change.linked = self._link(conn, match, subject, now.timestamp())
+        state, revision = subject.state, subject.revision
+        occurred = signal.occurred_at.timestamp() if signal.occurred_at else None
+        for entry, judgement in _judged(state, entries, ambiguous=match.named is None):
+            state = apply(state, entry, judgement)
+            revision += 1
+            change.changed |= _moves(entry, judgement)
+            change.rows.append(
+                ledger.Row_(
+                    subject.id,
+                    revision,
+                    "choice",
+                    entry,
+                    judgement,
+                    occurred,
+                    now.timestamp(),
+                    signal.origin,
+                    signal.batch,
+                )
+            )
+        change.state_moved = state is not subject.state
+        name = subject.name or signal.name if subject.id == match.speaker.id else subject.name
+        change.subject = subject._replace(
+            state=state, revision=revision, name=name, last_row_at=now.timestamp()
+        )
+        return change
+
+    def _link(self, conn: Connection, match: _Match, subject: Subject, now: float) -> bool:
+        """New identifiers hang on the one named (without a name, on the oldest who shares)."""
+        return subjects.link(conn, subject.id, match.identifier_ids, now)
+
+    def _entries(
+        self, conn: Connection, match: _Match, subject: Subject, signal: Signal, now: datetime
+    ) -> Iterable[Entry]:
+        statements = self._statements(conn, match, subject, signal)
+        ids = next_numbers(conn, "event", len(statements)) if statements else range(0)
+        for id_, (brand, statement) in zip(ids, statements, strict=True):
+            yield self._entry(conn, match, signal, now, id_, brand, statement)
+
+    def _statements(
+        self, conn: Connection, match: _Match, subject: Subject, signal: Signal
+    ) -> list[tuple[str, Statement]]:
+        """An out goes to everybody; an `in` to the one named, or is refused on the oldest."""
+        brands = [signal.brand]
+        if signal.every_brand:
+            controller = self.brands[signal.brand]
+            brands += [b for b, c in self.brands.items() if c == controller and b != signal.brand]
+        speaker = subject.id == match.speaker.id
+        return [
+            (brand, statement)
+            for brand in brands
+            for statement in signal.statements
+            if speaker or signal.hold or statement.choice is Choice.OUT
+        ]
+
+    def _entry(
+        self,
+        conn: Connection,
+        match: _Match,
+        signal: Signal,
+        now: datetime,
+        event_id: int,
+        brand: str,
+        statement: Statement,
+    ) -> Entry:
+        scope, said = statement
+        choice = None if signal.hold else said
+        when = moment(signal.source, choice, signal.occurred_at, now)
+        evidence = signal.evidence
+        known = choice is Choice.IN and notices.known(conn, brand, evidence.notice)
+        if choice is Choice.IN and evidence.notice and evidence.wording:
+            notices.keep(conn, brand, evidence.notice, evidence.wording, now.timestamp())
+        token = signal.token
+        return Entry(
+            event_id=event_id,
+            brand=brand,
+            scope=scope,
+            choice=choice,
+            source=signal.source,
+            at=when.at.timestamp(),
+            sane_time=when.sane,
+            identifier=match.hashes.get(KIND_OF[scope.channel], b""),
+            basis=signal.basis,
+            lacks=lacking(scope, signal.basis, signal.soft_opt_in, evidence, known),
+            noted=bool(evidence.actor and evidence.note),
+            proof=bool(evidence.proof),
+            token=token.fingerprint if token else b"",
+            token_issued=token.issued_at.timestamp() if token else None,
+            stop_all=_stops_all(signal),
+        )
+
+    # --- what follows --------------------------------------------------------------------------
+
+    def _spread(
+        self,
+        conn: Connection,
+        controller: str,
+        signal: Signal,
+        changes: Sequence[_Change],
+        now: float,
+    ) -> None:
+        moved = [c.subject.id for c in changes if c.state_moved or c.linked]
+        if moved:
+            sharers = self.refresh(conn, controller, moved)
+            if any(change.changed or change.linked for change in changes):
+                self._mark(conn, signal, changes, sharers, now)
+        self._mark_refusal(conn, signal, changes, now)
+
+    def refresh(self, conn: Connection, controller: str, moved: Sequence[int]) -> set[int]:
+        """Recompute the permission rows of these subjects' identifiers; returns the ids of all
+        who share one."""
+        hashes = {
+            id_: hash_
+            for found in subjects.hashes_of(conn, moved).values()
+            for id_, hash_ in found
+        }
+        linked = subjects.linked_to(conn, hashes)
+        sharers = {s for found in linked.values() for s in found} | set(moved)
+        states = {one.id: one.state for one in subjects.by_ids(conn, sharers)}
+        for brand, owner in self.brands.items():
+            if owner == controller:
+                permissions.write(
+                    conn,
+                    brand,
+                    [
+                        (hashes[id_], [states[s] for s in sorted(found)])
+                        for id_, found in linked.items()
+                    ],
+                )
+        return sharers
+
+    def _mark(
+        self,
+        conn: Connection,
+        signal: Signal,
+        changes: Sequence[_Change],
+        sharers: set[int],
+        now: float,
+    ) -> None:
+        brands = {row.entry.brand for change in changes for row in change.rows}
+        channels = {row.entry.scope.channel for change in changes for row in change.rows}
+        if any(change.linked for change in changes):
+            channels = set(Channel)
+            brands |= {b for change in changes for b in change.subject.state.scopes}
+        urgent = signal.hold or any(s.choice is Choice.OUT for s in signal.statements)
+        wanted = [
+            (target.label, subject_id, "")
+            for target in self.targets
+            if target.brand in brands and target.channels & channels
+            for subject_id in sorted(sharers)
+        ]
+        marks.set_marks(conn, wanted, now, urgent=urgent or _any_out(changes))
+
+    def _mark_refusal(
+        self, conn: Connection, signal: Signal, changes: Sequence[_Change], now: float
+    ) -> None:
+        """A target that says `in` against us is told again what stands."""
+        if signal.origin is None:
+            return
+        refused = [
+            (signal.origin, change.subject.id, "")
+            for change in changes
+            if any(row.judgement.result is Result.REFUSED for row in change.rows)
+        ]
+        marks.set_marks(conn, refused, now, urgent=True)
+
+    def _ask_confirmation(
+        self,
+        conn: Connection,
+        signal: Signal,
+        match: _Match,
+        changes: Sequence[_Change],
+        now: float,
+    ) -> None:
+        """A form sign-up is pending until the person uses the link that this mail carries."""
+        hash_ = match.hashes.get(Kind.EMAIL)
+        waiting = [
+            [*row.entry.scope]
+            for change in changes
+            for row in change.rows
+            if row.judgement.result is Result.PENDING
+        ]
+        if waiting and hash_:
+            content = {"scopes": waiting, "subject_id": match.speaker.id}
+            outbox.add(conn, self.keys, "confirm", signal.brand, hash_, content, now)
+
+    def owner(self, conn: Connection, brand: str, identifier: Identifier) -> int | None:
+        """The one person known by this identifier, if it is one."""
+        found = subjects.owners(conn, self._controller(brand), self.keys.hashes(identifier))
+        return found[0] if len(found) == 1 else None
+
+    # --- what is no wish -----------------------------------------------------------------------
+
+    def fact(self, conn: Connection, brand: str, origin: str, fact: DeliveryFact) -> None:
+        """A delivery fact: denies with `undeliverable`, is never pushed as an opt-out."""
+        now = self.clock().timestamp()
+        controller = self._controller(brand)
+        signal = Signal(brand, Source.VENDOR_API, (), identifiers=(fact.identifier,))
+        rows = self._identifier_rows(conn, controller, signal, now)
+        for id_, kind, hash_ in rows:
+            for channel in _channels_of(kind, fact.purpose):
+                pair = (channel, fact.purpose)
+                if fact.ended:
+                    permissions.end_fact(conn, brand, hash_, pair, origin)
+                else:
+                    permissions.set_fact(conn, brand, hash_, pair, origin, fact.fact, now)
+            sharers = subjects.linked_to(conn, [id_])[id_]
+            states = [one.state for one in subjects.by_ids(conn, sharers)]
+            permissions.write(conn, brand, [(hash_, states)])
+
+    def rename(self, conn: Connection, brand: str, origin: str, renamed: Renamed) -> None:
+        """A vendor moved a record to another address: standing outs cover the new one too, and
+        stay on the old one."""
+        now = self.clock().timestamp()
+        controller = self._controller(brand)
+        old = self._identifier_rows(
+            conn, controller, Signal(brand, Source.VENDOR_API, (), (renamed.old,)), now
+        )
+        new = self._identifier_rows(
+            conn, controller, Signal(brand, Source.VENDOR_API, (), (renamed.new,)), now
+        )
+        owners = {
+            subject_id
+            for found in subjects.linked_to(conn, [id_ for id_, _, _ in old]).values()
+            for subject_id in found
+        }
+        linked = [s for s in owners if subjects.link(conn, s, [id_ for id_, _, _ in new], now)]
+        if linked:
+            sharers = self.refresh(conn, controller, linked)
+            wanted = [
+                (target.label, subject_id, "")
+                for target in self.targets
+                if self.brands[target.brand] == controller
+                for subject_id in sorted(sharers)
+            ]
+            marks.set_marks(conn, wanted, now, urgent=True)
+
+
+def _only(sharers: list[Subject]) -> Subject | None:
+    return sharers[0] if len(sharers) == 1 else None
+
+
+def _judged(
+    state: State, entries: Sequence[Entry], *, ambiguous: bool
+) -> Iterable[tuple[Entry, Judgement]]:
+    """Each entry over what the ones before it in the same signal left."""
+    for entry in entries:
+        refuse = ambiguous and entry.choice is Choice.IN
+        judgement = AMBIGUOUS if refuse else judge(state, entry)
+        state = apply(state, entry, judgement)
+        yield entry, judgement
+
+
+def _moves(entry: Entry, judgement: Judgement) -> bool:
+    if judgement.result is Result.APPLIED:
+        return True
+    return entry.choice is None and judgement.result is Result.HELD
+
+
+def _any_out(changes: Sequence[_Change]) -> bool:
+    return any(
+        standing.outs or standing.hold
+        for change in changes
+        if change.linked
+        for of_brand in change.subject.state.scopes.values()
+        for standing in of_brand.values()
+    )
+
+
+def _stops_all(signal: Signal) -> bool:
+    """An out on all five channels made by one signal."""
+    outs = {
+        scope.channel
+        for scope, choice in signal.statements
+        if choice is Choice.OUT and scope.purpose is Purpose.MARKETING and scope.topic is None
+    }
+    return outs == set(Channel)
+
+
+def _channels_of(kind: Kind, purpose: Purpose) -> list[Channel]:
+    channels = [channel for channel, of in KIND_OF.items() if of is kind]
+    return [channel for channel in channels if channel is not Channel.PHONE]
+
+
+def _content(signal: Signal) -> dict[str, Any]:
+    """What the ledger keeps, salted and encrypted, as proof of the signal."""
+    evidence = {k: v for k, v in asdict(signal.evidence).items() if v is not None}
+    content: dict[str, Any] = {"evidence": evidence}
+    if signal.identifiers:
+        content["identifiers"] = [[one.kind.value, one.spelling] for one in signal.identifiers]
+    if signal.soft_opt_in:
+        content["soft_opt_in"] = asdict(signal.soft_opt_in)
+    if signal.raw:
+        content["raw"] = signal.raw
+    return content
+
+
+def _recorded(match: _Match, changes: Sequence[_Change]) -> Recorded:
+    speaker = next(change for change in changes if change.subject.id == match.speaker.id)
+    outcomes = tuple(
+        Outcome(
+            Statement(row.entry.scope, row.entry.choice or Choice.OUT),
+            row.judgement.result,
+            row.judgement.why,
+            row.entry.event_id,
+        )
+        for row in speaker.rows
+    )
+    also = tuple(c.subject.id for c in changes if c is not speaker and c.rows)
+    return Recorded(speaker.subject.id, speaker.subject.revision, outcomes, also)
