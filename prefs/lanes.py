@@ -1,0 +1,209 @@
+"""The worker: one lane a target, each held by one worker at a time through a lease with an epoch.
+
+A lane knows the connector protocol and no vendor. It carries marks (`push`), reads the vendor by
+itself now and then (`scan`), and answers what waits for a vendor's word (`texts`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import structlog
+
+from prefs.core.errors import PrefsError, Unavailable, Unusable
+from prefs.core.propagation import Connector, Target
+from prefs.intake import Intake
+from prefs.push import Backoff, Lost, Push
+from prefs.scan import Scan
+from prefs.store import marks
+from prefs.store.database import Database
+from prefs.store.marks import Lease, Mark
+
+log = structlog.get_logger()
+
+POLL = 0.5
+"""Seconds between looks at the database for marks that another process set."""
+CLAIM = 500
+PARKED_FIRST = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Seconds, from `[worker]`."""
+
+    first_retry: float = 1.0
+    max_retry: float = 3600.0
+    poll_every: float = 900.0
+    lease: float = 30.0
+
+    @property
+    def backoff(self) -> Backoff:
+        return Backoff(self.first_retry, self.max_retry)
+
+
+@dataclass
+class Lane:
+    """The work of one target in this process."""
+
+    target: Target
+    connector: Connector
+    database: Database
+    intake: Intake
+    clock: Callable[[], datetime]
+    pace: Pace
+    holder: str
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    answer_open: Callable[[Lane], Awaitable[None]] | None = None
+    lease: Lease | None = None
+
+    def __post_init__(self) -> None:
+        self.push = Push(
+            self.target,
+            self.connector,
+            self.database,
+            self.intake,
+            self.clock,
+            self.pace.backoff,
+        )
+        self.scan = Scan(self.target, self.connector, self.database, self.intake, self.clock)
+        self._parked_for = 0.0
+        self._parked_until = 0.0
+
+    async def run(self) -> None:
+        """Work until cancelled. Every fault is logged and outlived."""
+        while True:
+            try:
+                if await self._hold():
+                    await self._work_under_lease()
+                else:
+                    await asyncio.sleep(POLL)
+            except Unavailable:
+                await asyncio.sleep(1.0)
+            except Exception as fault:
+                log.exception("lane_failed", target=self.target.label, fault=type(fault).__name__)
+                await asyncio.sleep(1.0)
+
+    async def _hold(self) -> bool:
+        now = self.clock().timestamp()
+        self.lease = await self.database.write(
+            lambda conn: marks.take_lease(
+                conn, self.target.label, self.holder, now, self.pace.lease
+            )
+        )
+        return self.lease is not None
+
+    async def _work_under_lease(self) -> None:
+        """Push and scan side by side while the lease is renewed; all end when it is lost."""
+        jobs = [self._keep_lease(), self._push_loop(), self._scan_loop()]
+        tasks = [asyncio.create_task(job) for job in jobs]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
+        for fault in ended:
+            if isinstance(fault, Exception) and not isinstance(fault, Lost):
+                raise fault
+
+    async def _keep_lease(self) -> None:
+        while True:
+            await asyncio.sleep(self.pace.lease / 3)
+            mine, held = self.lease, await self._hold()
+            if not held or self.lease != mine:
+                log.warning("lease_lost", target=self.target.label)
+                return
+
+    async def _push_loop(self) -> None:
+        while True:
+            self.wake.clear()
+            if not (self.target.live and await self._push_once()):
+                if self.answer_open:
+                    await self.answer_open(self)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self.wake.wait(), POLL)
+
+    async def _push_once(self) -> bool:
+        """Carry one batch; True when there may be more at once."""
+        lease = self.lease
+        if lease is None:
+            raise Lost
+        if not await self._anything_due():
+            return False
+        claimed = await self.database.write(
+            lambda conn: marks.claim(conn, lease, self.clock().timestamp(), CLAIM)
+        )
+        if not claimed:
+            return False
+        try:
+            await self.push.run(lease, claimed)
+            self._parked_for = 0.0
+        except Unusable as fault:
+            await self._park(lease, claimed, str(fault))
+        return True
+
+    async def _anything_due(self) -> bool:
+        now = self.clock().timestamp()
+        if now < self._parked_until:
+            return False
+        return await self.database.read(lambda conn: marks.any_due(conn, self.target.label, now))
+
+    async def _park(self, lease: Lease, claimed: Sequence[Mark], reason: str) -> None:
+        """The target refuses us as a whole: keep its marks, try again later, tell a person."""
+        self._parked_for = min(max(PARKED_FIRST, self._parked_for * 2), self.pace.max_retry)
+        until = self._parked_until = self.clock().timestamp() + self._parked_for
+        log.error("target_unusable", target=self.target.label, reason=reason)
+        await self.database.write(
+            lambda conn: marks.park(conn, lease, claimed, until, reason)
+        )
+
+    async def _scan_loop(self) -> None:
+        while True:
+            lease = self.lease
+            if lease is None:
+                return
+            try:
+                await self.scan.when_due(lease, self.pace.poll_every)
+            except PrefsError as fault:
+                log.warning("scan_failed", target=self.target.label, reason=str(fault))
+                await asyncio.sleep(min(self.pace.poll_every, 30.0))
+            await asyncio.sleep(min(1.0, self.pace.poll_every))
+
+
+@dataclass
+class Worker:
+    """All lanes of this process."""
+
+    lanes: Sequence[Lane]
+    chores: Sequence[Callable[[], Awaitable[None]]] = ()
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    def start(self) -> None:
+        self._tasks = [asyncio.create_task(lane.run()) for lane in self.lanes]
+        self._tasks += [asyncio.ensure_future(chore()) for chore in self.chores]  # type: ignore[arg-type]  # every chore is a coroutine function
+
+    def wake(self) -> None:
+        for lane in self.lanes:
+            lane.wake.set()
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for lane in self.lanes:
+            lease = lane.lease
+            if lease:
+                with suppress(Unavailable):
+                    await lane.database.write(
+                        lambda conn, lease=lease: marks.give_lease_up(conn, lease)
+                    )
+            await lane.connector.close()
+
+
+def new_holder() -> str:
+    return secrets.token_hex(8)

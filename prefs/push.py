@@ -1,0 +1,622 @@
+"""One round of a lane: read, judge, plan, write, read back, prove.
+
+Level-triggered: a claimed mark says only *that* a subject must be looked at. The wish is read
+afresh, so nothing can be replayed stale, and fifty changes to one person become one push.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NamedTuple
+
+import structlog
+from sqlalchemy import Connection
+
+from prefs.core import identity
+from prefs.core.decision import NOBODY, Ask, Held, decide, wish
+from prefs.core.errors import BadIdentifier, PropagationError, Temporary, Unusable
+from prefs.core.propagation import (
+    SETTLED,
+    URGENT,
+    Absent,
+    Applied,
+    Change,
+    Connector,
+    Local,
+    Observed,
+    Outcome,
+    Readback,
+    Receipt,
+    Ref,
+    Seen,
+    Slot,
+    Target,
+    Value,
+    Verdict,
+    Wish,
+    judge,
+    meets,
+    plan,
+)
+from prefs.core.signals import DeliveryFact, Identifier, Signal, Statement
+from prefs.core.words import Choice, Kind, Purpose, Scope, Source
+from prefs.intake import Intake
+from prefs.store import marks, permissions, subjects
+from prefs.store.database import Database
+from prefs.store.marks import Delay, Lease, Mark, Proof
+
+log = structlog.get_logger()
+
+PUSH_BACKS_AN_HOUR = 4
+REFUSED_AGAIN_AFTER = 3600.0
+"""A refused `off` is tried again this often: staff may have mended it at the vendor."""
+
+
+class Backoff(NamedTuple):
+    """Seconds: full jitter over a doubling span."""
+
+    first: float
+    longest: float
+
+    def after(self, attempts: int) -> float:
+        span = min(self.longest, self.first * 2.0 ** min(attempts, 30))
+        return random.uniform(0, span)  # noqa: S311  # spreads retries; nothing secret
+
+
+@dataclass(slots=True)
+class Record:
+    """One vendor record of one claimed mark, and what this round learns about it."""
+
+    ref: Ref
+    hash: bytes | None
+    hashes: set[bytes] = field(default_factory=set)
+    read: Observed | Absent | PropagationError | None = None
+    held: list[Held] = field(default_factory=list)
+    receipts: dict[str, Receipt] = field(default_factory=dict)
+    last_row_at: datetime | None = None
+    proofs: dict[Slot, Proof] = field(default_factory=dict)
+    maybe_ours: bool = False
+    """A call of ours that we know no end of may have written what is read."""
+    unclear: bool = False
+    retry_after: float | None = None
+    stale: bool = False
+
+
+@dataclass(slots=True)
+class Case:
+    """One claimed mark with the records it is about."""
+
+    mark: Mark
+    records: list[Record]
+
+
+class Lost(Exception):
+    """The lease is no longer ours: nothing may be written under it."""
+
+
+@dataclass
+class Push:
+    """The work of one lane on claimed marks."""
+
+    target: Target
+    connector: Connector
+    database: Database
+    intake: Intake
+    clock: Callable[[], datetime]
+    backoff: Backoff
+
+    @property
+    def controller(self) -> str:
+        return self.intake.brands[self.target.brand]
+
+    async def run(self, lease: Lease, claimed: Sequence[Mark]) -> None:
+        """Carry claimed marks as far as they go now. Raises Unusable when the target refuses us
+        as a whole; every mark is kept then."""
+        urgent = any(mark.urgent for mark in claimed)
+        token = URGENT.set(urgent)
+        try:
+            cases = await self.database.read(lambda conn: self._cases(conn, claimed))
+            records = [record for case in cases for record in case.records]
+            await self._observe(records)
+            await self._learn(records)
+            await self._apply(lease, records)
+        finally:
+            URGENT.reset(token)
+        await self.database.write(lambda conn: self._prove(conn, lease, cases))
+
+    # --- what is it about ----------------------------------------------------------------------
+
+    def _cases(self, conn: Connection, claimed: Sequence[Mark]) -> list[Case]:
+        known = subjects.identifiers_of(
+            conn, [mark.subject_id for mark in claimed if mark.subject_id], self.intake.keys
+        )
+        return [
+            Case(mark, list(self._records(conn, mark, known.get(mark.subject_id, []))))
+            for mark in claimed
+        ]
+
+    def _records(
+        self, conn: Connection, mark: Mark, known: Sequence[subjects.Known]
+    ) -> Iterable[Record]:
+        """A subject's records: one for each identifier that the target keys on. Where only the
+        hash is left, the record is found by the vendor's id."""
+        if mark.vendor_id:
+            yield Record(Ref(None, "", mark.vendor_id), None)
+        maybe_ours = mark.claimed_before or mark.unsettled_until is not None
+        for one in known:
+            if one.kind in self.connector.facts.keys_on:
+                for ref in self._refs(conn, one):
+                    yield Record(ref, one.hash, {one.hash}, maybe_ours=maybe_ours)
+
+    def _refs(self, conn: Connection, one: subjects.Known) -> list[Ref]:
+        if one.spelling:
+            return [Ref(one.kind, one.spelling)]
+        found = marks.vendor_ids(conn, self.target.label, [one.hash])
+        return [Ref(one.kind, "", vendor_id) for vendor_id in found.get(one.hash, [])]
+
+    # --- read ----------------------------------------------------------------------------------
+
+    async def _observe(self, records: Collection[Record]) -> None:
+        if self.connector.facts.readback is Readback.NONE:
+            return
+        found = await self._read([record.ref for record in records])
+        for record in records:
+            record.read = found.get(record.ref)
+            self._name(record)
+
+    async def _read(self, refs: Sequence[Ref]) -> Mapping[Ref, Observed | Absent | PropagationError]:
+        found: dict[Ref, Observed | Absent | PropagationError] = {}
+        size = self.connector.facts.read_batch
+        unique = list(dict.fromkeys(refs))
+        for start in range(0, len(unique), size):
+            part = unique[start : start + size]
+            try:
+                found.update(await self.connector.observe(part))
+            except PropagationError as fault:
+                found.update(dict.fromkeys(part, fault))
+        for fault in found.values():
+            if isinstance(fault, Unusable):
+                raise fault
+        return found
+
+    def _name(self, record: Record) -> None:
+        """A record that was read by the vendor's id alone is known by the addresses it shows."""
+        if not isinstance(record.read, Observed):
+            return
+        for identifier in identifiers_shown(record.read, self.target.region):
+            hash_ = self.intake.keys.hashes(identifier)[0]
+            record.hashes.add(hash_)
+            if record.hash is None and identifier.kind in self.connector.facts.keys_on:
+                record.hash = hash_
+
+    # --- judge ---------------------------------------------------------------------------------
+
+    async def _learn(self, records: Sequence[Record]) -> None:
+        """Load what stands, judge what was read, take in what a vendor's person said."""
+        await self.database.read(lambda conn: self._load(conn, records))
+        heard = [signal for record in records for signal in self._judge(record)]
+        facts = [fact for record in records for fact in self._facts(record)]
+        if heard or facts:
+            await self.database.write(lambda conn: self._take(conn, heard, facts))
+            await self.database.read(lambda conn: self._load(conn, records))
+
+    def _load(self, conn: Connection, records: Sequence[Record]) -> None:
+        hashes = {hash_ for record in records for hash_ in record.hashes}
+        held = permissions.read(conn, self.target.brand, hashes)
+        kept = marks.read_receipts(conn, self.target.label, hashes)
+        last = subjects.last_rows(conn, self.controller, hashes)
+        for record in records:
+            record.held = [held.get(hash_, NOBODY) for hash_ in sorted(record.hashes)]
+            record.receipts = {
+                place: receipt for (hash_, place), receipt in kept.items() if hash_ == record.hash
+            }
+            times = [last[hash_] for hash_ in record.hashes if hash_ in last]
+            record.last_row_at = max(times, default=None)
+
+    def _judge(self, record: Record) -> Iterable[Signal]:
+        if not isinstance(record.read, Observed):
+            return
+        for slot, seen in record.read.values.items():
+            judged = judge(
+                seen,
+                record.read.read_began,
+                record.receipts.get(slot.place),
+                wish(slot, record.held),
+                record.last_row_at,
+            )
+            if judged.verdict is Verdict.READ_AGAIN:
+                record.stale = True
+            if record.maybe_ours and seen.source is None:
+                continue
+            if judged.verdict is Verdict.OUT and judged.source:
+                yield heard_out(self.target, record.read, slot, seen, judged.source)
+
+    def _facts(self, record: Record) -> Iterable[DeliveryFact]:
+        if not isinstance(record.read, Observed):
+            return
+        shown = identifiers_shown(record.read, self.target.region)
+        for slot, seen in record.read.values.items():
+            for identifier in shown:
+                if seen.fact and identifier.kind in self.connector.facts.keys_on:
+                    yield DeliveryFact(identifier, slot.purpose, seen.fact)
+
+    def _take(
+        self, conn: Connection, heard: Iterable[Signal], facts: Iterable[DeliveryFact]
+    ) -> None:
+        for signal in heard:
+            self.intake.record(conn, signal)
+        for fact in facts:
+            self.intake.fact(conn, self.target.brand, self.target.label, fact)
+
+    # --- write ---------------------------------------------------------------------------------
+
+    async def _apply(self, lease: Lease, records: Sequence[Record]) -> None:
+        planned = {record.ref: self._plan(record) for record in records}
+        outs = [c for changes in planned.values() for c in changes if c.to is Wish.OFF]
+        ins = [c for changes in planned.values() for c in changes if c.to is Wish.ON]
+        by_ref = {record.ref: record for record in records}
+        await self._send(by_ref, await self._not_fought(by_ref, outs))
+        if ins:
+            await self._send(by_ref, await self._still_wished(lease, by_ref, ins))
+
+    def _plan(self, record: Record) -> list[Change]:
+        """Prove what needs no write; the rest are changes."""
+        if record.stale or record.hash is None:
+            return []
+        if self.connector.facts.readback is Readback.NONE:
+            values = {slot: _remembered(record, slot) for slot in self.connector.slots}
+        elif isinstance(record.read, Observed):
+            values = dict(record.read.values)
+        else:
+            self._prove_unread(record)
+            return []
+        wishes = {slot: wish(slot, record.held) for slot in values}
+        bases = {slot: _basis(slot, record.held) for slot in values}
+        changes = plan(record.ref, values, wishes, bases)
+        self._prove_met(record, values, wishes, {change.slot for change in changes})
+        return changes
+
+    def _prove_unread(self, record: Record) -> None:
+        for slot in self.connector.slots:
+            wished = wish(slot, record.held)
+            if isinstance(record.read, Absent):
+                began = record.read.read_began.timestamp()
+                self._note(record, slot, wished, Outcome.ABSENT, None, seen_began=began)
+            elif isinstance(record.read, PropagationError):
+                self._fail(record, slot, wished, record.read)
+
+    def _prove_met(
+        self,
+        record: Record,
+        values: Mapping[Slot, Seen],
+        wishes: Mapping[Slot, Wish],
+        changing: Collection[Slot],
+    ) -> None:
+        read = record.read if isinstance(record.read, Observed) else None
+        for slot in self.connector.slots:
+            if slot in changing:
+                continue
+            wished = wishes.get(slot) or wish(slot, record.held)
+            if slot not in values:
+                self._note(record, slot, wished, Outcome.ABSENT, None)
+            elif read:
+                value = values[slot].value
+                self._note(
+                    record, slot, wished, _settled(slot), None, value, read.read_began.timestamp()
+                )
+            else:
+                self._note(record, slot, wished, *_unread_outcome(record, slot))
+
+    async def _not_fought(
+        self, records: Mapping[Ref, Record], outs: Sequence[Change]
+    ) -> list[Change]:
+        """At most four times an hour is one record turned off again after it was off."""
+        fought = [change for change in outs if _fights(records[change.ref], change)]
+        if not fought:
+            return list(outs)
+        now = self.clock().timestamp()
+        hashes = {records[change.ref].hash or b"" for change in fought}
+
+        def count(conn: Connection) -> dict[bytes, int]:
+            return {h: marks.note_pushback(conn, self.target.label, h, now) for h in hashes}
+
+        counts = await self.database.write(count)
+        given_up = [
+            change
+            for change in fought
+            if self._gives_up(records[change.ref], change, counts[records[change.ref].hash or b""])
+        ]
+        return [change for change in outs if change not in given_up]
+
+    def _gives_up(self, record: Record, change: Change, count: int) -> bool:
+        if count >= PUSH_BACKS_AN_HOUR - 1:
+            log.warning("push_back_fight", target=self.target.label, count=count)
+        if count <= PUSH_BACKS_AN_HOUR:
+            return False
+        reason = "turned on again more than 4 times within an hour: somebody's tool is fighting us"
+        self._note(record, change.slot, change.to, Outcome.PENDING, reason)
+        record.retry_after = 3600.0
+        return True
+
+    async def _still_wished(
+        self, lease: Lease, records: Mapping[Ref, Record], ins: Sequence[Change]
+    ) -> list[Change]:
+        """An `on` goes out only if the wish, read again under a live lease, still says so."""
+        fresh = [records[change.ref] for change in ins]
+
+        def read_again(conn: Connection) -> bool:
+            self._load(conn, fresh)
+            return marks.holds(conn, lease, self.clock().timestamp())
+
+        if not await self.database.read(read_again):
+            raise Lost
+        return [c for c in ins if wish(c.slot, records[c.ref].held) is Wish.ON]
+
+    async def _send(self, records: Mapping[Ref, Record], changes: Sequence[Change]) -> None:
+        size = self.connector.facts.write_batch
+        for start in range(0, len(changes), size):
+            part = changes[start : start + size]
+            answers = await self._write(part)
+            ended = self.clock().timestamp()
+            for change in part:
+                self._settle(records[change.ref], change, answers.get(change), ended)
+            await self._read_back(records, part, answers)
+
+    async def _write(
+        self, part: Sequence[Change]
+    ) -> Mapping[Change, Applied | Local | PropagationError]:
+        try:
+            answers = await self.connector.apply(part)
+        except PropagationError as fault:
+            answers = dict.fromkeys(part, fault)
+        for answer in answers.values():
+            if isinstance(answer, Unusable):
+                raise answer
+        return answers
+
+    def _settle(
+        self,
+        record: Record,
+        change: Change,
+        answer: Applied | Local | PropagationError | None,
+        ended: float,
+    ) -> None:
+        """What the vendor's answer to a write amounts to before any read-back."""
+        slot, to = change.slot, change.to
+        if answer is None:
+            reason = "the reply named this record neither as done nor as failed"
+            self._note(record, slot, to, Outcome.PENDING, reason, written=to, ended=ended)
+        elif isinstance(answer, Local):
+            self._note(record, slot, to, Outcome.LOCAL, answer.reason)
+        elif isinstance(answer, PropagationError):
+            self._fail(record, slot, to, answer, ended)
+        elif self.connector.facts.readback is Readback.NONE:
+            self._note(record, slot, to, Outcome.ACCEPTED, None, written=to, ended=ended)
+        else:
+            reason = "written; not read back yet"
+            self._note(record, slot, to, Outcome.PENDING, reason, written=to, ended=ended)
+
+    async def _read_back(
+        self,
+        records: Mapping[Ref, Record],
+        part: Sequence[Change],
+        answers: Mapping[Change, Applied | Local | PropagationError],
+    ) -> None:
+        if self.connector.facts.readback is Readback.NONE:
+            return
+        done = [c for c in part if isinstance(answers.get(c), Applied) or c not in answers]
+        found = await self._read([change.ref for change in done])
+        for change in done:
+            self._compare(records[change.ref], change, answers.get(change), found.get(change.ref))
+
+    def _compare(
+        self,
+        record: Record,
+        change: Change,
+        answer: Applied | Local | PropagationError | None,
+        read: Observed | Absent | PropagationError | None,
+    ) -> None:
+        proof = record.proofs[change.slot]
+        if isinstance(read, Absent):
+            record.proofs[change.slot] = proof._replace(outcome=Outcome.ABSENT, reason=None)
+        if not isinstance(read, Observed) or change.slot not in read.values:
+            return
+        value = read.values[change.slot].value
+        seen = {"seen": value, "seen_began": read.read_began.timestamp()}
+        waits = isinstance(answer, Applied) and answer.asked_person
+        if meets(value, change.to):
+            outcome, reason = _settled(change.slot), None
+        elif waits:
+            outcome, reason = Outcome.REFUSED, "the vendor asked the person to confirm"
+        else:
+            outcome, reason = Outcome.PENDING, f"accepted the write but still shows {value}"
+        record.proofs[change.slot] = proof._replace(outcome=outcome, reason=reason, **seen)
+
+    # --- keep ----------------------------------------------------------------------------------
+
+    def _note(
+        self,
+        record: Record,
+        slot: Slot,
+        wished: Wish,
+        outcome: Outcome,
+        reason: str | None,
+        seen: Value | None = None,
+        seen_began: float | None = None,
+        written: Wish | None = None,
+        ended: float | None = None,
+    ) -> None:
+        record.proofs[slot] = Proof(
+            record.hash or b"", slot, wished, outcome, reason, seen, seen_began, written, ended
+        )
+
+    def _fail(
+        self,
+        record: Record,
+        slot: Slot,
+        wished: Wish,
+        fault: PropagationError,
+        ended: float | None = None,
+    ) -> None:
+        if not isinstance(fault, Temporary):
+            self._note(record, slot, wished, Outcome.REFUSED, str(fault))
+            return
+        record.unclear |= fault.unclear
+        record.retry_after = max(record.retry_after or 0.0, fault.retry_after or 0.0)
+        written = wished if fault.unclear and wished is not Wish.LEAVE else None
+        self._note(
+            record, slot, wished, Outcome.PENDING, str(fault), written=written, ended=ended
+        )
+
+    def _prove(self, conn: Connection, lease: Lease, cases: Sequence[Case]) -> None:
+        """Receipts and cleared marks, under our epoch only; if it is lost, mark again."""
+        now = self.clock().timestamp()
+        if not marks.set_lane(conn, lease, holder=lease.holder):
+            again = [
+                (self.target.label, case.mark.subject_id, case.mark.vendor_id) for case in cases
+            ]
+            marks.set_marks(conn, again, now, urgent=True)
+            return
+        cleared: list[Mark] = []
+        delayed: list[Delay] = []
+        for case in cases:
+            delay = self._delay(case, now)
+            (delayed.append(delay) if delay else cleared.append(case.mark))
+            self._keep(conn, case, delay, now)
+        marks.clear(conn, lease, cleared)
+        marks.delay(conn, lease, delayed)
+
+    def _keep(self, conn: Connection, case: Case, delay: Delay | None, now: float) -> None:
+        for record in case.records:
+            if record.hash is None:
+                continue
+            proofs = [
+                proof._replace(
+                    opened_at=case.mark.since,
+                    due_at=None if proof.outcome in SETTLED or not delay else delay.due_at,
+                )
+                for proof in record.proofs.values()
+            ]
+            marks.write_receipts(conn, self.target.label, proofs, now)
+            if isinstance(record.read, Observed) and record.read.vendor_id:
+                kept = [(record.read.vendor_id, sorted(record.hashes))]
+                marks.keep_records(conn, self.target.label, kept, now)
+
+    def _delay(self, case: Case, now: float) -> Delay | None:
+        """Why this mark must stay, or None when all of it is settled."""
+        alive = self.target.call_alive or self.connector.facts.call_alive
+        unsettled = case.mark.unsettled_until
+        if case.mark.claimed_before or any(record.unclear for record in case.records):
+            unsettled = now + alive
+        if any(record.stale for record in case.records):
+            return Delay(case.mark, now, Outcome.PENDING, "read again: it changed meanwhile", unsettled)
+        open_ = [
+            (record, proof)
+            for record in case.records
+            for proof in record.proofs.values()
+            if proof.outcome not in SETTLED and not _final(proof)
+        ]
+        if open_:
+            return self._later(case, open_, now, unsettled)
+        if unsettled and unsettled > now:
+            reason = "an earlier call may still be at work there; it is read again afterwards"
+            return Delay(case.mark, unsettled, Outcome.PENDING, reason, unsettled)
+        return None
+
+    def _later(
+        self,
+        case: Case,
+        open_: Sequence[tuple[Record, Proof]],
+        now: float,
+        unsettled: float | None,
+    ) -> Delay:
+        wait = self.backoff.after(case.mark.attempts)
+        wait = max([wait, *(record.retry_after or 0.0 for record, _ in open_)])
+        refused = next((p for _, p in open_ if p.outcome is Outcome.REFUSED), None)
+        proof = refused or open_[0][1]
+        if all(p.outcome is Outcome.REFUSED for _, p in open_):
+            wait = REFUSED_AGAIN_AFTER
+        if unsettled and unsettled <= now:
+            unsettled = None
+        return Delay(case.mark, now + wait, proof.outcome, proof.reason or "", unsettled)
+
+
+def _fights(record: Record, change: Change) -> bool:
+    """Somebody turned this on again after it was off."""
+    receipt = record.receipts.get(change.slot.place)
+    if receipt is None or not isinstance(record.read, Observed):
+        return False
+    was_off = receipt.seen is Value.OFF or receipt.written is Wish.OFF
+    return was_off and record.read.values[change.slot].value is Value.ON
+
+
+def _final(proof: Proof) -> bool:
+    """A refused `on` is news for staff, never tried again by itself."""
+    return proof.outcome is Outcome.REFUSED and proof.wish is not Wish.OFF
+
+
+def _settled(slot: Slot) -> Outcome:
+    return Outcome.CONFIRMED if slot.enforced else Outcome.RECORDED
+
+
+def _remembered(record: Record, slot: Slot) -> Seen:
+    """What a target that cannot be read was last told."""
+    receipt = record.receipts.get(slot.place)
+    if receipt and receipt.written is Wish.OFF:
+        return Seen(Value.OFF)
+    if wish(slot, record.held) is Wish.OFF:
+        return Seen(Value.UNSET)
+    return Seen(Value.SILENT)
+
+
+def _unread_outcome(record: Record, slot: Slot) -> tuple[Outcome, str | None]:
+    receipt = record.receipts.get(slot.place)
+    if receipt and receipt.written:
+        return Outcome.ACCEPTED, None
+    return Outcome.LOCAL, "nothing to tell the gateway"
+
+
+def _basis(slot: Slot, held: Sequence[Held]) -> str:
+    topic = slot.topics[0] if slot.topics else None
+    ask = Ask(Scope(slot.channel, slot.purpose, topic))
+    bases = [decide(ask, one, 0.0).basis for one in held]
+    return next((basis.value for basis in bases if basis), "")
+
+
+def identifiers_shown(read: Observed, region: str) -> list[Identifier]:
+    """The addresses and numbers that a vendor record shows, as far as they are any."""
+    shown = []
+    for kind, text in read.identifiers:
+        try:
+            shown.append(
+                identity.email(text) if kind is Kind.EMAIL else identity.phone(text, region)
+            )
+        except BadIdentifier:
+            continue
+    return shown
+
+
+def scopes_of(slot: Slot, brand_topics: Collection[str]) -> list[Scope]:
+    """What an off in this slot is about: its topics, or the channel when it holds them all."""
+    if not slot.topics or set(slot.topics) >= set(brand_topics):
+        return [Scope(slot.channel, slot.purpose)]
+    return [Scope(slot.channel, slot.purpose, topic) for topic in slot.topics]
+
+
+def heard_out(target: Target, read: Observed, slot: Slot, seen: Seen, source: Source) -> Signal:
+    """An out found at a vendor, as the signal that it is."""
+    purpose_ok = slot.purpose is Purpose.MARKETING
+    assert purpose_ok, "connectors carry marketing slots only"  # noqa: S101  # a programming error
+    return Signal(
+        brand=target.brand,
+        source=source,
+        statements=tuple(
+            Statement(scope, Choice.OUT) for scope in scopes_of(slot, target.topics)
+        ),
+        identifiers=tuple(identifiers_shown(read, target.region)),
+        occurred_at=seen.at,
+        origin=target.label,
+    )
