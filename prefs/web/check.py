@@ -1,0 +1,195 @@
+"""POST /v1/check: may we send this?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from prefs.core import identity
+from prefs.core.decision import (
+    NOBODY,
+    Ask,
+    Decision,
+    Held,
+    Reason,
+    decide,
+    hold_together,
+)
+from prefs.core.errors import BadIdentifier, BadInput, Unavailable
+from prefs.core.signals import Identifier
+from prefs.core.words import KIND_OF, Channel, Purpose
+from prefs.metrics import CHECKED
+from prefs.store import ledger, marks, permissions, subjects
+from prefs.store.access import ApiKey
+from prefs.web.auth import needs, same_brand
+from prefs.web.bodies import BATCH_LIMIT, ITEMS, CheckBody, RefItem, parse, read_body
+from prefs.web.context import Service
+from prefs.web.scopes import scope_of
+
+_decode = msgspec.json.Decoder(CheckBody)
+_encode = msgspec.json.Encoder().encode
+
+INVALID = Decision(False, Reason.INVALID_IDENTIFIER)
+
+
+@needs("check")
+async def check(request: Request, served: Service, key: ApiKey) -> Response:
+    """Answer for each item of `to`, in the order asked."""
+    body = parse(_decode, await read_body(request, BATCH_LIMIT))
+    brand = same_brand(key, body.brand)
+    if len(body.to) > ITEMS:
+        raise BadInput(f"more than {ITEMS} items; use /v1/scrub", field="$.to", status=413)
+    ask = _ask(served, body)
+    now = served.clock()
+    if body.at and body.at > now:
+        raise BadInput("`at` lies in the future", field="$.at")
+    try:
+        held = await _held(served, brand, body)
+        unsafe = await _unsafe(served, brand, body.via)
+    except Unavailable:
+        return _answer(body, [_degraded(ask)] * len(body.to), degraded=True)
+    ask = ask._replace(target_unsafe=unsafe)
+    moment = (body.at or now).timestamp()
+    decisions = [INVALID if one is None else decide(ask, one, moment) for one in held]
+    return _answer(body, decisions)
+
+
+def _ask(served: Service, body: CheckBody) -> Ask:
+    scope = scope_of(served.settings, body.brand, body.channel, body.purpose, body.topic)
+    return Ask(scope, mps_applies=served.settings.brands[body.brand].mps)
+
+
+async def _unsafe(served: Service, brand: str, via: str | None) -> bool:
+    if via is None:
+        return False
+    if via not in served.settings.brands[brand].targets:
+        raise BadInput("unknown target", field="$.via")
+    label = f"{brand}/{via}"
+    row = await served.database.read(lambda conn: marks.lane(conn, label))
+    return bool(row and row.unsafe_since)
+
+
+def _degraded(ask: Ask) -> Decision:
+    """The store is away: marketing waits, an appointment reminder goes out."""
+    if ask.scope.purpose is Purpose.MARKETING:
+        return Decision(False, Reason.PAUSED)
+    return Decision(True, Reason.SERVICE)
+
+
+async def _held(served: Service, brand: str, body: CheckBody) -> list[Held | None]:
+    """What is held for each item; None where it is no identifier."""
+    channel = Channel(body.channel)
+    region = served.settings.brands[brand].region
+    if body.at is not None or any(_by_ref(item) for item in body.to):
+        return await served.database.read(lambda conn: _held_slowly(conn, served, brand, body))
+    hashed = [_hashes(served, item, channel, region) for item in body.to]
+    wanted = {hash_ for hashes in hashed for hash_ in hashes}
+    found = permissions.look_up(served.database, brand, list(wanted))
+    return [_first(found, hashes) if hashes else None for hashes in hashed]
+
+
+def _by_ref(item: str | RefItem) -> bool:
+    return isinstance(item, RefItem) and item.ref is not None
+
+
+def _first(found: dict[bytes, Held], hashes: Iterable[bytes]) -> Held:
+    return next((found[hash_] for hash_ in hashes if hash_ in found), NOBODY)
+
+
+def _hashes(
+    served: Service, item: str | RefItem, channel: Channel, region: str
+) -> tuple[bytes, ...]:
+    try:
+        return served.keys.hashes(_identifier(item, channel, region))
+    except BadIdentifier:
+        return ()
+
+
+def _identifier(item: str | RefItem, channel: Channel, region: str) -> Identifier:
+    if isinstance(item, str):
+        return identity.guess(item, channel, region)
+    if channel is not Channel.POST or not item.name or not item.postcode:
+        raise BadIdentifier("a postal item needs name and postcode, on the channel post")
+    return identity.post(item.name, item.lines, item.postcode, item.country)
+
+
+def _held_slowly(
+    conn: Connection, served: Service, brand: str, body: CheckBody
+) -> list[Held | None]:
+    """Items by `ref`, and answers for a moment in the past: from the people themselves."""
+    return [_held_one(conn, served, brand, body, item) for item in body.to]
+
+
+def _held_one(
+    conn: Connection, served: Service, brand: str, body: CheckBody, item: str | RefItem
+) -> Held | None:
+    controller = served.intake.brands[brand]
+    channel = Channel(body.channel)
+    if isinstance(item, RefItem) and item.ref is not None:
+        subject = subjects.by_ref(conn, controller, item.ref)
+        if subject is None:
+            return NOBODY
+        hashes = _own_hashes(conn, served, subject.id, channel)
+        people = {subject.id, *subjects.owners(conn, controller, hashes)}
+    else:
+        own = _hashes(served, item, channel, served.settings.brands[brand].region)
+        if not own:
+            return None
+        people = set(subjects.owners(conn, controller, own))
+    if body.at is not None:
+        until = body.at.timestamp()
+        return hold_together([ledger.state_of(conn, one, until) for one in people], brand)
+    return hold_together([one.state for one in subjects.by_ids(conn, people)], brand)
+
+
+def _own_hashes(
+    conn: Connection, served: Service, subject_id: int, channel: Channel
+) -> Sequence[bytes]:
+    known = subjects.identifiers_of(conn, [subject_id], served.keys)[subject_id]
+    return [one.hash for one in known if one.kind is KIND_OF[channel]]
+
+
+class _Result(msgspec.Struct):
+    to: Any
+    allowed: bool
+    reason: str
+    basis: str | None
+    since: str | None
+
+
+def _answer(
+    body: CheckBody, decisions: Sequence[Decision], *, degraded: bool = False
+) -> Response:
+    results = [
+        _Result(
+            item,
+            decision.allowed,
+            decision.reason.value,
+            decision.basis.value if decision.basis else None,
+            rfc3339(decision.since),
+        )
+        for item, decision in zip(body.to, decisions, strict=True)
+    ]
+    allowed = sum(decision.allowed for decision in decisions)
+    CHECKED.labels("yes").inc(allowed)
+    CHECKED.labels("no").inc(len(decisions) - allowed)
+    answer: dict[str, Any] = {"results": results}
+    if degraded:
+        answer["degraded"] = True
+    return Response(_encode(answer), media_type="application/json")
+
+
+def rfc3339(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
+routes = [Route("/v1/check", check, methods=["POST"])]

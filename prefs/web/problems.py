@@ -1,0 +1,88 @@
+"""Errors in one shape: RFC 9457 problem details."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+import msgspec
+import structlog
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from prefs.core.errors import BadInput, Forbidden, NotFound, Unavailable, Unverified
+
+log = structlog.get_logger()
+
+RETRY_AFTER = "5"
+
+
+class Unauthorized(BadInput):
+    """No key, or one that is unknown or revoked."""
+
+    def __init__(self) -> None:
+        super().__init__("send a valid key as: Authorization: Bearer <key>", status=401)
+
+
+def problem(
+    status: int, detail: str, *, field: str = "", headers: dict[str, str] | None = None
+) -> Response:
+    body = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+    }
+    if field:
+        body["field"] = field
+    return Response(
+        msgspec.json.encode(body),
+        status,
+        headers={"Cache-Control": "no-store", **(headers or {})},
+        media_type="application/problem+json",
+    )
+
+
+def on_bad_input(request: Request, fault: Exception) -> Response:
+    assert isinstance(fault, BadInput)  # noqa: S101  # how handlers are registered
+    headers = {"WWW-Authenticate": "Bearer"} if fault.status == HTTPStatus.UNAUTHORIZED else None
+    return problem(fault.status, str(fault), field=fault.field, headers=headers)
+
+
+def on_forbidden(request: Request, fault: Exception) -> Response:
+    return problem(403, str(fault))
+
+
+def on_not_found(request: Request, fault: Exception) -> Response:
+    return problem(404, str(fault) or "there is nothing here")
+
+
+def on_unverified(request: Request, fault: Exception) -> Response:
+    return problem(401, "the signature or key of this webhook is missing or wrong")
+
+
+def on_unavailable(request: Request, fault: Exception) -> Response:
+    return problem(
+        503, "the store does not answer; nothing was recorded", headers={"Retry-After": RETRY_AFTER}
+    )
+
+
+def on_http(request: Request, fault: Exception) -> Response:
+    assert isinstance(fault, HTTPException)  # noqa: S101  # how handlers are registered
+    return problem(fault.status_code, fault.detail, headers=dict(fault.headers or {}))
+
+
+def on_fault(request: Request, fault: Exception) -> Response:
+    log.error("request_failed", fault=type(fault).__name__)
+    return problem(500, "a fault on our side; nothing was recorded")
+
+
+HANDLERS = {
+    BadInput: on_bad_input,
+    Forbidden: on_forbidden,
+    NotFound: on_not_found,
+    Unverified: on_unverified,
+    Unavailable: on_unavailable,
+    HTTPException: on_http,
+    Exception: on_fault,
+}
