@@ -49,6 +49,7 @@ NO_NEWS = frozenset(
         "sending",
         "sent",
         "delivered",
+        "partially_delivered",
         "read",
         "canceled",
         "undelivered",
