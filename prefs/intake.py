@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection
 
 from prefs.core.errors import NotFound
-from prefs.core.fold import Entry, Judgement, State, apply, judge
+from prefs.core.fold import RELEASED, Entry, Judgement, State, apply, judge, release
 from prefs.core.keys import Keyring
 from prefs.core.order import lacking, moment
-from prefs.core.signals import DeliveryFact, Identifier, Renamed, Signal, Statement
-from prefs.core.words import KIND_OF, Channel, Choice, Kind, Purpose, Result, Source, Why
+from prefs.core.signals import DeliveryFact, Evidence, Identifier, Renamed, Signal, Statement
+from prefs.core.words import KIND_OF, Channel, Choice, Kind, Purpose, Result, Scope, Source, Why
 from prefs.store import events, ledger, marks, notices, outbox, permissions, subjects
 from prefs.store.counters import next_numbers
 from prefs.store.subjects import Subject
@@ -375,10 +375,68 @@ class Intake:
             content = {"scopes": waiting, "subject_id": match.speaker.id}
             outbox.add(conn, self.keys, "confirm", signal.brand, hash_, content, now)
 
+    def rebuild(self, conn: Connection) -> int:
+        """Write every state anew from the ledger, and every permission row from the states;
+        returns how many subjects."""
+        total = 0
+        for controller in sorted(set(self.brands.values())):
+            for ids in subjects.all_ids(conn, controller):
+                for one in subjects.by_ids(conn, ids):
+                    subjects.store(conn, one._replace(state=ledger.state_of(conn, one.id)))
+                self.refresh(conn, controller, ids)
+                total += len(ids)
+        return total
+
     def owner(self, conn: Connection, brand: str, identifier: Identifier) -> int | None:
         """The one person known by this identifier, if it is one."""
         found = subjects.owners(conn, self._controller(brand), self.keys.hashes(identifier))
         return found[0] if len(found) == 1 else None
+
+    def hashes_of_subject(
+        self, conn: Connection, subject_id: int, channel: Channel
+    ) -> list[tuple[Kind, bytes]]:
+        known = subjects.identifiers_of(conn, [subject_id], self.keys)[subject_id]
+        return [(one.kind, one.hash) for one in known if one.kind is KIND_OF[channel]]
+
+    def release(
+        self, conn: Connection, brand: str, subject_id: int, channel: Channel, evidence: Evidence
+    ) -> None:
+        """Staff read an unclear wish as no stop: the hold ends, nothing else changes."""
+        now = self.clock()
+        (subject,) = subjects.by_ids(conn, [subject_id])
+        scope = Scope(channel, Purpose.MARKETING)
+        (event_id,) = next_numbers(conn, "event", 1)
+        entry = Entry(event_id, brand, scope, None, Source.STAFF, now.timestamp())
+        payload = ledger.add_payload(conn, self.keys, {"evidence": asdict(evidence)})
+        row = ledger.Row_(
+            subject.id,
+            subject.revision + 1,
+            "release",
+            entry,
+            RELEASED,
+            None,
+            now.timestamp(),
+            None,
+            None,
+        )
+        ledger.append(conn, [row], payload)
+        subjects.store(
+            conn,
+            subject._replace(
+                state=release(subject.state, entry),
+                revision=subject.revision + 1,
+                last_row_at=now.timestamp(),
+            ),
+        )
+        controller = self._controller(brand)
+        sharers = self.refresh(conn, controller, [subject.id])
+        wanted = [
+            (target.label, one, "")
+            for target in self.targets
+            if target.brand == brand and channel in target.channels
+            for one in sorted(sharers)
+        ]
+        marks.set_marks(conn, wanted, now.timestamp(), urgent=False)
 
     # --- what is no wish -----------------------------------------------------------------------
 

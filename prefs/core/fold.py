@@ -132,6 +132,7 @@ OLDER = Judgement(Result.REFUSED, Why.OLDER)
 SEEN_OLDER = Judgement(Result.UNCHANGED, Why.OLDER)
 NEEDS_CONFIRMATION = Judgement(Result.PENDING, Why.NEEDS_CONFIRMATION)
 HELD = Judgement(Result.HELD, Why.HELD)
+RELEASED = Judgement(Result.APPLIED, Why.APPLIED_RULE)
 NOT_OFFERED = Judgement(Result.REFUSED, Why.NOT_OFFERED)
 
 CONFIRMING = frozenset({Source.CENTRE, Source.DOUBLE_OPT_IN})
@@ -277,7 +278,17 @@ def apply(state: State, entry: Entry, judgement: Judgement) -> State:
     changed = _carry(standing, entry, judgement)
     if changed is standing:
         return state
-    of_brand = {**state.scopes.get(entry.brand, {}), entry.scope: changed}
+    return _with(state, entry, changed)
+
+
+def release(state: State, entry: Entry) -> State:
+    """Staff read an unclear wish as no stop: the hold of the scope ends."""
+    standing = state.at(entry.brand, entry.scope)
+    return _with(state, entry, replace(standing, hold=None))
+
+
+def _with(state: State, entry: Entry, standing: Standing) -> State:
+    of_brand = {**state.scopes.get(entry.brand, {}), entry.scope: standing}
     return replace(state, scopes={**state.scopes, entry.brand: of_brand})
 
 
@@ -337,11 +348,12 @@ def _with_in(standing: Standing, entry: Entry, *, applied: bool) -> Standing:
     return Standing((), In(entry.source, basis, entry.at, entry.at, entry.event_id), hold)
 
 
-def fold(entries: Iterable[tuple[Entry, Judgement]]) -> State:
-    """The state of one subject from its ledger rows in the order of their revisions."""
+def fold(rows: Iterable[tuple[str, Entry, Judgement]]) -> State:
+    """The state of one subject from its ledger rows (kind, entry, judgement) in the order of
+    their revisions."""
     state = State()
-    for entry, judgement in entries:
-        state = apply(state, entry, judgement)
+    for kind, entry, judgement in rows:
+        state = release(state, entry) if kind == "release" else apply(state, entry, judgement)
     return state
 
 

@@ -155,7 +155,7 @@ def state_of(conn: Connection, subject_id: int, until: float | None = None) -> S
     if until is not None:
         wanted = wanted.where(ledger.c.received_at <= until)
     rows = conn.execute(wanted.order_by(ledger.c.revision))
-    return fold(entry_of(row) for row in rows if row.kind == "choice")
+    return fold((row.kind, *entry_of(row)) for row in rows)
 
 
 def history(conn: Connection, subject_id: int) -> list[Row[Any]]:
@@ -198,6 +198,10 @@ def seal(conn: Connection, limit: int = 2000) -> int:
         sealed,
     )
     return len(sealed)
+
+
+def any_unsealed(conn: Connection) -> bool:
+    return conn.execute(select(ledger.c.id).where(ledger.c.n.is_(None)).limit(1)).first() is not None
 
 
 def head(conn: Connection) -> tuple[int, bytes]:

@@ -136,6 +136,15 @@ def lane(conn: Connection, target: str) -> Any | None:
     return conn.execute(select(lanes).where(lanes.c.target == target)).first()
 
 
+def holders(conn: Connection, now: float) -> int:
+    """How many worker processes hold a lane."""
+    return int(
+        conn.execute(
+            select(func.count(lanes.c.holder.distinct())).where(lanes.c.lease_until > now)
+        ).scalar_one()
+    )
+
+
 def set_lane(conn: Connection, lease: Lease, **values: Any) -> bool:
     """Change a lane's row under our epoch; False when it is no longer ours."""
     done = conn.execute(
@@ -144,6 +153,10 @@ def set_lane(conn: Connection, lease: Lease, **values: Any) -> bool:
         .values(**values)
     )
     return done.rowcount == 1
+
+
+def set_unsafe(conn: Connection, target: str, since: float | None) -> None:
+    conn.execute(update(lanes).where(lanes.c.target == target).values(unsafe_since=since))
 
 
 # --- claiming and clearing --------------------------------------------------------------------

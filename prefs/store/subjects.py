@@ -305,3 +305,21 @@ def owners(conn: Connection, controller: str, hashes: Collection[bytes]) -> list
         .distinct()
     )
     return sorted(rows.scalars())
+
+
+def all_ids(conn: Connection, controller: str, size: int = 500) -> Iterable[list[int]]:
+    """The ids of all subjects of a controller, in pages."""
+    last = -1
+    while True:
+        page = list(
+            conn.execute(
+                select(subjects.c.id)
+                .where(subjects.c.controller == controller, subjects.c.id > last)
+                .order_by(subjects.c.id)
+                .limit(size)
+            ).scalars()
+        )
+        if not page:
+            return
+        yield page
+        last = page[-1]

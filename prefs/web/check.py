@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import Response
@@ -132,21 +133,26 @@ def _held_one(
 ) -> Held | None:
     controller = served.intake.brands[brand]
     channel = Channel(body.channel)
+    people: set[int] = set()
     if isinstance(item, RefItem) and item.ref is not None:
         subject = subjects.by_ref(conn, controller, item.ref)
         if subject is None:
             return NOBODY
+        people = {subject.id}
         hashes = _own_hashes(conn, served, subject.id, channel)
-        people = {subject.id, *subjects.owners(conn, controller, hashes)}
     else:
-        own = _hashes(served, item, channel, served.settings.brands[brand].region)
-        if not own:
+        hashes = _hashes(served, item, channel, served.settings.brands[brand].region)
+        if not hashes:
             return None
-        people = set(subjects.owners(conn, controller, own))
+    people |= set(subjects.owners(conn, controller, hashes))
     if body.at is not None:
         until = body.at.timestamp()
         return hold_together([ledger.state_of(conn, one, until) for one in people], brand)
-    return hold_together([one.state for one in subjects.by_ids(conn, people)], brand)
+    held = hold_together([one.state for one in subjects.by_ids(conn, people)], brand)
+    rows = permissions.read(conn, brand, hashes).values()
+    return replace(
+        held, undeliverable=frozenset(pair for row in rows for pair in row.undeliverable)
+    )
 
 
 def _own_hashes(
@@ -154,6 +160,21 @@ def _own_hashes(
 ) -> Sequence[bytes]:
     known = subjects.identifiers_of(conn, [subject_id], served.keys)[subject_id]
     return [one.hash for one in known if one.kind is KIND_OF[channel]]
+
+
+def answer_one(conn: Connection, served: Service, body: CheckBody) -> dict[str, Any]:
+    """The answer for the first item, for callers without an event loop."""
+    ask = _ask(served, body)
+    (held,) = _held_slowly(conn, served, body.brand, body)
+    now = served.clock().timestamp()
+    decision = INVALID if held is None else decide(ask, held, now)
+    return {
+        "to": body.to[0],
+        "allowed": decision.allowed,
+        "reason": decision.reason.value,
+        "basis": decision.basis.value if decision.basis else None,
+        "since": rfc3339(decision.since),
+    }
 
 
 class _Result(msgspec.Struct):

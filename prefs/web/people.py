@@ -291,14 +291,12 @@ async def links(request: Request, served: Service, key: ApiKey) -> Response:
     given = [text for text in (body.email, body.phone, body.ref) if text is not None]
     if len(given) != 1:
         raise BadInput("name the person by exactly one of email, phone, ref")
+    return json(await served.database.write(lambda conn: links_for(conn, served, body)))
+
+
+def links_for(conn: Connection, served: Service, body: LinksBody) -> dict[str, Any]:
+    """Raises BadInput for an unknown purpose or topic, NotFound for an unknown ref."""
     scope = scope_of(served.settings, body.brand, Channel.EMAIL.value, body.purpose, body.topic)
-    made = await served.database.write(lambda conn: _links(conn, served, body, scope))
-    return json(made)
-
-
-def _links(
-    conn: Connection, served: Service, body: LinksBody, scope: Scope
-) -> dict[str, Any]:
     if body.ref is None:
         identifier, subject_id = _sought(served, body), None
     else:

@@ -1,0 +1,293 @@
+"""The composition root: with `cli` alone in knowing connectors and webhooks."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import cast
+
+import structlog
+from sqlalchemy import Connection
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+import connectors
+from connectors.budget import TokenBudget
+from prefs import mailer, texts
+from prefs.chores import FORGET_EVERY, SEAL_EVERY, SWEEP_EVERY, Forgetting, Sealer, Sweep, every
+from prefs.core.errors import PrefsError
+from prefs.core.keys import Keyring
+from prefs.core.propagation import Connector, Key, Target, Timed
+from prefs.core.signals import Delivery, Text
+from prefs.intake import Intake, TargetInfo
+from prefs.lanes import Lane, Pace, Worker, new_holder
+from prefs.metrics import REQUESTS
+from prefs.settings import Settings, load
+from prefs.store import events, migrate
+from prefs.store.database import Database
+from prefs.store.keys import check_keys
+from prefs.web import centre, check, confirm, openapi, pages, people, preferences, problems, status
+from prefs.web import hooks as web_hooks
+from prefs.web import unsubscribe
+from prefs.web.auth import KeyCache
+from prefs.web.context import Service
+from prefs.web.hooks import Webhook
+from prefs.web.server import calm_collector
+
+log = structlog.get_logger()
+
+MAIL_EVERY = 0.5
+
+Clock = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def known_keys() -> Mapping[str, Mapping[str, Key]]:
+    """The configuration keys of every system there is a connector for."""
+    return {name: connectors.load(name).KEYS for name in connectors.SYSTEMS}
+
+
+def load_settings(path: Path, environ: Mapping[str, str]) -> Settings:
+    """Raises SettingsError with every fault of the file."""
+    return load(path, environ, known_keys())
+
+
+@dataclass
+class Runtime:
+    """The opened parts of one process."""
+
+    settings: Settings
+    database: Database
+    keys: Keyring
+    intake: Intake
+    clock: Clock
+
+    @property
+    def service(self) -> Service:
+        return Service(self.settings, self.database, self.intake, self.keys, self.clock)
+
+    @property
+    def targets(self) -> list[Target]:
+        return [
+            target for brand in self.settings.brands.values() for target in brand.targets.values()
+        ]
+
+    def close(self) -> None:
+        self.database.close()
+
+
+def open_runtime(settings: Settings, clock: Clock = utc_now) -> Runtime:
+    """Open the database (an empty one is brought up) and check the keys. Raises SettingsError."""
+    migrate.ensure(settings.database)
+    keys = Keyring(settings.secret_keys)
+    database = Database(settings.database).open()
+    try:
+        database.write_now(lambda conn: check_keys(conn, keys, clock().timestamp()))
+    except PrefsError:
+        database.close()
+        raise
+    brands = {name: brand.controller for name, brand in settings.brands.items()}
+    infos = [
+        TargetInfo(target.label, target.brand, connectors.load(target.system).facts.channels)
+        for brand in settings.brands.values()
+        for target in brand.targets.values()
+    ]
+    return Runtime(settings, database, keys, Intake(brands, infos, keys, clock), clock)
+
+
+# --- the worker --------------------------------------------------------------------------------
+
+
+def make_worker(runtime: Runtime) -> Worker:
+    """The lanes of every target, and the chores beside them."""
+    settings, clock = runtime.settings, runtime.clock
+    pace = Pace(
+        settings.worker.first_retry,
+        settings.worker.max_retry,
+        settings.worker.poll_every,
+        settings.worker.lease,
+    )
+    holder = new_holder()
+    lanes = [_make_lane(runtime, target, pace, holder) for target in runtime.targets]
+    database = runtime.database
+    sealer = Sealer(database)
+    sweep = Sweep(database, runtime.targets, runtime.keys, clock, settings.alerts)
+    forgetting = Forgetting(database, clock)
+    post = mailer.Mailer(runtime.service)
+    return Worker(
+        lanes,
+        [
+            lambda: every(SEAL_EVERY, sealer.run),
+            lambda: every(SWEEP_EVERY, sweep.run),
+            lambda: every(FORGET_EVERY, forgetting.run),
+            lambda: every(MAIL_EVERY, post.run),
+        ],
+    )
+
+
+def _make_lane(runtime: Runtime, target: Target, pace: Pace, holder: str) -> Lane:
+    kind = connectors.load(target.system)
+    budget = TokenBudget(target.limit or kind.facts.limit)
+    connector = cast(Connector, kind(target, budget, runtime.clock))
+    lane = Lane(
+        target, connector, runtime.database, runtime.intake, runtime.clock, pace, holder
+    )
+    if hasattr(connector, "message_time"):
+        lane.answer_open = _answer_open
+    return lane
+
+
+async def _answer_open(lane: Lane) -> None:
+    """Ask the gateway when a kept START was sent, and judge it by that time."""
+    now = lane.clock().timestamp()
+    label = lane.target.label
+    rows = await lane.database.read(lambda conn: events.open_raw(conn, label, now))
+    for row in rows:
+        try:
+            sent_at = await cast(Timed, lane.connector).message_time(row.message_id)
+        except PrefsError as fault:
+            log.warning("message_time_unknown", target=label, reason=str(fault))
+            wait = lane.pace.backoff.after(row.attempts)
+            await lane.database.write(
+                lambda conn, row=row, wait=wait: events.retry_raw(conn, row.id, now + wait)
+            )
+            continue
+        raw = events.read_raw(lane.intake.keys, row)
+        await lane.database.write(
+            lambda conn, row=row, raw=raw, sent_at=sent_at: _judge_start(
+                conn, lane, row.id, raw, sent_at
+            )
+        )
+
+
+def _judge_start(conn: Connection, lane: Lane, id_: int, raw: bytes, sent_at: datetime) -> None:
+    system = _webhook(lane.target.system)
+    delivery = Delivery("POST", "", (), _form_or_json(raw), raw, lane.clock())
+    for found in system.normalise(delivery, lane.target, signed=True):
+        if isinstance(found, Text):
+            texts.take(conn, lane.intake, lane.target, found, raw, sent_at=sent_at)
+    events.close_raw(conn, id_)
+
+
+def _form_or_json(raw: bytes) -> dict[str, str]:
+    json = raw.lstrip()[:1] in (b"{", b"[")
+    return {
+        "content-type": "application/json" if json else "application/x-www-form-urlencoded"
+    }
+
+
+def _webhook(system: str) -> Webhook:
+    return cast(Webhook, importlib.import_module(f"webhooks.{system}"))
+
+
+# --- the service -------------------------------------------------------------------------------
+
+
+def make_app(runtime: Runtime, *, work: bool) -> Starlette:
+    """API, pages and webhooks; with `work` the worker runs inside."""
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        worker = make_worker(runtime) if work else None
+        if worker:
+            wake_on_commit(runtime.database, worker)
+            worker.start()
+        calm_collector()
+        try:
+            yield
+        finally:
+            if worker:
+                await worker.stop()
+
+    modules: Sequence[object] = (
+        check,
+        preferences,
+        people,
+        status,
+        web_hooks,
+        unsubscribe,
+        centre,
+        confirm,
+        pages,
+        openapi,
+    )
+    app = Starlette(
+        routes=[route for module in modules for route in module.routes],  # type: ignore[attr-defined]  # each module of pages or API lists its routes
+        exception_handlers=problems.HANDLERS,  # type: ignore[arg-type]  # Starlette's own type is narrower than what it takes
+        middleware=[Middleware(Hosts, runtime.settings), Middleware(Measured)],
+        lifespan=lifespan,
+    )
+    app.state.service = runtime.service
+    app.state.key_cache = KeyCache()
+    app.state.webhooks = {target.system: _webhook(target.system) for target in runtime.targets}
+    return app
+
+
+def wake_on_commit(database: Database, worker: Worker) -> None:
+    """Every group commit may have set marks: let the lanes look at once."""
+    loop = asyncio.get_running_loop()
+    database.on_commit(lambda: loop.call_soon_threadsafe(worker.wake))
+
+
+class Hosts:
+    """Answers 421 to a Host that is not ours."""
+
+    LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        ours = settings.public_url.split("//", 1)[1].split("/", 1)[0]
+        self._allowed = {_bare(host) for host in (ours, *settings.allowed_hosts, *self.LOOPBACK)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not self._ours(scope):
+            await problems.problem(421, "this host is not served here")(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _ours(self, scope: Scope) -> bool:
+        hosts = [value for name, value in scope["headers"] if name == b"host"]
+        return len(hosts) == 1 and _bare(hosts[0].decode("latin-1")) in self._allowed
+
+
+def _bare(host: str) -> str:
+    """The host without its port, in lower case."""
+    name, colon, port = host.rpartition(":")
+    return (name if colon and port.isdigit() else host).lower()
+
+
+class Measured:
+    """Times every request by route; a path is never a label, it may hold a token."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        status_code = 500
+
+        async def noted(message: Message) -> None:
+            nonlocal status_code
+            if message["type"] == "http.response.start":
+                status_code = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        finally:
+            route = getattr(scope.get("route"), "path", "none")
+            REQUESTS.labels(route, str(status_code)).observe(time.perf_counter() - began)
+

@@ -1,0 +1,377 @@
+"""The command line. Exit codes: 0 done, 1 refused or findings, 2 wrong use, 75 try later."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import structlog
+import uvicorn
+from rich.console import Console
+from rich.table import Table
+
+from prefs import app, doctor, importing
+from prefs.app import Runtime, load_settings, make_app, make_worker, open_runtime
+from prefs.core.errors import PrefsError, SettingsError, Unavailable
+from prefs.core.keys import Keyring
+from prefs.logs import set_up_logs
+from prefs.settings import Settings
+from prefs.store import access, ledger, migrate
+from prefs.store.database import Database
+from prefs.web import bodies, people
+from prefs.web.server import config as server_config
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+REFUSED, TRY_LATER = 1, 75
+
+out = Console()
+err = Console(stderr=True)
+
+
+def say(as_json: bool, content: Any, text: str | Table | None = None) -> None:
+    """One answer: JSON for programs, a line or table for people."""
+    if as_json:
+        click.echo(json.dumps(content))
+    else:
+        out.print(text if text is not None else json.dumps(content, indent=2))
+
+
+def common(command: F) -> F:
+    """--config and --json, on every command."""
+    command = click.option("--json", "as_json", is_flag=True, help="Answer as JSON.")(command)
+    return click.option(
+        "--config",
+        "path",
+        type=click.Path(dir_okay=False, path_type=Path),
+        default=None,
+        help="Configuration file (default: $PREFS_CONFIG, else prefs.toml).",
+    )(command)
+
+
+def settings_at(path: Path | None) -> Settings:
+    chosen = path or click.get_current_context().find_root().params.get("config")
+    return load_settings(Path(chosen or os.environ.get("PREFS_CONFIG", "prefs.toml")), os.environ)
+
+
+@contextmanager
+def opened(path: Path | None) -> Iterator[Runtime]:
+    runtime = open_runtime(settings_at(path))
+    try:
+        yield runtime
+    finally:
+        runtime.close()
+
+
+class Group(click.Group):
+    """Turns errors raised on purpose into one clear line and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SettingsError as fault:
+            for line in fault.faults:
+                err.print(f"[red]error:[/red] {line}", highlight=False)
+            sys.exit(REFUSED)
+        except Unavailable as fault:
+            err.print(f"[red]try later:[/red] {fault}", highlight=False)
+            sys.exit(TRY_LATER)
+        except PrefsError as fault:
+            err.print(f"[red]refused:[/red] {fault}", highlight=False)
+            sys.exit(REFUSED)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--config", type=click.Path(dir_okay=False), default=None, help="Configuration file.")
+@click.version_option(package_name="prefs")
+def main(config: str | None) -> None:
+    """Marketing preferences in one place, followed by every system, with proof."""
+
+
+# --- running -----------------------------------------------------------------------------------
+
+
+@main.command()
+@common
+@click.option("--listen", default=None, help="HOST:PORT instead of the configured one.")
+@click.option("--no-work", is_flag=True, help="Serve only; run `prefs work` beside it.")
+def serve(path: Path | None, as_json: bool, listen: str | None, no_work: bool) -> None:
+    """Run API, pages, webhooks, and the worker unless --no-work."""
+    settings = settings_at(path)
+    set_up_logs()
+    host, _, port = (listen or settings.listen).rpartition(":")
+    if not port.isdigit():
+        raise click.UsageError("--listen is HOST:PORT, such as 127.0.0.1:8080")
+    runtime = open_runtime(settings)
+    try:
+        _warn(settings)
+        served = make_app(runtime, work=not no_work)
+        server = uvicorn.Server(server_config(served, host.strip("[]"), int(port)))
+        structlog.get_logger().info("serving", listen=f"{host}:{port}", worker=not no_work)
+        server.run()
+    finally:
+        runtime.close()
+    if not server.started:
+        raise SettingsError([f"listen: {host}:{port} cannot be opened; is it in use?"])
+
+
+def _warn(settings: Settings) -> None:
+    for warning in settings.warnings:
+        structlog.get_logger().warning("configuration", warning=warning)
+
+
+@main.command()
+@common
+def work(path: Path | None, as_json: bool) -> None:
+    """Run a worker alone."""
+    set_up_logs()
+    with opened(path) as runtime:
+        _warn(runtime.settings)
+        with suppress(KeyboardInterrupt):
+            asyncio.run(_work(runtime))
+
+
+async def _work(runtime: Runtime) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop.set)
+    worker = make_worker(runtime)
+    app.wake_on_commit(runtime.database, worker)
+    worker.start()
+    structlog.get_logger().info("working", targets=[target.label for target in runtime.targets])
+    await stop.wait()
+    await worker.stop()
+
+
+@main.command()
+@click.option("--check", "check_only", is_flag=True, help="Run the story once and exit.")
+@click.option("--port", default=0, help="Port of the service (default: a free one).")
+@click.option("--keep", is_flag=True, help="Keep the demo's database of an earlier run.")
+def demo(check_only: bool, port: int, keep: bool) -> None:
+    """Start everything with vendor twins and sample people, and tell the story."""
+    from prefs import demo as story  # the demo needs the checkout's twins; nothing else does
+
+    sys.exit(story.run(check=check_only or os.environ.get("DEMO_CHECK") == "1", port=port, keep=keep))
+
+
+# --- care --------------------------------------------------------------------------------------
+
+
+@main.command("migrate")
+@common
+def migrate_(path: Path | None, as_json: bool) -> None:
+    """Bring the database to this version."""
+    before, after = migrate.migrate(settings_at(path).database)
+    text = f"already at {after}" if before == after else f"{before or 'empty'} -> {after}"
+    say(as_json, {"before": before, "after": after}, text)
+
+
+@main.command("doctor")
+@common
+def doctor_(path: Path | None, as_json: bool) -> None:
+    """Check configuration, database and keys; print each target's webhook."""
+    settings = settings_at(path)
+    report = doctor.examine(settings)
+    say(as_json, report, doctor.shown(report))
+    if report["findings"]:
+        sys.exit(REFUSED)
+
+
+@main.group("ledger")
+def ledger_() -> None:
+    """The ledger."""
+
+
+@ledger_.command("verify")
+@common
+@click.option("--rebuild", is_flag=True, help="Write states and permission rows anew.")
+def verify(path: Path | None, as_json: bool, rebuild: bool) -> None:
+    """Walk the chain; exit 1 on findings, naming the first bad row."""
+    settings = settings_at(path)
+    keys = Keyring(settings.secret_keys)
+    with Database(settings.database) as database:
+        findings, rows = _verified(database, keys, quiet=as_json)
+    if rebuild:
+        with opened(path) as runtime:
+            runtime.database.write_now(runtime.intake.rebuild)
+    found = [finding._asdict() for finding in findings]
+    text = f"{rows} rows, no findings" if not found else "\n".join(f["what"] for f in found[:20])
+    say(as_json, {"rows": rows, "findings": found}, text)
+    if found:
+        sys.exit(REFUSED)
+
+
+def _verified(
+    database: Database, keys: Keyring, *, quiet: bool
+) -> tuple[list[ledger.Finding], int]:
+    with err.status("reading the ledger", spinner="dots") as status:
+
+        def walk(conn: Any) -> tuple[list[ledger.Finding], int]:
+            findings = []
+            for step in ledger.verify(conn, keys):
+                if isinstance(step, ledger.Finding):
+                    findings.append(step)
+                elif not quiet:
+                    status.update(f"{step} rows read")
+            return findings, ledger.head(conn)[0]
+
+        return database.read_now(walk)
+
+
+# --- people ------------------------------------------------------------------------------------
+
+
+@main.command("check")
+@common
+@click.argument("to")
+@click.option("--brand", required=True)
+@click.option("--channel", default="email", show_default=True)
+@click.option("--purpose", default="marketing", show_default=True)
+@click.option("--topic", default=None)
+def check_(
+    path: Path | None,
+    as_json: bool,
+    to: str,
+    brand: str,
+    channel: str,
+    purpose: str,
+    topic: str | None,
+) -> None:
+    """May we send this? Exit 1 when not."""
+    from prefs.web import check as asking
+
+    with opened(path) as runtime:
+        _known_brand(runtime, brand)
+        body = bodies.CheckBody(brand, channel, purpose, [to], topic)
+        answer = runtime.database.read_now(
+            lambda conn: asking.answer_one(conn, runtime.service, body)
+        )
+    text = f"{'yes' if answer['allowed'] else 'no'}: {answer['reason']}"
+    say(as_json, answer, text)
+    if not answer["allowed"]:
+        sys.exit(REFUSED)
+
+
+def _known_brand(runtime: Runtime, brand: str) -> None:
+    if brand not in runtime.settings.brands:
+        raise SettingsError(
+            [f"--brand: unknown brand; known are: {', '.join(runtime.settings.brands)}"]
+        )
+
+
+@main.command("links")
+@common
+@click.option("--brand", required=True)
+@click.option("--email", default=None)
+@click.option("--phone", default=None)
+@click.option("--ref", default=None)
+@click.option("--topic", default=None)
+def links(
+    path: Path | None,
+    as_json: bool,
+    brand: str,
+    email: str | None,
+    phone: str | None,
+    ref: str | None,
+    topic: str | None,
+) -> None:
+    """Signed links for a message to one person."""
+    if sum(text is not None for text in (email, phone, ref)) != 1:
+        raise click.UsageError("give exactly one of --email, --phone, --ref")
+    with opened(path) as runtime:
+        _known_brand(runtime, brand)
+        body = bodies.LinksBody(brand, email, phone, ref, "marketing", topic)
+        made = runtime.database.write_now(
+            lambda conn: people.links_for(conn, runtime.service, body)
+        )
+    say(as_json, made)
+
+
+@main.command("import")
+@common
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--brand", default=None, help="Needed when the configuration has several brands.")
+@click.option("--apply", "apply_", is_flag=True, help="Write; without it nothing is changed.")
+def import_(
+    path: Path | None, as_json: bool, file: Path, brand: str | None, apply_: bool
+) -> None:
+    """Take a CSV of people and choices in; a dry run unless --apply."""
+    with opened(path) as runtime:
+        brands = list(runtime.settings.brands)
+        chosen = brand or (brands[0] if len(brands) == 1 else None)
+        if chosen is None:
+            raise click.UsageError(f"give --brand, one of: {', '.join(brands)}")
+        _known_brand(runtime, chosen)
+        report = importing.run(runtime, chosen, file, write=apply_, console=None if as_json else err)
+    say(as_json, report, importing.shown(report))
+    if report["rejected"]:
+        sys.exit(REFUSED)
+
+
+# --- keys --------------------------------------------------------------------------------------
+
+
+@main.group("api-keys")
+def api_keys() -> None:
+    """Keys of programs."""
+
+
+@api_keys.command("add")
+@common
+@click.option("--brand", required=True)
+@click.option("--scopes", required=True, help="Comma-separated: check,write,staff,rights,admin")
+def add_key(path: Path | None, as_json: bool, brand: str, scopes: str) -> None:
+    """Make a key; it is printed once."""
+    wanted = [scope.strip() for scope in scopes.split(",") if scope.strip()]
+    unknown = sorted(set(wanted) - set(access.SCOPES))
+    if unknown or not wanted:
+        raise click.UsageError(f"--scopes: known are {', '.join(access.SCOPES)}")
+    with opened(path) as runtime:
+        _known_brand(runtime, brand)
+        now = runtime.clock().timestamp()
+        id_, key = runtime.database.write_now(
+            lambda conn: access.add_key(conn, brand, wanted, now)
+        )
+    say(as_json, {"id": id_, "key": key}, f"id  {id_}\nkey {key}\nIt is not shown again.")
+
+
+@api_keys.command("list")
+@common
+def list_keys(path: Path | None, as_json: bool) -> None:
+    """Keys without their secrets."""
+    with opened(path) as runtime:
+        rows = runtime.database.read_now(access.list_keys)
+    items = [
+        {"id": row.id, "brand": row.brand, "scopes": row.scopes, "revoked": bool(row.revoked_at)}
+        for row in rows
+    ]
+    table = Table("id", "brand", "scopes", "revoked")
+    for item in items:
+        table.add_row(item["id"], item["brand"], item["scopes"], "yes" if item["revoked"] else "")
+    say(as_json, {"items": items}, table)
+
+
+@api_keys.command("revoke")
+@common
+@click.argument("key_id")
+def revoke_key(path: Path | None, as_json: bool, key_id: str) -> None:
+    """End a key; it stops working within two seconds."""
+    with opened(path) as runtime:
+        now = runtime.clock().timestamp()
+        done = runtime.database.write_now(lambda conn: access.revoke_key(conn, key_id, now))
+    say(as_json, {"revoked": done}, "revoked" if done else "no such key, or revoked before")
+    if not done:
+        sys.exit(REFUSED)
+
+
+if __name__ == "__main__":
+    main()

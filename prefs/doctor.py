@@ -1,0 +1,69 @@
+"""prefs doctor: what stands in the way, and which webhook each vendor must be given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+from prefs.core.errors import PrefsError
+from prefs.core.keys import Keyring
+from prefs.core.propagation import Target
+from prefs.settings import Settings
+from prefs.store import migrate
+from prefs.store.database import Database, sqlite_library
+from prefs.store.keys import check_keys
+
+EVENTS = {
+    "mailchimp": "subscribe, unsubscribe, profile, cleaned, upemail (sources: user, admin)",
+    "hubspot": "contact.propertyChange on hs_email_optout and email, privacyDeletion, deletion, "
+    "restore, merge",
+    "twilio": "incoming message, as HTTP POST, on each messaging service or number",
+}
+
+
+def examine(settings: Settings) -> dict[str, Any]:
+    """Findings, the database's version, and URL and events for each target."""
+    findings = [*_database_findings(settings), *settings.warnings]
+    return {
+        "sqlite": sqlite_library().sqlite_version,
+        "database_version": migrate.head(),
+        "findings": findings,
+        "webhooks": [
+            _webhook(settings, target)
+            for brand in settings.brands.values()
+            for target in brand.targets.values()
+        ],
+    }
+
+
+def _database_findings(settings: Settings) -> list[str]:
+    try:
+        migrate.ensure(settings.database)
+        with Database(settings.database) as database:
+            keys = Keyring(settings.secret_keys)
+            database.write_now(lambda conn: check_keys(conn, keys, 0.0))
+    except PrefsError as fault:
+        return str(fault).splitlines()
+    return []
+
+
+def _webhook(settings: Settings, target: Target) -> dict[str, str]:
+    url = f"{settings.public_url}/webhooks/{target.system}/{target.brand}/{target.name}"
+    if target.text("webhook_key"):
+        url += "?key=<webhook_key>"
+    return {
+        "target": target.label,
+        "mode": "live" if target.live else "observe",
+        "url": url,
+        "events": EVENTS.get(target.system, ""),
+    }
+
+
+def shown(report: dict[str, Any]) -> Table:
+    table = Table("target", "mode", "webhook", "events", title=f"SQLite {report['sqlite']}")
+    for row in report["webhooks"]:
+        table.add_row(row["target"], row["mode"], row["url"], row["events"])
+    for finding in report["findings"]:
+        table.add_row("[red]finding[/red]", "", finding, "")
+    return table

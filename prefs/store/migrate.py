@@ -1,0 +1,69 @@
+"""The schema's version: an empty database is brought up, an older one is refused until migrated."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, inspect
+
+from prefs.core.errors import SettingsError
+from prefs.store.database import make_engine
+
+FOLDER = Path(__file__).parent / "migrations"
+
+
+def _config(conn: Connection | None = None) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(FOLDER))
+    config.attributes["connection"] = conn
+    return config
+
+
+@cache
+def head() -> str:
+    found = ScriptDirectory.from_config(_config()).get_current_head()
+    if found is None:
+        raise RuntimeError("no migrations are installed")
+    return found
+
+
+def current(conn: Connection) -> str | None:
+    return MigrationContext.configure(conn).get_current_revision()
+
+
+def is_current(conn: Connection) -> bool:
+    return current(conn) == head()
+
+
+def migrate(url: str) -> tuple[str | None, str]:
+    """Bring the database to this version; returns the version before and after."""
+    engine = make_engine(url)
+    try:
+        with engine.begin() as conn:
+            before = current(conn)
+            command.upgrade(_config(conn), "head")
+        return before, head()
+    finally:
+        engine.dispose()
+
+
+def ensure(url: str) -> None:
+    """Bring up an empty database. Raises SettingsError for one of another version."""
+    engine = make_engine(url)
+    try:
+        with engine.begin() as conn:
+            version = current(conn)
+            empty = version is None and not inspect(conn).get_table_names()
+            if empty:
+                command.upgrade(_config(conn), "head")
+    finally:
+        engine.dispose()
+    if not empty and version != head():
+        raise SettingsError(
+            [f"database: it is of version {version}, this program needs {head()}; run prefs migrate"]
+        )
