@@ -197,7 +197,7 @@ def _opted_out(number: Identifier, target: Target, key: str) -> Signal:
         source=Source.VENDOR_PERSON,
         statements=(Statement(Scope(Channel.SMS, Purpose.MARKETING), Choice.OUT),),
         identifiers=(number,),
-        origin=target.name,
+        origin=target.label,
         event_key=key,
     )
 

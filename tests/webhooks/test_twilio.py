@@ -303,7 +303,7 @@ def test_21610_on_a_marketing_sender_is_an_out(name: str) -> None:
     assert isinstance(signal, Signal)
     assert signal.statements == (Statement(Scope(Channel.SMS, Purpose.MARKETING), Choice.OUT),)
     assert signal.identifiers == (signed_phone(PERSON),)
-    assert (signal.brand, signal.origin, signal.source) == ("rt", "sms", Source.VENDOR_PERSON)
+    assert (signal.brand, signal.origin, signal.source) == ("rt", "rt/sms", Source.VENDOR_PERSON)
     assert len(signal.event_key or "") == hashlib.sha256().digest_size * 2
 
 
