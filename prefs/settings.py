@@ -1,17 +1,11 @@
-"""One frozen Settings, built once from a TOML file and the environment.
-
-`PREFS__BRANDS__RT__NAME=...` overrides `brands.rt.name`; lists, tables, `true` and `false` are
-written there as in TOML. Secrets are `env:NAME` or `file:PATH`. Paths are relative to the file.
-Every fault is found in one go, and each names its key and its fix.
-"""
+"""One frozen Settings, built once from the configuration file and the environment."""
 
 from __future__ import annotations
 
 import re
-import tomllib
-from collections.abc import Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -24,9 +18,10 @@ from prefs.core.errors import BadIdentifier, SettingsError
 from prefs.core.keys import LEAST_SECRET
 from prefs.core.propagation import Key, Limit, Target
 from prefs.core.words import Channel, Purpose
+from prefs.settings_file import Report, Secret, Table, read, seconds, suggestion
 
 Systems = Mapping[str, Mapping[str, Key]]
-"""Configuration keys of each known system."""
+"""The configuration keys of each known system."""
 
 DEFAULT_TOPICS = {
     "treatments": "Treatment news",
@@ -40,16 +35,7 @@ TARGET_KEYS = {
     "service_containers": Key("list", help="Ids of lists that carry no marketing: never written."),
     "ignored_containers": Key("list", help="Ids of lists that nobody sends to."),
 }
-"""Keys of every target, beside `system`, `mode`, `base_url`, `unsafe_after` and `limit`."""
-
-
-class Secret(str):
-    """A text that no repr shows."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "Secret(...)"
+"""Options of every target, beside `system`, `mode`, `base_url`, `unsafe_after` and `limit`."""
 
 
 class Address(NamedTuple):
@@ -68,12 +54,12 @@ class Mail:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """Seconds."""
+    """Times in seconds."""
 
-    first_retry: float
-    max_retry: float
-    poll_every: float
-    lease: float
+    first_retry: float = 1.0
+    max_retry: float = 3600.0
+    poll_every: float = 900.0
+    lease: float = 30.0
     call_alive: float | None = None
     """For every target, in place of the systems' documented figures."""
 
@@ -88,11 +74,11 @@ class Controller:
 
 @dataclass(frozen=True, slots=True)
 class Inbox:
-    """The brand's unsubscribe mailbox."""
+    """The brand's mailbox for mails that unsubscribe."""
 
     address: str
     authserv_id: str | None
-    """Whose Authentication-Results header (RFC 8601) is believed."""
+    """Whose Authentication-Results header is believed (RFC 8601 section 2.5)."""
     key: str | None
 
 
@@ -123,7 +109,9 @@ class Settings:
     secret_keys: tuple[bytes, ...] = field(repr=False)
     """Newest first."""
     allowed_hosts: tuple[str, ...]
+    """In lower case."""
     checkpoint: Path | None
+    """Folder for the ledger's checkpoints."""
     mail: Mail | None
     alerts: tuple[str, ...]
     """Addresses that alarms are mailed to."""
@@ -146,275 +134,23 @@ class Settings:
 
 
 def load(path: Path, environ: Mapping[str, str], systems: Systems) -> Settings:
-    """Raises SettingsError with all faults."""
-    report = _Report(path.parent.absolute(), environ)
-    values = _read(path)
-    _override(values, report)
-    settings = _settings(_Table("", values, report), systems)
-    if report.faults:
-        raise SettingsError(report.faults)
+    """Raises SettingsError that names all faults, each with its key and its fix."""
+    top = read(path, environ)
+    settings = _settings(top, systems)
+    if top.report.faults:
+        raise SettingsError(top.report.faults)
     return settings
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        fault = f"{path}: there is no such file; write one, or name it by --config or PREFS_CONFIG"
-    except OSError as error:
-        fault = f"{path}: cannot be read ({error.strerror})"
-    except ValueError as error:
-        fault = f"{path}: is no TOML: {error}"
-    raise SettingsError([fault])
-
-
-# --- environment -----------------------------------------------------------------------------------
-
-PREFIX = "PREFS__"
-
-
-class _Given(str):
-    """A text from the environment: there a secret may stand as it is."""
-
-    __slots__ = ()
-
-
-def _override(values: dict[str, Any], report: _Report) -> None:
-    for name in sorted(report.environ):
-        if name.startswith(PREFIX):
-            _put(values, name, report)
-
-
-def _put(values: dict[str, Any], name: str, report: _Report) -> None:
-    *way, last = name.removeprefix(PREFIX).split("__")
-    place = values
-    for part in way:
-        place = place.setdefault(_spelled(place, part), {})
-        if not isinstance(place, dict):
-            return report.fault(name, f"{part.lower()} is no table that could be overridden")
-    try:
-        place[_spelled(place, last)] = _given(_parsed(report.environ[name]))
-    except tomllib.TOMLDecodeError:
-        report.fault(name, 'write lists and tables as in TOML, like ["a", "b"]')
-
-
-def _spelled(place: Mapping[str, Any], part: str) -> str:
-    """The key as the file spells it; case and hyphens do not survive in a variable's name."""
-    same = (key for key in place if key.upper().replace("-", "_") == part.upper())
-    return next(same, part.lower())
-
-
-def _parsed(text: str) -> Any:
-    plain = text not in ("true", "false") and not text.startswith(("[", "{", '"'))
-    return text if plain else tomllib.loads(f"value = {text}")["value"]
-
-
-def _given(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _given(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_given(one) for one in value]
-    return _Given(value) if isinstance(value, str) else value
-
-
-# --- reading one table -----------------------------------------------------------------------------
-
-
-class _Report:
-    """What is wrong, and where secrets and relative paths are looked up."""
-
-    def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
-        self.folder = folder
-        self.environ = environ
-        self.faults: list[str] = []
-        self.warnings: list[str] = []
-
-    def fault(self, at: str, text: str) -> None:
-        self.faults.append(f"{at}: {text}")
-
-    def warn(self, at: str, text: str) -> None:
-        self.warnings.append(f"{at}: {text}")
-
-    def resolved(self, at: str, text: str) -> str:
-        """What `env:NAME` or `file:PATH` stands for; any other text stands for itself."""
-        scheme, colon, rest = text.partition(":")
-        if not colon or scheme not in ("env", "file"):
-            return text
-        found = self._variable(at, rest) if scheme == "env" else self._file(at, rest)
-        return Secret(found)
-
-    def _variable(self, at: str, name: str) -> str:
-        found = self.environ.get(name, "")
-        if not found:
-            self.fault(at, f"the environment variable {name} is not set; set it")
-        return found
-
-    def _file(self, at: str, name: str) -> str:
-        try:
-            found = (self.folder / name).read_text(encoding="utf-8").strip()
-        except (OSError, ValueError):
-            found = ""
-        if not found:
-            self.fault(at, f"the file {name} is missing, empty or not readable; write the secret")
-        return found
-
-
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_ID = re.compile(r"[A-Za-z0-9]+(?:[-_][A-Za-z0-9]+)*")
-_LONGEST_ID = 32
-
-
-def seconds(text: str) -> float | None:
-    """`1s`, `15m`, `24h` in seconds; None for anything else and for nothing."""
-    found = _DURATION.fullmatch(text)
-    return (float(found[1]) * _UNIT[found[2]] or None) if found else None
-
-
-class _Table:
-    """One table of the file. A reader that meets a fault reports it and answers something
-    harmless: with a fault no Settings comes out."""
-
-    def __init__(self, at: str, values: Mapping[str, Any], report: _Report) -> None:
-        self.at = at
-        self.values = values
-        self.report = report
-        self.known: list[str] = []
-
-    def path(self, key: str) -> str:
-        return f"{self.at}.{key}" if self.at else key
-
-    def fault(self, key: str, text: str) -> None:
-        self.report.fault(self.path(key), text)
-
-    def get(self, key: str) -> Any:
-        self.known.append(key)
-        return self.values.get(key)
-
-    def end(self) -> None:
-        """Report what nobody asked for."""
-        for key in self.values:
-            if key not in self.known:
-                self.fault(key, f"unknown key; {_suggest(key, self.known)}")
-
-    def text(self, key: str, default: str = "") -> str:
-        """Required, where there is no default."""
-        found = self.optional(key) if key in self.values else default
-        self.known.append(key)
-        if not found and not default and key not in self.values:
-            self.fault(key, "is missing; add it")
-        return found or ""
-
-    def optional(self, key: str) -> str | None:
-        value = self.get(key)
-        return None if value is None else self._text(self.path(key), value)
-
-    def secret(self, key: str) -> Secret | None:
-        value = self.get(key)
-        return None if value is None else self._secret(self.path(key), value)
-
-    def secrets(self, key: str) -> list[Secret]:
-        values = self._list(key)
-        return [self._secret(self.path(f"{key}[{n}]"), one) for n, one in enumerate(values)]
-
-    def texts(self, key: str) -> tuple[str, ...]:
-        values = self._list(key)
-        return tuple(self._text(self.path(f"{key}[{n}]"), one) for n, one in enumerate(values))
-
-    def flag(self, key: str) -> bool:
-        value = self.get(key)
-        if not isinstance(value, bool):
-            self.fault(key, "write true or false")
-        return value is True
-
-    def one_of(self, key: str, words: Collection[str], default: str) -> str:
-        found = self.text(key, default)
-        if found and found not in words:
-            self.fault(key, f"{found!r} is none of {', '.join(words)}; {_suggest(found, words)}")
-        return found
-
-    def seconds(self, key: str, default: str) -> float:
-        found = seconds(self.text(key, default))
-        if found is None:
-            self.fault(key, "is no duration; write one like 1s, 15m or 24h")
-        return found or 0.0
-
-    def table(self, key: str) -> _Table | None:
-        value = self.get(key)
-        if value is None:
-            return None
-        if not isinstance(value, dict):
-            self.fault(key, "is no table; write { key = value }")
-            value = {}
-        return _Table(self.path(key), value, self.report)
-
-    def tables(self, key: str) -> Iterator[tuple[str, _Table]]:
-        """Each table inside of one, by its id."""
-        outer = self.table(key)
-        for id_ in outer.values if outer else ():
-            assert outer is not None
-            if not _ID.fullmatch(id_) or len(id_) > _LONGEST_ID:
-                outer.fault(id_, "is no id; use up to 32 letters, digits, - and _")
-            inner = outer.table(id_)
-            if inner:
-                yield id_, inner
-
-    def free(self, key: str) -> Mapping[str, str | tuple[str, ...]]:
-        """A table whose keys the operator chooses: text or list of texts each."""
-        inner = self.table(key)
-        if inner is None:
-            return MappingProxyType({})
-        return MappingProxyType(
-            {
-                one: inner.texts(one) if isinstance(value, list) else inner.text(one)
-                for one, value in inner.values.items()
-            }
-        )
-
-    def _list(self, key: str) -> list[Any]:
-        value = self.get(key)
-        if value is None or isinstance(value, list):
-            return value or []
-        self.fault(key, 'is no list; write ["a", "b"]')
-        return []
-
-    def _text(self, at: str, value: Any) -> str:
-        if isinstance(value, int) and not isinstance(value, bool):
-            return str(value)
-        if not isinstance(value, str) or not value.strip() or "\0" in value:
-            self.report.fault(at, "is no text, or an empty one; write a text in quotes")
-            return ""
-        return self.report.resolved(at, str(value))
-
-    def _secret(self, at: str, value: Any) -> Secret:
-        if isinstance(value, str) and value.startswith(("env:", "file:")):
-            return Secret(self.report.resolved(at, str(value)))
-        if isinstance(value, _Given) and value:
-            return Secret(value)
-        self.report.fault(at, "is a secret: keep it out of the file, write env:NAME or file:PATH")
-        return Secret()
-
-
-def _suggest(word: str, known: Collection[str]) -> str:
-    close = get_close_matches(word, known, n=1)
-    if close:
-        return f"did you mean {close[0]}?"
-    return f"known are: {', '.join(sorted(known))}" if known else "none is known here"
-
-
-# --- the whole -------------------------------------------------------------------------------------
-
-
-def _settings(top: _Table, systems: Systems) -> Settings:
-    report = top.report
-    worker = _worker(top)
-    controllers = {id_: _controller(id_, table) for id_, table in top.tables("controllers")}
+def _settings(top: Table, systems: Systems) -> Settings:
+    mail, worker = _mail(top), _worker(top)
+    controllers = {id_: _controller(id_, table) for id_, table in top.named("controllers")}
     brands = {
-        id_: _brand(id_, table, controllers, systems, worker) for id_, table in top.tables("brands")
+        id_: _Branding(id_, table, top.report).brand(controllers, systems, worker)
+        for id_, table in top.named("brands")
     }
     if not brands:
-        top.fault("brands", "there is no brand; add [brands.NAME]")
-    mail = _mail(top)
+        top.fault("brands", "there is none; add [brands.NAME]")
     settings = Settings(
         listen=_listen(top),
         public_url=_public_url(top),
@@ -427,125 +163,484 @@ def _settings(top: _Table, systems: Systems) -> Settings:
         worker=worker,
         controllers=MappingProxyType(controllers),
         brands=MappingProxyType(brands),
-        warnings=tuple(report.warnings),
+        warnings=tuple(top.report.warnings),
     )
     top.end()
     return settings
 
 
+# --- the service ----------------------------------------------------------------------------------
+
+
 def address(text: str) -> Address | None:
-    """`HOST:PORT`, `[::1]:8080`; None for anything else. Port 0 is any free one."""
+    """`HOST:PORT` or `[::1]:8080`; None for anything else. Port 0 is any free one."""
     host, _, port = text.rpartition(":")
     plain = host.removeprefix("[").removesuffix("]")
-    if not plain or not port.isascii() or not port.isdigit() or int(port) > 65535:
+    if not plain or not (port.isascii() and port.isdigit()) or int(port) > 65535:
         return None
     return Address(plain, int(port))
 
 
-def _listen(top: _Table) -> Address:
+def _listen(top: Table) -> Address:
     found = address(top.text("listen", "127.0.0.1:8080"))
     if found is None:
         top.fault("listen", "is no HOST:PORT; write one like 127.0.0.1:8080")
     return found or Address("", 0)
 
 
-def _public_url(top: _Table) -> str:
-    url = _url(top, "public_url", top.text("public_url"))
-    split = urlsplit(url)
-    if split.scheme == "http" and split.hostname not in ("localhost", "127.0.0.1", "::1"):
+def _public_url(top: Table) -> str:
+    url = _web_address(top, "public_url", top.text("public_url"))
+    split = _split(url)
+    if split and split.scheme == "http" and not _loopback(split.hostname or ""):
         top.report.warn(
             "public_url", "is http: one-click unsubscribe needs https (RFC 8058 section 3.1)"
         )
     return url
 
 
-def _url(table: _Table, key: str, text: str, *, bare: bool = False) -> str:
-    """An http(s) URL without a slash at its end; `bare`: scheme and host only."""
+def _loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def _web_address(table: Table, key: str, text: str) -> str:
     split = _split(text)
-    web = split is not None and split.scheme in ("http", "https") and bool(split.hostname)
-    if text and not (web and split and not (split.query or split.fragment or split.username)):
+    if text and not (split and _is_web(split)):
         table.fault(key, "is no web address; write one like https://prefs.example.co.uk")
-    elif text and bare and split and split.path.strip("/"):
-        table.fault(key, "has a path; write scheme and host only: the vendor's paths stay")
     return text.rstrip("/")
 
 
+def _is_web(split: SplitResult) -> bool:
+    bare = not (split.query or split.fragment or split.username)
+    return split.scheme in ("http", "https") and bool(split.hostname) and bare
+
+
 def _split(text: str) -> SplitResult | None:
+    """None where the text cannot be a URL, as with a port that is no number."""
     try:
         split = urlsplit(text)
-        _ = split.port
+        readable = split.port is None or split.port >= 0
     except ValueError:
         return None
-    return split
+    return split if readable else None
 
 
 SQLITE = "sqlite:///"
 
 
-def _database(top: _Table) -> str:
+def _database(top: Table) -> str:
     text = top.text("database")
     name = text.removeprefix(SQLITE)
     if text.startswith(SQLITE) and name and name != ":memory:":
         return f"{SQLITE}{top.report.folder / name}"
-    if text and not (text.startswith("postgresql://") and _split(text)):
+    split = _split(text)
+    if text and not (split and split.scheme == "postgresql" and split.path.strip("/")):
         top.fault("database", "write sqlite:///FILE or postgresql://USER@HOST/NAME")
     return text
 
 
-def _secret_keys(top: _Table) -> tuple[bytes, ...]:
+def _secret_keys(top: Table) -> tuple[bytes, ...]:
     keys = [key.encode() for key in top.secrets("secret_keys")]
-    if not keys:
+    if not top.values.get("secret_keys"):
         top.fault("secret_keys", 'is missing; write ["env:NAME"], newest first')
     for number, key in enumerate(keys):
         if 0 < len(key) < LEAST_SECRET:
-            top.fault(
-                f"secret_keys[{number}]",
-                f"is shorter than {LEAST_SECRET} bytes; make one by: openssl rand -hex 32",
-            )
+            fix = f"is shorter than {LEAST_SECRET} bytes; make one by: openssl rand -hex 32"
+            top.fault(f"secret_keys[{number}]", fix)
         if key and key in keys[:number]:
-            top.fault(f"secret_keys[{number}]", "stands twice; remove one")
+            top.fault(f"secret_keys[{number}]", "is the same as one before; remove it")
     return tuple(keys)
 
 
-def _checkpoint(top: _Table) -> Path | None:
-    value = top.get("checkpoint")
+def _checkpoint(top: Table) -> Path | None:
+    value = top.raw("checkpoint")
     if value is None:
         return None
-    if not isinstance(value, str) or not value.startswith("file:") or value == "file:":
+    scheme, _, folder = str(value).partition(":")
+    if scheme != "file" or not folder:
         top.fault("checkpoint", "write file:FOLDER")
-        return None
-    return top.report.folder / value.removeprefix("file:").removeprefix("//")
+    return top.report.folder / folder.removeprefix("//")
 
 
-def _worker(top: _Table) -> Worker:
-    table = top.table("worker") or _Table("worker", {}, top.report)
+def _worker(top: Table) -> Worker:
+    table = top.table("worker")
+    if table is None:
+        return Worker()
+    usual = Worker()
     worker = Worker(
-        first_retry=table.seconds("first_retry", "1s"),
-        max_retry=table.seconds("max_retry", "1h"),
-        poll_every=table.seconds("poll_every", "15m"),
-        lease=table.seconds("lease", "30s"),
-        call_alive=table.seconds("call_alive", "1s") if "call_alive" in table.values else None,
+        first_retry=table.seconds("first_retry", usual.first_retry),
+        max_retry=table.seconds("max_retry", usual.max_retry),
+        poll_every=table.seconds("poll_every", usual.poll_every),
+        lease=table.seconds("lease", usual.lease),
+        call_alive=table.seconds("call_alive", 0.0) or None,
     )
     if worker.first_retry > worker.max_retry:
         table.fault("first_retry", "is longer than max_retry; make it shorter")
-    table.known.append("call_alive")
     table.end()
     return worker
 
 
-# --- mail and alerts -------------------------------------------------------------------------------
+# --- mail and alerts ------------------------------------------------------------------------------
 
 
-def _mail(top: _Table) -> Mail | None:
+def _mail(top: Table) -> Mail | None:
     table = top.table("mail")
     if table is None:
         return None
-    mail = Mail(table.text("send"), _email(table, "from") or "", table.optional("inbox"))
-    if not table.text("from"):
-        pass
-    if mail.send and not mail.send.startswith(("smtp://", "smtps://", "file:///")):
-        table.fault("send", "write smtp://USER@HOST:PORT, smtps://... or file:///FOLDER")
+    mail = Mail(_transport(table), _email(table, "from"), table.optional("inbox"))
     if mail.inbox and not mail.inbox.startswith(("imaps://", "imap://")):
         table.fault("inbox", "write imaps://USER@HOST/FOLDER")
     table.end()
     return mail
+
+
+def _transport(table: Table) -> str:
+    # `file:///` is a folder for mails here, and no secret that stands in a file.
+    value = table.raw("send")
+    folder = isinstance(value, str) and value.startswith("file:///")
+    send = str(value) if folder else table.text("send")
+    if send and not folder and not send.startswith(("smtp://", "smtps://")):
+        table.fault("send", "write smtp://USER@HOST:PORT, smtps://... or file:///FOLDER")
+    return send
+
+
+def _email(table: Table, key: str) -> str:
+    return _checked_email(table, key, table.text(key))
+
+
+def _checked_email(table: Table, key: str, text: str) -> str:
+    try:
+        return identity.email(text).spelling if text else ""
+    except BadIdentifier:
+        table.fault(key, "is no email address; write one like info@example.co.uk")
+        return ""
+
+
+def _alerts(top: Table, mail: Mail | None) -> tuple[str, ...]:
+    table = top.table("alerts")
+    if table is None:
+        return ()
+    found = []
+    for number, text in enumerate(table.texts("to")):
+        scheme, _, place = text.partition(":")
+        if text and scheme != "mail":
+            table.fault(f"to[{number}]", "write mail:ADDRESS")
+        found.append(_checked_email(table, f"to[{number}]", place))
+    if found and mail is None:
+        table.fault("to", "alarms by mail need a way to send; add [mail]")
+    table.end()
+    return tuple(found)
+
+
+# --- controllers and brands -----------------------------------------------------------------------
+
+_LOCALE = re.compile(r"[a-z]{2,3}(-[A-Z][a-z]{3})?(-[A-Z]{2})?")
+
+
+def _controller(id_: str, table: Table) -> Controller:
+    complaints = table.optional("complaints_email")
+    controller = Controller(
+        id=id_,
+        name=table.text("name"),
+        address=table.optional("address"),
+        complaints_email=complaints and _checked_email(table, "complaints_email", complaints),
+    )
+    table.end()
+    return controller
+
+
+class _Branding:
+    """Reads one `[brands.*]` table."""
+
+    def __init__(self, id_: str, table: Table, report: Report) -> None:
+        self.id = id_
+        self.table = table
+        self.report = report
+
+    def brand(
+        self, controllers: Mapping[str, Controller], systems: Systems, worker: Worker
+    ) -> Brand:
+        region, topics, sms = self._region(), self._topics(), self._sms()
+        targets = {
+            name: _target(
+                table,
+                systems,
+                _Common(self.id, name, tuple(topics), region, sms, worker.call_alive),
+            )
+            for name, table in self.table.named("targets")
+        }
+        brand = Brand(
+            id=self.id,
+            controller=self._controller(controllers),
+            name=self.table.text("name"),
+            region=region,
+            locale=self._locale(),
+            privacy_notice=self._privacy_notice(),
+            mps=self.table.one_of("mps", ("on", "off"), "on") == "on",
+            topics=MappingProxyType(topics),
+            sms=MappingProxyType(sms),
+            mail=self._inbox(),
+            targets=MappingProxyType(targets),
+        )
+        self.table.end()
+        return brand
+
+    def _controller(self, controllers: Mapping[str, Controller]) -> str:
+        name = self.table.text("controller")
+        if name and name not in controllers:
+            fix = f"add [controllers.{name}]; {suggestion(name, controllers)}"
+            self.table.fault("controller", f"there is no such controller; {fix}")
+        return name
+
+    def _region(self) -> str:
+        region = self.table.text("region", "GB")
+        if region not in SUPPORTED_REGIONS:
+            self.table.fault("region", "is no region; write two capital letters (ISO 3166)")
+        return region
+
+    def _locale(self) -> str:
+        locale = self.table.text("locale", "en-GB")
+        if not _LOCALE.fullmatch(locale):
+            self.table.fault("locale", "is no locale; write one like en-GB")
+        return locale
+
+    def _privacy_notice(self) -> str | None:
+        text = self.table.optional("privacy_notice")
+        if text is None:
+            self.report.warn(
+                self.table.path("privacy_notice"), "is missing: the pages link to none"
+            )
+        elif text and not text.startswith(("https://", "http://")):
+            self.table.fault("privacy_notice", "is no web address; write one like https://...")
+        return text
+
+    def _topics(self) -> dict[str, str]:
+        table = self.table.table("topics")
+        if table is None:
+            return dict(DEFAULT_TOPICS)
+        for id_ in table.values:
+            table.check_id(id_)
+        return {id_: table.text(id_) for id_ in table.values}
+
+    def _sms(self) -> dict[str, tuple[str, ...]]:
+        table = self.table.table("sms")
+        if table is None:
+            return {}
+        senders = {
+            purpose.value: tuple(map(_sender, table.texts(purpose)))
+            for purpose in Purpose
+            if table.raw(purpose) is not None
+        }
+        self._warn_of_shared(table, senders)
+        table.end()
+        return senders
+
+    def _warn_of_shared(self, table: Table, senders: Mapping[str, tuple[str, ...]]) -> None:
+        marketing = set(senders.get(Purpose.MARKETING, ()))
+        for sender in sorted(marketing.intersection(senders.get(Purpose.REMINDERS, ()))):
+            self.report.warn(
+                table.at,
+                f"{sender} sends both marketing and reminders: STOP to it is marketing out, and "
+                "reminders by SMS become undeliverable; give reminders a sender of their own",
+            )
+
+    def _inbox(self) -> Inbox | None:
+        table = self.table.table("mail")
+        if table is None:
+            return None
+        inbox = Inbox(_email(table, "inbox"), table.optional("authserv_id"), table.secret("key"))
+        table.end()
+        return inbox
+
+
+def _sender(text: str) -> str:
+    """A number as a gateway writes it; names and service ids stay."""
+    return "".join(text.split()) if text.startswith("+") else text
+
+
+# --- targets --------------------------------------------------------------------------------------
+
+# Tables of `KEYS` whose values are topics ("*" is the whole channel), and those keyed by channel.
+TOPIC_TABLES = ("audiences", "interests", "types", "marketing_lists")
+CHANNEL_TABLES = ("properties", "tags", "fields", "groups")
+SERVICE_LISTS = ("service_containers", "service_lists", "reminder_types")
+_TOGETHER = (
+    ("client_id", "client_secret", "refresh_token"),
+    ("api_key", "api_secret"),
+    ("webhook_user", "webhook_password"),
+)
+_LIMIT = re.compile(r"(\d+)(?:/(\S+)| at once)", re.ASCII)
+
+
+class _Common(NamedTuple):
+    """What a target takes from its brand and the worker."""
+
+    brand: str
+    name: str
+    topics: tuple[str, ...]
+    region: str
+    senders: Mapping[str, tuple[str, ...]]
+    call_alive: float | None
+
+
+def _target(table: Table, systems: Systems, common: _Common) -> Target:
+    system = table.text("system")
+    mode = table.one_of("mode", ("observe", "live"), "observe")
+    base_url = table.optional("base_url")
+    unsafe_after = table.seconds("unsafe_after", 86400.0)
+    limit = _limit(table)
+    options: dict[str, Any] = {}
+    if system in systems:
+        options = _options(table, {**TARGET_KEYS, **systems[system]})
+        _check(table, options, systems[system], common.topics)
+        table.end()
+    elif system:
+        table.fault("system", f"there is no such system; {_known(system, systems)}")
+    return Target(
+        name=common.name,
+        brand=common.brand,
+        system=system,
+        live=mode == "live",
+        base_url=base_url and _host(table, base_url),
+        options=MappingProxyType(options),
+        topics=common.topics,
+        region=common.region,
+        senders=MappingProxyType(dict(common.senders)),
+        limit=limit,
+        unsafe_after=unsafe_after,
+        call_alive=common.call_alive,
+    )
+
+
+def _known(system: str, systems: Systems) -> str:
+    listed = f"known are: {', '.join(sorted(systems))}"
+    close = suggestion(system, systems)
+    return listed if close == listed else f"{close} {listed}"
+
+
+def _host(table: Table, text: str) -> str:
+    """The vendor's paths stay, so it has none of its own."""
+    url = _web_address(table, "base_url", text)
+    split = _split(url)
+    if split and split.path:
+        table.fault("base_url", "has a path; write scheme and host only")
+    return url
+
+
+def _limit(table: Table) -> Limit | None:
+    text = table.optional("limit")
+    if text is None:
+        return None
+    found = _LIMIT.fullmatch(text)
+    period = seconds(found[2]) if found and found[2] else 0.0
+    if not found or period is None or int(found[1]) < 1:
+        table.fault("limit", 'is no limit; write "100/10s" or "8 at once"')
+        return None
+    return Limit(int(found[1]), period)
+
+
+def _options(table: Table, keys: Mapping[str, Key]) -> dict[str, Any]:
+    options = {}
+    for name, key in keys.items():
+        if name in table.values:
+            options[name] = _option(table, name, key.kind)
+        elif key.required:
+            table.fault(name, f"is missing; add it{f': {key.help}' if key.help else ''}")
+        table.raw(name)
+    return options
+
+
+def _option(table: Table, name: str, kind: str) -> Any:
+    match kind:
+        case "text":
+            return table.text(name)
+        case "secret":
+            return table.secret(name)
+        case "flag":
+            return table.flag(name)
+        case "list":
+            return table.texts(name)
+        case "table":
+            return table.free(name)
+        case "secret_or_table":
+            return table.secret_or_free(name)
+    raise ValueError(f"a key of kind {kind}")
+
+
+def _check(
+    table: Table, options: Mapping[str, Any], keys: Mapping[str, Key], topics: Collection[str]
+) -> None:
+    """Contradictions between the options of one target."""
+    for name in TOPIC_TABLES:
+        _check_topics(table, name, options.get(name), topics)
+    for name in CHANNEL_TABLES:
+        _check_channels(table, name, options.get(name))
+    for group in _TOGETHER:
+        _check_together(table, group, options, keys)
+    _check_login(table, options, keys)
+    _check_containers(table, options)
+
+
+def _check_topics(table: Table, name: str, given: object, topics: Collection[str]) -> None:
+    for key, value in given.items() if isinstance(given, Mapping) else ():
+        for topic in (value,) if isinstance(value, str) else value:
+            if topic not in topics and topic not in ("", "*"):
+                fix = suggestion(topic, topics)
+                table.fault(f"{name}.{key}", f"{topic} is no topic of this brand; {fix}")
+
+
+def _check_channels(table: Table, name: str, given: object) -> None:
+    channels = [channel.value for channel in Channel]
+    for key in given if isinstance(given, Mapping) else ():
+        if key not in channels:
+            table.fault(f"{name}.{key}", f"is no channel; {suggestion(key, channels)}")
+
+
+def _check_together(
+    table: Table, group: tuple[str, ...], options: Mapping[str, Any], keys: Mapping[str, Key]
+) -> None:
+    """Keys of which one needs the others, unless the key alone is required."""
+    own = [name for name in group if name in keys]
+    if len(own) < len(group) or any(keys[name].required for name in own):
+        return
+    missing = [name for name in own if name not in options]
+    if missing and len(missing) < len(own):
+        given = next(name for name in own if name in options)
+        table.fault(given, f"does not work alone; add {' and '.join(missing)}")
+
+
+def _check_login(table: Table, options: Mapping[str, Any], keys: Mapping[str, Key]) -> None:
+    """Where a system takes a token or a refreshed one: one of the two."""
+    if "token" not in keys or "refresh_token" not in keys:
+        return
+    if "token" in options and "refresh_token" in options:
+        table.fault("token", "stands beside refresh_token; remove one of the two")
+    if "token" not in options and "refresh_token" not in options:
+        table.fault("token", "is missing; add it, or client_id, client_secret and refresh_token")
+
+
+def _check_containers(table: Table, options: Mapping[str, Any]) -> None:
+    """A container is one thing. A reminder list that counts as marketing would be written."""
+    counted = Counter(
+        id_
+        for names in (TOPIC_TABLES, SERVICE_LISTS, ("ignored_containers",))
+        for id_ in {id_ for name in names for id_ in options.get(name, ())}
+    )
+    for id_ in sorted(id_ for id_, times in counted.items() if times > 1):
+        table.fault(id_, "is marketing, service or ignored; leave it in one of these")
+
+
+__all__ = [
+    "DEFAULT_TOPICS",
+    "TARGET_KEYS",
+    "Address",
+    "Brand",
+    "Controller",
+    "Inbox",
+    "Mail",
+    "Secret",
+    "Settings",
+    "Systems",
+    "Worker",
+    "address",
+    "load",
+]

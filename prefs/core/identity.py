@@ -20,7 +20,7 @@ from prefs.core.errors import BadIdentifier
 from prefs.core.signals import Identifier
 from prefs.core.words import KIND_OF, Channel, Kind
 
-# --- email -----------------------------------------------------------------------------------------
+# --- email ----------------------------------------------------------------------------------------
 
 LONGEST_EMAIL = 254
 """Octets of a path without its brackets: RFC 5321 section 4.5.3.1.3, RFC 3696 erratum 1690."""
@@ -91,7 +91,7 @@ def _unprintable(character: str) -> bool:
     return unicodedata.category(character) in ("Cc", "Cs") or character in _BIDI
 
 
-# --- phone -----------------------------------------------------------------------------------------
+# --- phone ----------------------------------------------------------------------------------------
 
 _PHONE_TEXT = re.compile(r"[+\uff0b]?[\d\s().\u2010-\u2015\u2060\u00ad-]+")
 _MOST_PHONE_TEXT = 40
@@ -202,7 +202,7 @@ def _british_mobile(number: str) -> bool | None:
     return number[3:4] == "7" and number[3:5] not in ("70", "76")
 
 
-# --- messenger -------------------------------------------------------------------------------------
+# --- messenger ------------------------------------------------------------------------------------
 
 _MESSENGER_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -221,7 +221,7 @@ def messenger(text: str, page: str | None) -> Identifier:
     return Identifier(Kind.MESSENGER, key, key)
 
 
-# --- post ------------------------------------------------------------------------------------------
+# --- post -----------------------------------------------------------------------------------------
 
 _HOUSE_NUMBER = re.compile(r"\d+[^\W\d_]?(?!\w)")
 _MOST_POST_TEXT = 1000
@@ -261,7 +261,7 @@ def _folded(text: str) -> str:
     return "".join(character for character in spread if character.isalnum())
 
 
-# --- all kinds -------------------------------------------------------------------------------------
+# --- all kinds ------------------------------------------------------------------------------------
 
 
 def guess(text: str, channel: Channel, region: str = "GB", page: str | None = None) -> Identifier:

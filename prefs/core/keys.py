@@ -48,7 +48,7 @@ class Unreadable(PrefsError):
 
 
 class _Keys(NamedTuple):
-    """All keys of one secret. The HMACs are prepared once and copied: half the time of a new one."""
+    """All keys of one secret. The HMACs are prepared once and copied: half the time of new ones."""
 
     id: bytes
     hashing: dict[Kind, hmac.HMAC]
