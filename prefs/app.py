@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -78,9 +79,7 @@ class Runtime:
 
     @property
     def targets(self) -> list[Target]:
-        return [
-            target for brand in self.settings.brands.values() for target in brand.targets.values()
-        ]
+        return list(self.settings.targets.values())
 
     def close(self) -> None:
         self.database.close()
@@ -98,9 +97,8 @@ def open_runtime(settings: Settings, clock: Clock = utc_now) -> Runtime:
         raise
     brands = {name: brand.controller for name, brand in settings.brands.items()}
     infos = [
-        TargetInfo(target.label, target.brand, connectors.load(target.system).facts.channels)
-        for brand in settings.brands.values()
-        for target in brand.targets.values()
+        TargetInfo(label, target.brand, connectors.load(target.system).facts.channels)
+        for label, target in settings.targets.items()
     ]
     return Runtime(settings, database, keys, Intake(brands, infos, keys, clock), clock)
 
@@ -139,9 +137,7 @@ def _make_lane(runtime: Runtime, target: Target, pace: Pace, holder: str) -> Lan
     kind = connectors.load(target.system)
     budget = TokenBudget(target.limit or kind.facts.limit)
     connector = cast(Connector, kind(target, budget, runtime.clock))
-    lane = Lane(
-        target, connector, runtime.database, runtime.intake, runtime.clock, pace, holder
-    )
+    lane = Lane(target, connector, runtime.database, runtime.intake, runtime.clock, pace, holder)
     if hasattr(connector, "message_time"):
         lane.answer_open = _answer_open
     return lane
@@ -158,15 +154,11 @@ async def _answer_open(lane: Lane) -> None:
         except PrefsError as fault:
             log.warning("message_time_unknown", target=label, reason=str(fault))
             wait = lane.pace.backoff.after(row.attempts)
-            await lane.database.write(
-                lambda conn, row=row, wait=wait: events.retry_raw(conn, row.id, now + wait)
-            )
+            await lane.database.write(partial(events.retry_raw, id_=row.id, due_at=now + wait))
             continue
         raw = events.read_raw(lane.intake.keys, row)
         await lane.database.write(
-            lambda conn, row=row, raw=raw, sent_at=sent_at: _judge_start(
-                conn, lane, row.id, raw, sent_at
-            )
+            partial(_judge_start, lane=lane, id_=row.id, raw=raw, sent_at=sent_at)
         )
 
 
@@ -181,9 +173,7 @@ def _judge_start(conn: Connection, lane: Lane, id_: int, raw: bytes, sent_at: da
 
 def _form_or_json(raw: bytes) -> dict[str, str]:
     json = raw.lstrip()[:1] in (b"{", b"[")
-    return {
-        "content-type": "application/json" if json else "application/x-www-form-urlencoded"
-    }
+    return {"content-type": "application/json" if json else "application/x-www-form-urlencoded"}
 
 
 def _webhook(system: str) -> Webhook:
@@ -236,7 +226,11 @@ def make_app(runtime: Runtime, *, work: bool) -> Starlette:
 def wake_on_commit(database: Database, worker: Worker) -> None:
     """Every group commit may have set marks: let the lanes look at once."""
     loop = asyncio.get_running_loop()
-    database.on_commit(lambda: loop.call_soon_threadsafe(worker.wake))
+
+    def wake() -> None:
+        loop.call_soon_threadsafe(worker.wake)
+
+    database.on_commit(wake)
 
 
 class Hosts:
@@ -290,4 +284,3 @@ class Measured:
         finally:
             route = getattr(scope.get("route"), "path", "none")
             REQUESTS.labels(route, str(status_code)).observe(time.perf_counter() - began)
-

@@ -107,20 +107,25 @@ def serve(path: Path | None, as_json: bool, listen: str | None, no_work: bool) -
     """Run API, pages, webhooks, and the worker unless --no-work."""
     settings = settings_at(path)
     set_up_logs()
-    host, _, port = (listen or settings.listen).rpartition(":")
-    if not port.isdigit():
-        raise click.UsageError("--listen is HOST:PORT, such as 127.0.0.1:8080")
+    host, port = _address(listen) if listen else settings.listen
     runtime = open_runtime(settings)
     try:
         _warn(settings)
         served = make_app(runtime, work=not no_work)
-        server = uvicorn.Server(server_config(served, host.strip("[]"), int(port)))
+        server = uvicorn.Server(server_config(served, host.strip("[]"), port))
         structlog.get_logger().info("serving", listen=f"{host}:{port}", worker=not no_work)
         server.run()
     finally:
         runtime.close()
     if not server.started:
         raise SettingsError([f"listen: {host}:{port} cannot be opened; is it in use?"])
+
+
+def _address(listen: str) -> tuple[str, int]:
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isdigit():
+        raise click.UsageError("--listen is HOST:PORT, such as 127.0.0.1:8080")
+    return host, int(port)
 
 
 def _warn(settings: Settings) -> None:
@@ -160,7 +165,9 @@ def demo(check_only: bool, port: int, keep: bool) -> None:
     """Start everything with vendor twins and sample people, and tell the story."""
     from prefs import demo as story  # the demo needs the checkout's twins; nothing else does
 
-    sys.exit(story.run(check=check_only or os.environ.get("DEMO_CHECK") == "1", port=port, keep=keep))
+    sys.exit(
+        story.run(check=check_only or os.environ.get("DEMO_CHECK") == "1", port=port, keep=keep)
+    )
 
 
 # --- care --------------------------------------------------------------------------------------
@@ -301,9 +308,7 @@ def links(
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--brand", default=None, help="Needed when the configuration has several brands.")
 @click.option("--apply", "apply_", is_flag=True, help="Write; without it nothing is changed.")
-def import_(
-    path: Path | None, as_json: bool, file: Path, brand: str | None, apply_: bool
-) -> None:
+def import_(path: Path | None, as_json: bool, file: Path, brand: str | None, apply_: bool) -> None:
     """Take a CSV of people and choices in; a dry run unless --apply."""
     with opened(path) as runtime:
         brands = list(runtime.settings.brands)
@@ -311,7 +316,9 @@ def import_(
         if chosen is None:
             raise click.UsageError(f"give --brand, one of: {', '.join(brands)}")
         _known_brand(runtime, chosen)
-        report = importing.run(runtime, chosen, file, write=apply_, console=None if as_json else err)
+        report = importing.run(
+            runtime, chosen, file, write=apply_, console=None if as_json else err
+        )
     say(as_json, report, importing.shown(report))
     if report["rejected"]:
         sys.exit(REFUSED)
@@ -338,9 +345,7 @@ def add_key(path: Path | None, as_json: bool, brand: str, scopes: str) -> None:
     with opened(path) as runtime:
         _known_brand(runtime, brand)
         now = runtime.clock().timestamp()
-        id_, key = runtime.database.write_now(
-            lambda conn: access.add_key(conn, brand, wanted, now)
-        )
+        id_, key = runtime.database.write_now(lambda conn: access.add_key(conn, brand, wanted, now))
     say(as_json, {"id": id_, "key": key}, f"id  {id_}\nkey {key}\nIt is not shown again.")
 
 

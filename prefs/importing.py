@@ -231,5 +231,3 @@ def shown(report: dict[str, Any]) -> str:
     if not report["applied"]:
         lines.append("Nothing written; --apply writes it.")
     return "\n".join(lines)
-
-

@@ -75,7 +75,7 @@ class _Change:
     """What one signal did to one subject."""
 
     subject: Subject
-    rows: list[ledger.Row_]
+    rows: list[ledger.Row]
     changed: bool
     state_moved: bool
     linked: bool
@@ -100,9 +100,7 @@ class Intake:
             return Recorded(0, 0, (), duplicate=True)
         match = self._match(conn, controller, signal, now.timestamp())
         payload = ledger.add_payload(conn, self.keys, _content(signal))
-        changes = [
-            self._judge_one(conn, match, subject, signal, now) for subject in match.everyone
-        ]
+        changes = [self._judge_one(conn, match, subject, signal, now) for subject in match.everyone]
         ledger.append(conn, [row for change in changes for row in change.rows], payload)
         for change in changes:
             if change.rows or change.linked or change.subject.ref == signal.ref:
@@ -118,9 +116,7 @@ class Intake:
 
     # --- whom is it about ----------------------------------------------------------------------
 
-    def _match(
-        self, conn: Connection, controller: str, signal: Signal, now: float
-    ) -> _Match:
+    def _match(self, conn: Connection, controller: str, signal: Signal, now: float) -> _Match:
         rows = self._identifier_rows(conn, controller, signal, now)
         ids = [id_ for id_, _, _ in rows]
         sharers = {s for found in subjects.linked_to(conn, ids).values() for s in found}
@@ -147,9 +143,7 @@ class Intake:
             hash_ = next((one for one in hashes if one in have), hashes[0])
             if hash_ not in have:
                 hashed = (kind, hash_, self.keys.newest_id)
-                id_ = subjects.add_identifier(
-                    conn, controller, identifier, hashed, self.keys, now
-                )
+                id_ = subjects.add_identifier(conn, controller, identifier, hashed, self.keys, now)
                 have[hash_] = (id_, identifier is not None)
             id_, spelled = have[hash_]
             if identifier and not spelled:
@@ -197,7 +191,7 @@ class Intake:
             revision += 1
             change.changed |= _moves(entry, judgement)
             change.rows.append(
-                ledger.Row_(
+                ledger.Row(
                     subject.id,
                     revision,
                     "choice",
@@ -301,9 +295,7 @@ class Intake:
         """Recompute the permission rows of these subjects' identifiers; returns the ids of all
         who share one."""
         hashes = {
-            id_: hash_
-            for found in subjects.hashes_of(conn, moved).values()
-            for id_, hash_ in found
+            id_: hash_ for found in subjects.hashes_of(conn, moved).values() for id_, hash_ in found
         }
         linked = subjects.linked_to(conn, hashes)
         sharers = {s for found in linked.values() for s in found} | set(moved)
@@ -408,7 +400,7 @@ class Intake:
         (event_id,) = next_numbers(conn, "event", 1)
         entry = Entry(event_id, brand, scope, None, Source.STAFF, now.timestamp())
         payload = ledger.add_payload(conn, self.keys, {"evidence": asdict(evidence)})
-        row = ledger.Row_(
+        row = ledger.Row(
             subject.id,
             subject.revision + 1,
             "release",

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 
 import structlog
 
@@ -158,9 +159,7 @@ class Lane:
         self._parked_for = min(max(PARKED_FIRST, self._parked_for * 2), self.pace.max_retry)
         until = self._parked_until = self.clock().timestamp() + self._parked_for
         log.error("target_unusable", target=self.target.label, reason=reason)
-        await self.database.write(
-            lambda conn: marks.park(conn, lease, claimed, until, reason)
-        )
+        await self.database.write(lambda conn: marks.park(conn, lease, claimed, until, reason))
 
     async def _scan_loop(self) -> None:
         while True:
@@ -180,12 +179,12 @@ class Worker:
     """All lanes of this process."""
 
     lanes: Sequence[Lane]
-    chores: Sequence[Callable[[], Awaitable[None]]] = ()
+    chores: Sequence[Callable[[], Coroutine[None, None, None]]] = ()
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def start(self) -> None:
         self._tasks = [asyncio.create_task(lane.run()) for lane in self.lanes]
-        self._tasks += [asyncio.ensure_future(chore()) for chore in self.chores]  # type: ignore[arg-type]  # every chore is a coroutine function
+        self._tasks += [asyncio.create_task(chore()) for chore in self.chores]
 
     def wake(self) -> None:
         for lane in self.lanes:
@@ -199,9 +198,7 @@ class Worker:
             lease = lane.lease
             if lease:
                 with suppress(Unavailable):
-                    await lane.database.write(
-                        lambda conn, lease=lease: marks.give_lease_up(conn, lease)
-                    )
+                    await lane.database.write(partial(marks.give_lease_up, lease=lease))
             await lane.connector.close()
 
 

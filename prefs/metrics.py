@@ -34,9 +34,7 @@ REQUESTS = Histogram(
 BACKLOG = Gauge(
     "prefs_marks", "Marks that a target has not confirmed", ["target"], registry=REGISTRY
 )
-OLDEST = Gauge(
-    "prefs_oldest_mark_seconds", "Age of the oldest mark", ["target"], registry=REGISTRY
-)
+OLDEST = Gauge("prefs_oldest_mark_seconds", "Age of the oldest mark", ["target"], registry=REGISTRY)
 OVERDUE = Gauge(
     "prefs_overdue_outs", "Outs unconfirmed for over an hour", ["target"], registry=REGISTRY
 )

@@ -167,7 +167,9 @@ class Push:
             record.read = found.get(record.ref)
             self._name(record)
 
-    async def _read(self, refs: Sequence[Ref]) -> Mapping[Ref, Observed | Absent | PropagationError]:
+    async def _read(
+        self, refs: Sequence[Ref]
+    ) -> Mapping[Ref, Observed | Absent | PropagationError]:
         found: dict[Ref, Observed | Absent | PropagationError] = {}
         size = self.connector.facts.read_batch
         unique = list(dict.fromkeys(refs))
@@ -177,9 +179,9 @@ class Push:
                 found.update(await self.connector.observe(part))
             except PropagationError as fault:
                 found.update(dict.fromkeys(part, fault))
-        for fault in found.values():
-            if isinstance(fault, Unusable):
-                raise fault
+        for answer in found.values():
+            if isinstance(answer, Unusable):
+                raise answer
         return found
 
     def _name(self, record: Record) -> None:
@@ -425,7 +427,6 @@ class Push:
         if not isinstance(read, Observed) or change.slot not in read.values:
             return
         value = read.values[change.slot].value
-        seen = {"seen": value, "seen_began": read.read_began.timestamp()}
         waits = isinstance(answer, Applied) and answer.asked_person
         if meets(value, change.to):
             outcome, reason = _settled(change.slot), None
@@ -433,7 +434,12 @@ class Push:
             outcome, reason = Outcome.REFUSED, "the vendor asked the person to confirm"
         else:
             outcome, reason = Outcome.PENDING, f"accepted the write but still shows {value}"
-        record.proofs[change.slot] = proof._replace(outcome=outcome, reason=reason, **seen)
+        record.proofs[change.slot] = proof._replace(
+            outcome=outcome,
+            reason=reason,
+            seen=value,
+            seen_began=read.read_began.timestamp(),
+        )
 
     # --- keep ----------------------------------------------------------------------------------
 
@@ -467,9 +473,7 @@ class Push:
         record.unclear |= fault.unclear
         record.retry_after = max(record.retry_after or 0.0, fault.retry_after or 0.0)
         written = wished if fault.unclear and wished is not Wish.LEAVE else None
-        self._note(
-            record, slot, wished, Outcome.PENDING, str(fault), written=written, ended=ended
-        )
+        self._note(record, slot, wished, Outcome.PENDING, str(fault), written=written, ended=ended)
 
     def _prove(self, conn: Connection, lease: Lease, cases: Sequence[Case]) -> None:
         """Receipts and cleared marks, under our epoch only; if it is lost, mark again."""
@@ -512,7 +516,9 @@ class Push:
         if case.mark.claimed_before or any(record.unclear for record in case.records):
             unsettled = now + alive
         if any(record.stale for record in case.records):
-            return Delay(case.mark, now, Outcome.PENDING, "read again: it changed meanwhile", unsettled)
+            return Delay(
+                case.mark, now, Outcome.PENDING, "read again: it changed meanwhile", unsettled
+            )
         open_ = [
             (record, proof)
             for record in case.records
@@ -613,9 +619,7 @@ def heard_out(target: Target, read: Observed, slot: Slot, seen: Seen, source: So
     return Signal(
         brand=target.brand,
         source=source,
-        statements=tuple(
-            Statement(scope, Choice.OUT) for scope in scopes_of(slot, target.topics)
-        ),
+        statements=tuple(Statement(scope, Choice.OUT) for scope in scopes_of(slot, target.topics)),
         identifiers=tuple(identifiers_shown(read, target.region)),
         occurred_at=seen.at,
         origin=target.label,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 import structlog
 from sqlalchemy import Connection
@@ -68,10 +69,8 @@ class Scan:
         """One walk from the cursor on. Raises what the connector raises; the cursor is kept."""
         began = self.clock().timestamp()
         async for page in self.connector.scan(cursor):
-            await self.database.write(lambda conn, page=page: self._take(conn, lease, page))
-        await self.database.write(
-            lambda conn: marks.set_lane(conn, lease, scanned_at=began)
-        )
+            await self.database.write(partial(self._take, lease=lease, page=page))
+        await self.database.write(lambda conn: marks.set_lane(conn, lease, scanned_at=began))
 
     def _take(self, conn: Connection, lease: Lease, page: Page) -> None:
         rows = [self._row(ref, read) for ref, read in page.records]
@@ -106,20 +105,20 @@ class Scan:
         for slot, seen in row.read.values.items():
             wished = wish(slot, [held.get(hash_, NOBODY) for hash_ in row.hashes])
             receipt = receipts.get((row.hashes[0], slot.place))
-            judged = judge(seen, row.read.read_began, receipt, wished, last_row_at)
-            if judged.verdict is Verdict.OUT and judged.source:
-                signal = heard_out(self.target, row.read, slot, seen, judged.source)
+            verdict, source = judge(seen, row.read.read_began, receipt, wished, last_row_at)
+            if verdict is Verdict.OUT and source:
+                signal = heard_out(self.target, row.read, slot, seen, source)
                 self.intake.record(conn, signal)
-            elif not meets(seen.value, wished) or judged.verdict is Verdict.READ_AGAIN:
-                differs |= first or judged.verdict in (Verdict.PUSH_BACK, Verdict.READ_AGAIN)
-            elif judged.verdict is not Verdict.READ_AGAIN:
+            elif verdict in (Verdict.PUSH_BACK, Verdict.READ_AGAIN):
+                differs = True
+            elif meets(seen.value, wished):
                 self._remember(conn, row, slot, seen, wished)
+            else:
+                differs |= first
         if differs:
             self._mark(conn, row)
 
-    def _remember(
-        self, conn: Connection, row: _Row, slot: Slot, seen: Seen, wished: Wish
-    ) -> None:
+    def _remember(self, conn: Connection, row: _Row, slot: Slot, seen: Seen, wished: Wish) -> None:
         outcome = Outcome.CONFIRMED if slot.enforced else Outcome.RECORDED
         proof = Proof(
             row.hashes[0],

@@ -36,9 +36,7 @@ def take(
     if said in STARTS and sent_at is None:
         now = intake.clock().timestamp()
         if events.first_time(conn, target.label, f"start {text.message_id}", now):
-            events.keep_raw(
-                conn, intake.keys, target.label, raw, now, message_id=text.message_id
-            )
+            events.keep_raw(conn, intake.keys, target.label, raw, now, message_id=text.message_id)
         return
     signal = _signal(target, text, said, sent_at)
     if signal and intake.record(conn, signal).duplicate:
@@ -59,9 +57,7 @@ def purposes_of(target: Target, text: Text) -> list[Purpose]:
     return found or [Purpose.MARKETING]
 
 
-def _signal(
-    target: Target, text: Text, said: Meaning, sent_at: datetime | None
-) -> Signal | None:
+def _signal(target: Target, text: Text, said: Meaning, sent_at: datetime | None) -> Signal | None:
     hold = said is Meaning.HOLD
     wanted: Iterable[Statement] = statements(said)
     if hold:
@@ -131,20 +127,14 @@ def _fact(
     intake.fact(conn, target.brand, target.label, fact)
 
 
-def _task(
-    conn: Connection, intake: Intake, target: Target, text: Text, kind: str
-) -> None:
+def _task(conn: Connection, intake: Intake, target: Target, text: Text, kind: str) -> None:
     now = intake.clock()
-    if not events.first_time(
-        conn, target.label, f"task {kind} {text.message_id}", now.timestamp()
-    ):
+    if not events.first_time(conn, target.label, f"task {kind} {text.message_id}", now.timestamp()):
         return
     subject = intake.owner(conn, target.brand, text.number)
     body = {"text": text.body[:1600], "number": text.number.spelling, "sender": text.sender}
     due = next_working_day(now).timestamp()
-    tasks.add(
-        conn, intake.keys, target.brand, kind, subject, body, now.timestamp(), due
-    )
+    tasks.add(conn, intake.keys, target.brand, kind, subject, body, now.timestamp(), due)
 
 
 def next_working_day(now: datetime) -> datetime:

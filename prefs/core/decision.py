@@ -293,9 +293,7 @@ def wish(slot: Slot, held: Iterable[Held]) -> Wish:
     """
     held = list(held)
     topics: tuple[str | None, ...] = slot.topics or (None,)
-    answers = [
-        _scope_wish(Ask(Scope(slot.channel, slot.purpose, topic)), held) for topic in topics
-    ]
+    answers = [_scope_wish(Ask(Scope(slot.channel, slot.purpose, topic)), held) for topic in topics]
     if Wish.OFF in answers:
         return Wish.OFF
     return Wish.ON if all(answer is Wish.ON for answer in answers) else Wish.LEAVE

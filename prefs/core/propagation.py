@@ -263,9 +263,7 @@ class Connector(Protocol):
     def slots(self) -> tuple[Slot, ...]:
         """Every slot that the configuration makes this target hold."""
 
-    async def observe(
-        self, refs: Sequence[Ref]
-    ) -> Mapping[Ref, Observed | Absent | Failure]: ...
+    async def observe(self, refs: Sequence[Ref]) -> Mapping[Ref, Observed | Absent | Failure]: ...
 
     async def apply(self, changes: Sequence[Change]) -> Mapping[Change, Applied | Local | Failure]:
         """Safe to repeat. A change that the vendor's reply does not name is left out of the

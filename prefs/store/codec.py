@@ -68,7 +68,9 @@ def _number(channel: Channel, purpose: Purpose) -> int:
     return CHANNELS.index(channel) * 8 + PURPOSES.index(purpose)
 
 
-PAIRS = {_number(channel, purpose): (channel, purpose) for channel in Channel for purpose in Purpose}
+PAIRS = {
+    _number(channel, purpose): (channel, purpose) for channel in Channel for purpose in Purpose
+}
 
 
 def encode_held(held: Held) -> bytes:

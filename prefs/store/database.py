@@ -178,9 +178,7 @@ class Database:
         return self.submit(job).result()
 
     async def read(self, job: Callable[[Connection], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(
-            self._threads, self.read_now, job
-        )
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self.read_now, job)
 
     def read_now(self, job: Callable[[Connection], T]) -> T:
         with translated(), self._readers.connect() as conn:
@@ -195,7 +193,7 @@ class Database:
                 self._hot.rollback()
             raw = self._hot.connection.dbapi_connection
             assert raw is not None  # noqa: S101  # a live pooled connection always has one
-            return list(raw.execute(sql, params))  # type: ignore[attr-defined]  # sqlite3's shortcut
+            return list(raw.execute(sql, params))
 
     def _write_loop(self) -> None:
         while batch := self._next_batch():

@@ -76,9 +76,7 @@ def close_raw(conn: Connection, id_: int) -> None:
 
 def retry_raw(conn: Connection, id_: int, due_at: float) -> None:
     conn.execute(
-        update(inbox)
-        .where(inbox.c.id == id_)
-        .values(due_at=due_at, attempts=inbox.c.attempts + 1)
+        update(inbox).where(inbox.c.id == id_).values(due_at=due_at, attempts=inbox.c.attempts + 1)
     )
 
 

@@ -14,8 +14,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
+from prefs.core.errors import PrefsError
 from prefs.core.fold import Entry, Judgement, State, fold
 from prefs.core.keys import Keyring
 from prefs.core.words import Basis, Channel, Choice, Purpose, Result, Scope, Source, Why
@@ -67,9 +68,7 @@ def add_payload(conn: Connection, keys: Keyring, content: Mapping[str, Any]) -> 
     (id_,) = next_numbers(conn, "payload", 1)
     salt = secrets.token_bytes(SALT)
     body = _pack(content)
-    conn.execute(
-        insert(payloads), {"id": id_, "salt": salt, "body": keys.encrypt(body, _aad(id_))}
-    )
+    conn.execute(insert(payloads), {"id": id_, "salt": salt, "body": keys.encrypt(body, _aad(id_))})
     return Payload(id_, hashlib.sha256(salt + body).digest())
 
 
@@ -85,7 +84,7 @@ def read_payload(conn: Connection, keys: Keyring, payload_id: int) -> dict[str, 
     return found
 
 
-class Row_(NamedTuple):
+class Row(NamedTuple):
     """One row to append."""
 
     subject_id: int
@@ -99,11 +98,11 @@ class Row_(NamedTuple):
     batch: str | None
 
 
-def append(conn: Connection, rows: Iterable[Row_], payload: Payload) -> None:
+def append(conn: Connection, rows: Iterable[Row], payload: Payload) -> None:
     conn.execute(insert(ledger), [_values(row, payload) for row in rows])
 
 
-def _values(row: Row_, payload: Payload) -> dict[str, Any]:
+def _values(row: Row, payload: Payload) -> dict[str, Any]:
     entry, (result, why) = row.entry, row.judgement
     return {
         "id": entry.event_id,
@@ -132,7 +131,7 @@ def _values(row: Row_, payload: Payload) -> dict[str, Any]:
     }
 
 
-def entry_of(row: Row[Any]) -> tuple[Entry, Judgement]:
+def entry_of(row: Any) -> tuple[Entry, Judgement]:
     """What the fold needs of a ledger row."""
     entry = Entry(
         event_id=row.id,
@@ -158,7 +157,7 @@ def state_of(conn: Connection, subject_id: int, until: float | None = None) -> S
     return fold((row.kind, *entry_of(row)) for row in rows)
 
 
-def history(conn: Connection, subject_id: int) -> list[Row[Any]]:
+def history(conn: Connection, subject_id: int) -> list[Any]:
     rows = conn.execute(
         select(*_canonical_columns, ledger.c.n)
         .where(ledger.c.subject_id == subject_id)
@@ -167,7 +166,7 @@ def history(conn: Connection, subject_id: int) -> list[Row[Any]]:
     return list(rows)
 
 
-def feed(conn: Connection, after: int, limit: int, brand: str) -> list[Row[Any]]:
+def feed(conn: Connection, after: int, limit: int, brand: str) -> list[Any]:
     """Sealed rows that changed something, in the order of `n`."""
     rows = conn.execute(
         select(*_canonical_columns, ledger.c.n)
@@ -201,7 +200,9 @@ def seal(conn: Connection, limit: int = 2000) -> int:
 
 
 def any_unsealed(conn: Connection) -> bool:
-    return conn.execute(select(ledger.c.id).where(ledger.c.n.is_(None)).limit(1)).first() is not None
+    return (
+        conn.execute(select(ledger.c.id).where(ledger.c.n.is_(None)).limit(1)).first() is not None
+    )
 
 
 def head(conn: Connection) -> tuple[int, bytes]:
@@ -211,7 +212,7 @@ def head(conn: Connection) -> tuple[int, bytes]:
     return (row.n, row.hash) if row else (0, GENESIS)
 
 
-def chain(previous: bytes, row: Row[Any]) -> bytes:
+def chain(previous: bytes, row: Any) -> bytes:
     return hashlib.sha256(previous + _pack(tuple(row[: len(CANONICAL)]))).digest()
 
 
@@ -263,10 +264,10 @@ def _verify_payloads(conn: Connection, keys: Keyring) -> Iterator[Finding | int]
             yield Finding(row.n, row.id, f"the payload of event {row.id} was changed")
 
 
-def _payload_hash(keys: Keyring, row: Row[Any]) -> bytes:
+def _payload_hash(keys: Keyring, row: Any) -> bytes:
     try:
         body = keys.decrypt(row.body, _aad(row.payload_id))
-    except ValueError:
+    except PrefsError:
         return b""
     return hashlib.sha256(row.salt + body).digest()
 
@@ -274,7 +275,11 @@ def _payload_hash(keys: Keyring, row: Row[Any]) -> bytes:
 def _verify_subjects(conn: Connection) -> Iterator[Finding | int]:
     """Revisions without a hole, and the stored state equal to the fold."""
     counted = (
-        select(ledger.c.subject_id, func.count().label("rows"), func.max(ledger.c.revision).label("last"))
+        select(
+            ledger.c.subject_id,
+            func.count().label("rows"),
+            func.max(ledger.c.revision).label("last"),
+        )
         .group_by(ledger.c.subject_id)
         .subquery()
     )

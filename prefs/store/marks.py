@@ -265,7 +265,7 @@ def delay(conn: Connection, lease: Lease, delayed: Iterable[Delay]) -> None:
             outcome=bindparam("b_outcome"),
             reason=bindparam("b_reason"),
             unsettled_until=bindparam("b_unsettled"),
-            claimed_epoch=case((bindparam("b_unsettled").is_(None), None), else_=lease.epoch),
+            claimed_epoch=None,
         ),
         params,
     )
@@ -378,9 +378,7 @@ def known_records(conn: Connection, target: str, vendor_ids: Collection[str]) ->
     )
 
 
-def vendor_ids(
-    conn: Connection, target: str, hashes: Collection[bytes]
-) -> dict[bytes, list[str]]:
+def vendor_ids(conn: Connection, target: str, hashes: Collection[bytes]) -> dict[bytes, list[str]]:
     found: dict[bytes, list[str]] = {}
     rows = conn.execute(
         select(record_identifiers.c.hash, record_identifiers.c.vendor_id).where(

@@ -65,5 +65,7 @@ def ensure(url: str) -> None:
         engine.dispose()
     if not empty and version != head():
         raise SettingsError(
-            [f"database: it is of version {version}, this program needs {head()}; run prefs migrate"]
+            [
+                f"database: it is of version {version}, this program needs {head()}; run prefs migrate"
+            ]
         )

@@ -47,9 +47,7 @@ _texts: dict[int, str] = {}
 def _sql(length: int) -> str:
     """The compiled text of the Core statement for that many keys."""
     if length not in _texts:
-        wanted = _BY_HASHES.where(
-            permissions.c.brand == "", permissions.c.hash.in_([b""] * length)
-        )
+        wanted = _BY_HASHES.where(permissions.c.brand == "", permissions.c.hash.in_([b""] * length))
         compiled = wanted.compile(
             dialect=sqlite.dialect(), compile_kwargs={"render_postcompile": True}
         )
@@ -66,9 +64,7 @@ def read(conn: Connection, brand: str, hashes: Collection[bytes]) -> dict[bytes,
     return {hash_: decode_held(value) for hash_, value in rows}
 
 
-def write(
-    conn: Connection, brand: str, sharers: Iterable[tuple[bytes, Sequence[State]]]
-) -> None:
+def write(conn: Connection, brand: str, sharers: Iterable[tuple[bytes, Sequence[State]]]) -> None:
     """Recompute the rows of these hashes from the states of all who share each."""
     rows = []
     empty = []

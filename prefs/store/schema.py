@@ -5,6 +5,8 @@ One schema for SQLite and PostgreSQL. STRICT tables on SQLite: a wrong type is a
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     REAL,
     BigInteger,
@@ -19,27 +21,31 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
+from sqlalchemy.types import TypeEngine
 
 metadata = MetaData()
 
-Big = BigInteger().with_variant(Integer, "sqlite")
-Time = Double().with_variant(REAL, "sqlite")
+Big: TypeEngine[int] = BigInteger().with_variant(Integer(), "sqlite")
+Time: TypeEngine[float] = Double().with_variant(REAL(), "sqlite")
 
 
-def table(name: str, *columns: Column[object] | UniqueConstraint | Index, rowid: bool = True) -> Table:
+def table(name: str, *columns: Column[Any] | UniqueConstraint | Index, rowid: bool = True) -> Table:
     return Table(name, metadata, *columns, sqlite_strict=True, sqlite_with_rowid=rowid)
 
 
-def key(name: str, kind: object = Text) -> Column[object]:
-    return Column(name, kind, primary_key=True)  # type: ignore[call-overload,no-any-return]  # one helper for every column type
+Kind = TypeEngine[Any] | type[TypeEngine[Any]]
 
 
-def need(name: str, kind: object = Text) -> Column[object]:
-    return Column(name, kind, nullable=False)  # type: ignore[call-overload,no-any-return]  # as above
+def key(name: str, kind: Kind = Text) -> Column[Any]:
+    return Column(name, kind, primary_key=True)
 
 
-def may(name: str, kind: object = Text) -> Column[object]:
-    return Column(name, kind, nullable=True)  # type: ignore[call-overload,no-any-return]  # as above
+def need(name: str, kind: Kind = Text) -> Column[Any]:
+    return Column(name, kind, nullable=False)
+
+
+def may(name: str, kind: Kind = Text) -> Column[Any]:
+    return Column(name, kind, nullable=True)
 
 
 counters = table("counters", key("name"), need("value", Big))
@@ -290,7 +296,5 @@ tasks = table(
 )
 Index("tasks_open", tasks.c.brand, tasks.c.state, tasks.c.due_at)
 
-notices = table(
-    "notices", key("brand"), key("name"), need("wording"), need("created_at", Time)
-)
+notices = table("notices", key("brand"), key("name"), need("wording"), need("created_at", Time))
 """Consent notices known to a brand; an `in` may name one instead of repeating its wording."""

@@ -192,7 +192,9 @@ def add_identifier(
     return int(row.scalar_one())
 
 
-def spell(conn: Connection, controller: str, hash_: bytes, identifier: Identifier, keys: Keyring) -> None:
+def spell(
+    conn: Connection, controller: str, hash_: bytes, identifier: Identifier, keys: Keyring
+) -> None:
     """Give a row that holds the hash only its spelling again."""
     conn.execute(
         update(identifiers)
@@ -292,8 +294,6 @@ def known(conn: Connection, controller: str, hash_: bytes, keys: Keyring) -> Kno
 
 def _spelled(keys: Keyring, spelling: bytes | None, hash_: bytes) -> str | None:
     return keys.decrypt(spelling, hash_).decode() if spelling else None
-
-
 
 
 def owners(conn: Connection, controller: str, hashes: Collection[bytes]) -> list[int]:

@@ -25,7 +25,7 @@ Short = Annotated[str, Meta(min_length=1, max_length=200)]
 Moment = Annotated[datetime, Meta(tz=True)]
 
 
-class Body(Struct, forbid_unknown_fields=True, frozen=True):
+class Body(Struct, forbid_unknown_fields=True):
     """Every request body: a field we do not know is an error, so that a typing mistake shows."""
 
 
@@ -119,9 +119,7 @@ class LinksBody(Body):
 
 
 class TaskBody(Body):
-    state: Annotated[
-        Literal["done", "out", "release"], Meta(extra_json_schema={"type": "string"})
-    ]
+    state: Annotated[Literal["done", "out", "release"], Meta(extra_json_schema={"type": "string"})]
     note: Short
 
 

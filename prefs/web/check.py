@@ -185,9 +185,7 @@ class _Result(msgspec.Struct):
     since: str | None
 
 
-def _answer(
-    body: CheckBody, decisions: Sequence[Decision], *, degraded: bool = False
-) -> Response:
+def _answer(body: CheckBody, decisions: Sequence[Decision], *, degraded: bool = False) -> Response:
     results = [
         _Result(
             item,

@@ -75,9 +75,7 @@ def document(public_url: str) -> dict[str, Any]:
 def _operation(
     path: str, summary: str, *, body: str | None = None, query: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    problem = {
-        "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}
-    }
+    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     responses: dict[str, Any] = {
         "200": {
             "description": summary,
@@ -122,8 +120,6 @@ async def openapi(request: Request) -> Response:
     """OpenAPI 3.1."""
     content = msgspec.json.encode(document(service(request).settings.public_url))
     return Response(content, media_type="application/json")
-
-
 
 
 routes = [Route("/openapi.json", openapi, methods=["GET"])]

@@ -260,7 +260,9 @@ def _target(
         "wish": next((wish for wish in ("off", "on", "leave") if wish in wishes), None),
         "seen": latest.seen if latest else None,
         "seen_at": rfc3339(latest.seen_began) if latest else None,
-        "written_at": rfc3339(max((row.written_ended or 0.0 for row in found), default=0.0) or None),
+        "written_at": rfc3339(
+            max((row.written_ended or 0.0 for row in found), default=0.0) or None
+        ),
         "reason": reason,
         "due_at": rfc3339(due),
     }
@@ -301,9 +303,7 @@ def links_for(conn: Connection, served: Service, body: LinksBody) -> dict[str, A
         identifier, subject_id = _sought(served, body), None
     else:
         identifier, subject_id = _of_ref(conn, served, body.brand, body.ref)
-    made = make_links(
-        conn, served, body.brand, identifier, subject_id, scope.purpose, scope.topic
-    )
+    made = make_links(conn, served, body.brand, identifier, subject_id, scope.purpose, scope.topic)
     return {
         "unsubscribe": made.unsubscribe,
         "preferences": made.preferences,
@@ -311,9 +311,7 @@ def links_for(conn: Connection, served: Service, body: LinksBody) -> dict[str, A
     }
 
 
-def _of_ref(
-    conn: Connection, served: Service, brand: str, ref: str
-) -> tuple[Identifier, int]:
+def _of_ref(conn: Connection, served: Service, brand: str, ref: str) -> tuple[Identifier, int]:
     one = subjects.by_ref(conn, served.intake.brands[brand], ref)
     known = subjects.identifiers_of(conn, [one.id], served.keys)[one.id] if one else []
     region = served.settings.brands[brand].region

@@ -86,9 +86,7 @@ def signal_of(served: Service, key: ApiKey, body: PreferencesBody) -> Signal:
     region = served.settings.brands[body.brand].region
     identifiers = identifiers_of(body.subject, region)
     if not identifiers and not body.subject.ref:
-        raise BadInput(
-            "name the person by email, phone, messenger, post or ref", field="$.subject"
-        )
+        raise BadInput("name the person by email, phone, messenger, post or ref", field="$.subject")
     basis, soft = basis_of(body.basis)
     return Signal(
         brand=body.brand,
@@ -113,7 +111,9 @@ def _source(key: ApiKey, body: PreferencesBody) -> Source:
         if "staff" not in key.scopes:
             raise Forbidden("the source staff needs a key with the scope staff")
         if not (body.evidence and body.evidence.actor and body.evidence.note):
-            raise BadInput("the source staff needs evidence.actor and evidence.note", field="$.evidence")
+            raise BadInput(
+                "the source staff needs evidence.actor and evidence.note", field="$.evidence"
+            )
     elif "write" not in key.scopes:
         raise Forbidden("this key lacks the scope write")
     return source

@@ -29,7 +29,9 @@ def _word(words: type[E], text: str, field: str) -> E:
         return words(text)
     except ValueError:
         known = ", ".join(word.value for word in words)
-        raise BadInput(f"unknown {words.__name__.lower()}; known are: {known}", field=field) from None
+        raise BadInput(
+            f"unknown {words.__name__.lower()}; known are: {known}", field=field
+        ) from None
 
 
 def _check_topic(settings: Settings, brand: str, scope: Scope, field: str) -> None:

@@ -152,9 +152,7 @@ def _settle(
     return _task(served, tasks.one(conn, key.brand, id_))
 
 
-def _decide_hold(
-    conn: Connection, served: Service, key: ApiKey, row: Any, body: TaskBody
-) -> None:
+def _decide_hold(conn: Connection, served: Service, key: ApiKey, row: Any, body: TaskBody) -> None:
     if body.state == "done" or row.subject_id is None:
         raise BadInput("settle a held text as out or release", field="$.state")
     evidence = Evidence(actor=f"key {key.id}", note=body.note)

@@ -18,12 +18,8 @@ def upgrade() -> None:
         sa.Column("hash", sa.LargeBinary(), nullable=False),
         sa.Column("brand", sa.Text(), nullable=False),
         sa.Column("scopes", sa.Text(), nullable=False),
-        sa.Column(
-            "created_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False
-        ),
-        sa.Column(
-            "revoked_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=True
-        ),
+        sa.Column("created_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False),
+        sa.Column("revoked_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=True),
         sa.PrimaryKeyConstraint("id"),
         sqlite_strict=True,
         sqlite_with_rowid=True,
@@ -59,9 +55,7 @@ def upgrade() -> None:
         sa.Column("purpose", sa.Text(), nullable=False),
         sa.Column("origin", sa.Text(), nullable=False),
         sa.Column("fact", sa.Text(), nullable=False),
-        sa.Column(
-            "since", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False
-        ),
+        sa.Column("since", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False),
         sa.PrimaryKeyConstraint("brand", "hash", "channel", "purpose", "origin"),
         sqlite_strict=True,
         sqlite_with_rowid=False,
@@ -70,9 +64,7 @@ def upgrade() -> None:
         "events",
         sa.Column("target", sa.Text(), nullable=False),
         sa.Column("event_key", sa.Text(), nullable=False),
-        sa.Column(
-            "received_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False
-        ),
+        sa.Column("received_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False),
         sa.PrimaryKeyConstraint("target", "event_key"),
         sqlite_strict=True,
         sqlite_with_rowid=False,
@@ -83,9 +75,7 @@ def upgrade() -> None:
         sa.Column("key", sa.Text(), nullable=False),
         sa.Column("body_hash", sa.LargeBinary(), nullable=False),
         sa.Column("answer", sa.LargeBinary(), nullable=False),
-        sa.Column(
-            "created_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False
-        ),
+        sa.Column("created_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False),
         sa.PrimaryKeyConstraint("api_key", "key"),
         sqlite_strict=True,
         sqlite_with_rowid=False,
@@ -95,17 +85,13 @@ def upgrade() -> None:
 
     op.create_table(
         "identifiers",
-        sa.Column(
-            "id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False
-        ),
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("controller", sa.Text(), nullable=False),
         sa.Column("kind", sa.Text(), nullable=False),
         sa.Column("hash", sa.LargeBinary(), nullable=False),
         sa.Column("key_id", sa.LargeBinary(), nullable=False),
         sa.Column("spelling", sa.LargeBinary(), nullable=True),
-        sa.Column(
-            "created_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False
-        ),
+        sa.Column("created_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("controller", "kind", "hash"),
         sqlite_strict=True,
@@ -113,19 +99,13 @@ def upgrade() -> None:
     )
     op.create_table(
         "inbox",
-        sa.Column(
-            "id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False
-        ),
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("target", sa.Text(), nullable=False),
-        sa.Column(
-            "received_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False
-        ),
+        sa.Column("received_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False),
         sa.Column("body", sa.LargeBinary(), nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
-        sa.Column(
-            "due_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False
-        ),
+        sa.Column("due_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False),
         sa.Column("message_id", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
         sqlite_strict=True,
@@ -137,9 +117,7 @@ def upgrade() -> None:
     op.create_table(
         "key_ids",
         sa.Column("id", sa.LargeBinary(), nullable=False),
-        sa.Column(
-            "since", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False
-        ),
+        sa.Column("since", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False),
         sa.PrimaryKeyConstraint("id"),
         sqlite_strict=True,
         sqlite_with_rowid=True,
@@ -153,29 +131,19 @@ def upgrade() -> None:
             sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
             nullable=False,
         ),
-        sa.Column(
-            "lease_until", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False
-        ),
+        sa.Column("lease_until", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False),
         sa.Column("cursor", sa.Text(), nullable=True),
-        sa.Column(
-            "scanned_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=True
-        ),
-        sa.Column(
-            "parked_until", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=True
-        ),
+        sa.Column("scanned_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=True),
+        sa.Column("parked_until", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=True),
         sa.Column("parked_reason", sa.Text(), nullable=True),
-        sa.Column(
-            "unsafe_since", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=True
-        ),
+        sa.Column("unsafe_since", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=True),
         sa.PrimaryKeyConstraint("target"),
         sqlite_strict=True,
         sqlite_with_rowid=True,
     )
     op.create_table(
         "ledger",
-        sa.Column(
-            "id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False
-        ),
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column(
             "subject_id",
             sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
@@ -189,12 +157,8 @@ def upgrade() -> None:
         sa.Column("topic", sa.Text(), nullable=True),
         sa.Column("choice", sa.Text(), nullable=True),
         sa.Column("source", sa.Text(), nullable=True),
-        sa.Column(
-            "occurred_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=True
-        ),
-        sa.Column(
-            "received_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False
-        ),
+        sa.Column("occurred_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=True),
+        sa.Column("received_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False),
         sa.Column("at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False),
         sa.Column("identifier", sa.LargeBinary(), nullable=True),
         sa.Column("basis", sa.Text(), nullable=True),
@@ -210,9 +174,7 @@ def upgrade() -> None:
             nullable=False,
         ),
         sa.Column("payload_hash", sa.LargeBinary(), nullable=False),
-        sa.Column(
-            "n", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True
-        ),
+        sa.Column("n", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
         sa.Column("hash", sa.LargeBinary(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("n"),
@@ -241,9 +203,7 @@ def upgrade() -> None:
             sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
             nullable=False,
         ),
-        sa.Column(
-            "since", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False
-        ),
+        sa.Column("since", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False),
         sa.PrimaryKeyConstraint("subject_id", "identifier_id"),
         sqlite_strict=True,
         sqlite_with_rowid=False,
@@ -266,21 +226,15 @@ def upgrade() -> None:
             nullable=False,
         ),
         sa.Column("urgent", sa.Integer(), nullable=False),
-        sa.Column(
-            "due_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False
-        ),
-        sa.Column(
-            "since", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False
-        ),
+        sa.Column("due_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False),
+        sa.Column("since", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column(
             "claimed_epoch",
             sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
             nullable=True,
         ),
-        sa.Column(
-            "claimed_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=True
-        ),
+        sa.Column("claimed_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=True),
         sa.Column(
             "unsettled_until",
             sa.Double().with_variant(sa.REAL(), "sqlite"),
@@ -301,30 +255,22 @@ def upgrade() -> None:
         sa.Column("brand", sa.Text(), nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("wording", sa.Text(), nullable=False),
-        sa.Column(
-            "created_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False
-        ),
+        sa.Column("created_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False),
         sa.PrimaryKeyConstraint("brand", "name"),
         sqlite_strict=True,
         sqlite_with_rowid=True,
     )
     op.create_table(
         "outbox",
-        sa.Column(
-            "id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False
-        ),
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("kind", sa.Text(), nullable=False),
         sa.Column("brand", sa.Text(), nullable=True),
         sa.Column("hash", sa.LargeBinary(), nullable=True),
         sa.Column("body", sa.LargeBinary(), nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
-        sa.Column(
-            "due_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False
-        ),
-        sa.Column(
-            "created_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False
-        ),
+        sa.Column("due_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False),
+        sa.Column("created_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False),
         sa.Column("reason", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
         sqlite_strict=True,
@@ -336,9 +282,7 @@ def upgrade() -> None:
 
     op.create_table(
         "payloads",
-        sa.Column(
-            "id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False
-        ),
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("salt", sa.LargeBinary(), nullable=False),
         sa.Column("body", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
@@ -371,9 +315,7 @@ def upgrade() -> None:
         sa.Column("channel", sa.Text(), nullable=False),
         sa.Column("wish", sa.Text(), nullable=True),
         sa.Column("seen", sa.Text(), nullable=True),
-        sa.Column(
-            "seen_began", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=True
-        ),
+        sa.Column("seen_began", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=True),
         sa.Column("written", sa.Text(), nullable=True),
         sa.Column(
             "written_ended",
@@ -383,15 +325,9 @@ def upgrade() -> None:
         sa.Column("ever_on", sa.Integer(), nullable=False),
         sa.Column("outcome", sa.Text(), nullable=True),
         sa.Column("reason", sa.Text(), nullable=True),
-        sa.Column(
-            "due_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=True
-        ),
-        sa.Column(
-            "opened_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=True
-        ),
-        sa.Column(
-            "settled_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=True
-        ),
+        sa.Column("due_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=True),
+        sa.Column("opened_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=True),
+        sa.Column("settled_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=True),
         sa.PrimaryKeyConstraint("target", "hash", "place"),
         sqlite_strict=True,
         sqlite_with_rowid=False,
@@ -409,48 +345,34 @@ def upgrade() -> None:
         "records",
         sa.Column("target", sa.Text(), nullable=False),
         sa.Column("vendor_id", sa.Text(), nullable=False),
-        sa.Column(
-            "seen_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False
-        ),
-        sa.Column(
-            "gone_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=True
-        ),
+        sa.Column("seen_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False),
+        sa.Column("gone_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=True),
         sa.PrimaryKeyConstraint("target", "vendor_id"),
         sqlite_strict=True,
         sqlite_with_rowid=False,
     )
     op.create_table(
         "subjects",
-        sa.Column(
-            "id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False
-        ),
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("controller", sa.Text(), nullable=False),
         sa.Column("ref", sa.Text(), nullable=True),
         sa.Column("name", sa.Text(), nullable=True),
         sa.Column("name_folded", sa.Text(), nullable=True),
         sa.Column("revision", sa.Integer(), nullable=False),
         sa.Column("state", sa.LargeBinary(), nullable=False),
-        sa.Column(
-            "created_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False
-        ),
-        sa.Column(
-            "last_row_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=True
-        ),
+        sa.Column("created_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False),
+        sa.Column("last_row_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=True),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("controller", "ref"),
         sqlite_strict=True,
         sqlite_with_rowid=True,
     )
     with op.batch_alter_table("subjects", schema=None) as batch_op:
-        batch_op.create_index(
-            "subjects_name", ["controller", "name_folded"], unique=False
-        )
+        batch_op.create_index("subjects_name", ["controller", "name_folded"], unique=False)
 
     op.create_table(
         "tasks",
-        sa.Column(
-            "id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False
-        ),
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("brand", sa.Text(), nullable=False),
         sa.Column("kind", sa.Text(), nullable=False),
         sa.Column(
@@ -460,22 +382,15 @@ def upgrade() -> None:
         ),
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("body", sa.LargeBinary(), nullable=False),
-        sa.Column(
-            "created_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False
-        ),
-        sa.Column(
-            "due_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False
-        ),
-        sa.Column(
-            "closed_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=True
-        ),
+        sa.Column("created_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False),
+        sa.Column("due_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False),
+        sa.Column("closed_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=True),
         sa.PrimaryKeyConstraint("id"),
         sqlite_strict=True,
         sqlite_with_rowid=True,
     )
     with op.batch_alter_table("tasks", schema=None) as batch_op:
         batch_op.create_index("tasks_open", ["brand", "state", "due_at"], unique=False)
-
 
 
 def downgrade() -> None:

@@ -1,0 +1,261 @@
+"""The rules of one lane: what is written, what is proved, what stays marked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefs.core.errors import Refused, Temporary
+from prefs.core.propagation import Outcome, Value, Wish
+from prefs.core.words import Choice, Source
+from prefs.store import marks, permissions, subjects
+from tests.kit import EMAIL, TARGET, Clinic, Clock, MailingList, clinic, one_round, push_of
+
+ADA = "ada@example.co.uk"
+
+
+@pytest.fixture
+def rt(tmp_path: Path) -> Iterator[Clinic]:
+    made = clinic(tmp_path)
+    yield made
+    made.database.close()
+
+
+def rounds(rt: Clinic, connector: MailingList, count: int = 1) -> None:
+    push = push_of(rt, connector)
+    for _ in range(count):
+        asyncio.run(one_round(rt, push))
+
+
+def receipt(rt: Clinic, address: str = ADA) -> Any:
+    (row,) = rt.database.read_now(lambda conn: marks.receipts_of(conn, [rt.hash(address)]))
+    return row
+
+
+def waiting(rt: Clinic) -> list[Any]:
+    (found,) = [
+        rt.database.read_now(lambda conn: marks.of_subject(conn, one))
+        for one in rt.database.read_now(
+            lambda conn: subjects.owners(conn, "rt", [rt.hash(ADA)])
+        )
+    ]
+    return found
+
+
+def test_an_out_is_written_read_back_and_proved(rt: Clinic) -> None:
+    there = MailingList(rt.clock, held={ADA: Value.ON})
+    rt.say(ADA, Source.ONE_CLICK)
+    rounds(rt, there)
+    assert there.held[ADA] is Value.OFF
+    assert receipt(rt).outcome == Outcome.CONFIRMED
+    assert (receipt(rt).seen, receipt(rt).wish) == (Value.OFF, Wish.OFF)
+    assert waiting(rt) == []
+
+
+def test_a_lie_is_not_confirmed(rt: Clinic) -> None:
+    there = MailingList(rt.clock, held={ADA: Value.ON}, deaf=True)
+    rt.say(ADA, Source.ONE_CLICK)
+    rounds(rt, there)
+    assert receipt(rt).outcome == Outcome.PENDING
+    assert "still shows on" in receipt(rt).reason
+    assert len(waiting(rt)) == 1
+
+
+def test_an_address_that_the_target_does_not_have_is_absent_and_not_created(rt: Clinic) -> None:
+    there = MailingList(rt.clock)
+    rt.say(ADA, Source.ONE_CLICK)
+    rounds(rt, there)
+    assert there.written == []
+    assert receipt(rt).outcome == Outcome.ABSENT
+    assert waiting(rt) == []
+
+
+def test_nothing_is_written_for_somebody_who_never_chose(rt: Clinic) -> None:
+    there = MailingList(rt.clock, held={ADA: Value.ON})
+    rt.say(ADA, Source.ONE_CLICK, scope=EMAIL._replace(topic="offers"))
+    rounds(rt, there)
+    assert there.written == []
+    assert receipt(rt).wish == Wish.LEAVE
+
+
+def test_a_failed_read_plans_nothing_and_keeps_the_mark(rt: Clinic) -> None:
+    there = MailingList(rt.clock, held={ADA: Value.ON}, read_fault=Temporary("HTTP 503"))
+    rt.say(ADA, Source.ONE_CLICK)
+    rounds(rt, there)
+    assert there.written == []
+    (mark,) = waiting(rt)
+    assert mark.outcome == Outcome.PENDING
+
+
+def test_retry_after_is_kept(rt: Clinic) -> None:
+    fault = Temporary("HTTP 429", retry_after=120.0)
+    there = MailingList(rt.clock, held={ADA: Value.ON}, write_fault=fault)
+    rt.say(ADA, Source.ONE_CLICK)
+    rounds(rt, there)
+    (mark,) = waiting(rt)
+    assert mark.due_at >= rt.clock.at.timestamp() + 119
+
+
+def test_an_opt_in_that_waited_through_an_outage_loses_to_a_later_out(rt: Clinic) -> None:
+    there = MailingList(rt.clock, held={ADA: Value.OFF}, write_fault=Temporary("HTTP 503"))
+    rt.consent(ADA)
+    there.held[ADA] = Value.UNSET
+    rounds(rt, there)
+    assert there.written[-1].to is Wish.ON
+    there.write_fault = None
+    rt.say(ADA, Source.ONE_CLICK)
+    rt.clock.forward(5)
+    rounds(rt, there, 3)
+    assert there.held[ADA] is Value.OFF
+    assert there.written[-1].to is Wish.OFF
+
+
+def test_an_out_between_plan_and_write_stops_the_on(rt: Clinic) -> None:
+    there = MailingList(rt.clock, held={ADA: Value.UNSET})
+    rt.consent(ADA)
+    there.before_read = lambda: (rt.say(ADA, Source.ONE_CLICK), setattr(there, "before_read", None))[1]
+    rounds(rt, there, 3)
+    assert all(change.to is Wish.OFF for change in there.written)
+    assert there.held[ADA] is Value.OFF
+
+
+def test_an_out_made_while_an_on_is_on_its_way_ends_off(rt: Clinic) -> None:
+    there = MailingList(rt.clock, held={ADA: Value.UNSET})
+    rt.consent(ADA)
+
+    def opt_out_meanwhile(_: object) -> None:
+        there.before_write = None
+        rt.say(ADA, Source.ONE_CLICK)
+
+    there.before_write = opt_out_meanwhile
+    rounds(rt, there, 3)
+    assert there.held[ADA] is Value.OFF
+    assert receipt(rt).outcome == Outcome.CONFIRMED
+    assert waiting(rt) == []
+
+
+def test_a_write_of_unknown_end_is_not_confirmed_by_the_first_equal_read(rt: Clinic) -> None:
+    lost = Temporary("timed out", unclear=True)
+    there = MailingList(rt.clock, held={ADA: Value.ON}, write_fault=lost, works_all_the_same=True)
+    rt.say(ADA, Source.ONE_CLICK)
+    rounds(rt, there)
+    there.write_fault = None
+    rt.clock.forward(5)
+    rounds(rt, there)
+    assert len(waiting(rt)) == 1
+    rt.clock.forward(31)
+    rounds(rt, there)
+    assert waiting(rt) == []
+    assert receipt(rt).outcome == Outcome.CONFIRMED
+    (row,) = rt.database.read_now(
+        lambda conn: subjects.by_ids(conn, subjects.owners(conn, "rt", [rt.hash(ADA)]))
+    )
+    (out,) = row.state.at("rt", EMAIL).outs
+    assert out.source is Source.ONE_CLICK
+
+
+def test_an_item_that_the_reply_does_not_name_is_unknown_until_read(rt: Clinic) -> None:
+    there = MailingList(rt.clock, held={ADA: Value.ON}, omits=True, deaf=True)
+    rt.say(ADA, Source.ONE_CLICK)
+    rounds(rt, there)
+    assert receipt(rt).outcome == Outcome.PENDING
+
+
+def test_a_refused_off_stays_marked_and_names_the_reason(rt: Clinic) -> None:
+    there = MailingList(rt.clock, held={ADA: Value.ON}, write_fault=Refused("archived there"))
+    rt.say(ADA, Source.ONE_CLICK)
+    rounds(rt, there)
+    (mark,) = waiting(rt)
+    assert (mark.outcome, mark.reason) == (Outcome.REFUSED, "archived there")
+
+
+def test_a_refused_on_is_not_tried_again(rt: Clinic) -> None:
+    refusal = Refused("Member In Compliance State")
+    there = MailingList(rt.clock, held={ADA: Value.UNSET}, write_fault=refusal)
+    rt.consent(ADA)
+    rounds(rt, there)
+    assert waiting(rt) == []
+    assert receipt(rt).outcome == Outcome.REFUSED
+
+
+def test_an_out_found_at_the_vendor_is_taken_in(rt: Clinic) -> None:
+    there = MailingList(rt.clock, held={ADA: Value.ON})
+    rt.consent(ADA)
+    rounds(rt, there)
+    there.held[ADA] = Value.OFF
+    rt.say(ADA, Source.IMPORT, Choice.OUT, EMAIL._replace(topic="offers"))
+    rounds(rt, there)
+    held = rt.database.read_now(lambda conn: permissions.read(conn, "rt", [rt.hash(ADA)]))
+    assert held[rt.hash(ADA)].views[EMAIL].word == "opted_out"
+    assert there.held[ADA] is Value.OFF
+
+
+def test_our_own_write_is_not_heard_as_a_wish(rt: Clinic) -> None:
+    there = MailingList(rt.clock, held={ADA: Value.ON})
+    said = rt.say(ADA, Source.STAFF)
+    rounds(rt, there)
+    rt.say(ADA, Source.STAFF, scope=EMAIL._replace(topic="news"))
+    rounds(rt, there)
+    (one,) = rt.database.read_now(lambda conn: subjects.by_ids(conn, [said.subject_id]))
+    assert [out.source for out in one.state.at("rt", EMAIL).outs] == [Source.STAFF]
+
+
+def test_somebody_who_turns_it_on_again_is_pushed_back_four_times_an_hour(rt: Clinic) -> None:
+    there = MailingList(rt.clock, held={ADA: Value.ON})
+    said = rt.say(ADA, Source.ONE_CLICK)
+    rounds(rt, there)
+    for _ in range(8):
+        there.held[ADA] = Value.ON
+        rt.clock.forward(60)
+        again = [(TARGET.label, said.subject_id, "")]
+        now = rt.clock().timestamp()
+        rt.database.write_now(
+            lambda conn, again=again, now=now: marks.set_marks(conn, again, now, urgent=True)
+        )
+        rounds(rt, there)
+    assert len([change for change in there.written if change.to is Wish.OFF]) == 1 + 4
+    (mark,) = waiting(rt)
+    assert "fighting" in mark.reason
+
+
+def test_a_worker_that_lost_its_lease_proves_nothing_and_marks_again(rt: Clinic) -> None:
+    """Frozen between the wish and the write, past its lease: its `on` lands after the `off`."""
+    there = MailingList(rt.clock, held={ADA: Value.UNSET})
+    rt.consent(ADA)
+    other = push_of(rt, there)
+
+    def freeze(_: object) -> None:
+        there.before_write = None
+        rt.clock.forward(31)
+        rt.say(ADA, Source.ONE_CLICK)
+        held = asyncio.new_event_loop()
+        held.run_until_complete(one_round(rt, other, holder="two"))
+        held.close()
+        assert there.held[ADA] is Value.OFF
+
+    there.before_write = lambda changes: _in_thread(lambda: freeze(changes))
+    rounds(rt, there)
+    assert there.held[ADA] is Value.ON
+    rt.clock.forward(31)
+    asyncio.run(one_round(rt, other, holder="two"))
+    assert there.held[ADA] is Value.OFF
+    rt.clock.forward(31)
+    asyncio.run(one_round(rt, other, holder="two"))
+    assert receipt(rt).outcome == Outcome.CONFIRMED
+
+
+def _in_thread(job: Any) -> None:
+    import threading
+
+    thread = threading.Thread(target=job)
+    thread.start()
+    thread.join()
+
+
+def test_a_clock_moves_at_every_look() -> None:
+    clock = Clock()
+    assert clock() < clock()
