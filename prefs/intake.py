@@ -114,6 +114,9 @@ class Intake:
             raise NotFound("unknown brand")
         return self.brands[brand]
 
+    def _brands_of(self, controller: str) -> list[str]:
+        return [brand for brand, owner in self.brands.items() if owner == controller]
+
     # --- whom is it about ----------------------------------------------------------------------
 
     def _match(self, conn: Connection, controller: str, signal: Signal, now: float) -> _Match:
@@ -122,8 +125,9 @@ class Intake:
         sharers = {s for found in subjects.linked_to(conn, ids).values() for s in found}
         everyone = subjects.by_ids(conn, sharers)
         named, everyone = self._named(conn, controller, signal, everyone, now)
-        match = _Match(everyone, named, ids, {kind: hash_ for _, kind, hash_ in rows})
-        return match
+        if named and named.revision == 0 and named.id not in sharers and not named.last_row_at:
+            subjects.store_new(conn, controller, named)
+        return _Match(everyone, named, ids, {kind: hash_ for _, kind, hash_ in rows})
 
     def _identifier_rows(
         self, conn: Connection, controller: str, signal: Signal, now: float
@@ -165,13 +169,13 @@ class Intake:
             if named is None and len(sharers) == 1 and sharers[0].ref is None:
                 named = sharers[0]._replace(ref=signal.ref)
             if named is None:
-                named = subjects.create(conn, controller, signal.ref, signal.name, now)
+                named = subjects.create(signal.ref, signal.name, now)
             return named, [named, *(one for one in sharers if one.id != named.id)]
         if signal.token and signal.token.subject_id:
             chosen = next((one for one in sharers if one.id == signal.token.subject_id), None)
             return chosen or _only(sharers), sharers
         if not sharers:
-            named = subjects.create(conn, controller, None, signal.name, now)
+            named = subjects.create(None, signal.name, now)
             return named, [named]
         return _only(sharers), sharers
 
@@ -228,8 +232,8 @@ class Intake:
         """An out goes to everybody; an `in` to the one named, or is refused on the oldest."""
         brands = [signal.brand]
         if signal.every_brand:
-            controller = self.brands[signal.brand]
-            brands += [b for b, c in self.brands.items() if c == controller and b != signal.brand]
+            ours = self._brands_of(self.brands[signal.brand])
+            brands += [brand for brand in ours if brand != signal.brand]
         speaker = subject.id == match.speaker.id
         return [
             (brand, statement)
@@ -300,16 +304,10 @@ class Intake:
         linked = subjects.linked_to(conn, hashes)
         sharers = {s for found in linked.values() for s in found} | set(moved)
         states = {one.id: one.state for one in subjects.by_ids(conn, sharers)}
-        for brand, owner in self.brands.items():
-            if owner == controller:
-                permissions.write(
-                    conn,
-                    brand,
-                    [
-                        (hashes[id_], [states[s] for s in sorted(found)])
-                        for id_, found in linked.items()
-                    ],
-                )
+        shared = [
+            (hashes[id_], [states[s] for s in sorted(found)]) for id_, found in linked.items()
+        ]
+        permissions.write(conn, self._brands_of(controller), shared)
         return sharers
 
     def _mark(
@@ -447,7 +445,7 @@ class Intake:
                     permissions.set_fact(conn, brand, hash_, pair, origin, fact.fact, now)
             sharers = subjects.linked_to(conn, [id_])[id_]
             states = [one.state for one in subjects.by_ids(conn, sharers)]
-            permissions.write(conn, brand, [(hash_, states)])
+            permissions.write(conn, [brand], [(hash_, states)])
 
     def rename(self, conn: Connection, brand: str, origin: str, renamed: Renamed) -> None:
         """A vendor moved a record to another address: standing outs cover the new one too, and

@@ -251,7 +251,7 @@ class Database:
 
 def _disk_fault(fault: Exception) -> bool:
     """The whole transaction is lost, not this job alone."""
-    return isinstance(fault, OperationalError)
+    return isinstance(fault, (OperationalError, sqlite_library().OperationalError))
 
 
 def _fail(batch: list[Job], fault: Exception) -> None:

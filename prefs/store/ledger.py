@@ -22,6 +22,7 @@ from prefs.core.keys import Keyring
 from prefs.core.words import Basis, Channel, Choice, Purpose, Result, Scope, Source, Why
 from prefs.store.codec import encode_state
 from prefs.store.counters import next_numbers
+from prefs.store.hot import Statement
 from prefs.store.schema import ledger, payloads, subjects
 
 SALT = 32
@@ -56,6 +57,10 @@ CANONICAL = (
 
 _pack = msgspec.msgpack.Encoder().encode
 _canonical_columns = tuple(ledger.c[name] for name in CANONICAL)
+
+
+_PAYLOAD = Statement(insert(payloads))
+_APPEND = Statement(insert(ledger).values({name: bindparam(name) for name in CANONICAL}))
 
 
 class Payload(NamedTuple):
@@ -99,7 +104,7 @@ class Row(NamedTuple):
 
 
 def append(conn: Connection, rows: Iterable[Row], payload: Payload) -> None:
-    conn.execute(insert(ledger), [_values(row, payload) for row in rows])
+    _APPEND.run_many(conn, [_values(row, payload) for row in rows])
 
 
 def _values(row: Row, payload: Payload) -> dict[str, Any]:

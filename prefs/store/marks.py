@@ -15,6 +15,7 @@ from sqlalchemy.dialects import sqlite
 
 from prefs.core.propagation import Outcome, Receipt, Slot, Value, Wish
 from prefs.store.counters import next_numbers
+from prefs.store.hot import Statement
 from prefs.store.schema import (
     lanes,
     marks,
@@ -69,18 +70,21 @@ def set_marks(
         }
         for number, (target, subject_id, vendor_id) in zip(numbers, wanted, strict=True)
     ]
-    conn.execute(_SET, rows)
+    _SET.run_many(conn, rows)
 
 
-_insert = sqlite.insert(marks)
-_SET = _insert.on_conflict_do_update(
-    index_elements=["target", "subject_id", "vendor_id"],
-    set_={
-        "number": _insert.excluded.number,
-        "urgent": func.max(marks.c.urgent, _insert.excluded.urgent),
-        "due_at": func.min(marks.c.due_at, _insert.excluded.due_at),
-        "attempts": 0,
-    },
+_FIELDS = ("target", "subject_id", "vendor_id", "number", "urgent", "due_at", "since", "attempts")
+_insert = sqlite.insert(marks).values({name: bindparam(name) for name in _FIELDS})
+_SET = Statement(
+    _insert.on_conflict_do_update(
+        index_elements=["target", "subject_id", "vendor_id"],
+        set_={
+            "number": _insert.excluded.number,
+            "urgent": func.max(marks.c.urgent, _insert.excluded.urgent),
+            "due_at": func.min(marks.c.due_at, _insert.excluded.due_at),
+            "attempts": 0,
+        },
+    )
 )
 
 

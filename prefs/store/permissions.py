@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 from msgspec.structs import replace
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, bindparam, delete, select
 from sqlalchemy.dialects import sqlite
 
 from prefs.core.decision import NOBODY, Held, hold_together
@@ -16,7 +16,10 @@ from prefs.core.fold import State
 from prefs.core.words import Channel, Purpose
 from prefs.store.codec import decode_held, encode_held
 from prefs.store.database import Database
+from prefs.store.hot import ByKeys, Statement
 from prefs.store.schema import delivery_facts, permissions
+
+Facts = dict[tuple[str, bytes], set[tuple[Channel, Purpose]]]
 
 CHUNK = 500
 """Keys a statement; also the fixed lengths to which an IN is padded, so that few texts exist."""
@@ -64,44 +67,61 @@ def read(conn: Connection, brand: str, hashes: Collection[bytes]) -> dict[bytes,
     return {hash_: decode_held(value) for hash_, value in rows}
 
 
-def write(conn: Connection, brand: str, sharers: Iterable[tuple[bytes, Sequence[State]]]) -> None:
-    """Recompute the rows of these hashes from the states of all who share each."""
-    rows = []
-    empty = []
-    pairs = list(sharers)
-    facts = _facts(conn, brand, [hash_ for hash_, _ in pairs])
-    for hash_, states in pairs:
-        held = hold_together(states, brand)
-        if hash_ in facts:
-            held = replace(held, undeliverable=facts[hash_])
-        if held == NOBODY:
-            empty.append(hash_)
-        else:
-            rows.append({"brand": brand, "hash": hash_, "value": encode_held(held)})
-    if empty:
-        conn.execute(
-            delete(permissions).where(permissions.c.brand == brand, permissions.c.hash.in_(empty))
-        )
-    if rows:
-        upsert = sqlite.insert(permissions)
-        upsert = upsert.on_conflict_do_update(
-            index_elements=["brand", "hash"], set_={"value": upsert.excluded.value}
-        )
-        conn.execute(upsert, rows)
-
-
-def _facts(
-    conn: Connection, brand: str, hashes: Collection[bytes]
-) -> dict[bytes, frozenset[tuple[Channel, Purpose]]]:
-    found: dict[bytes, set[tuple[Channel, Purpose]]] = {}
-    rows = conn.execute(
-        select(delivery_facts.c.hash, delivery_facts.c.channel, delivery_facts.c.purpose).where(
-            delivery_facts.c.brand == brand, delivery_facts.c.hash.in_(sorted(hashes))
-        )
+_insert = sqlite.insert(permissions)
+_UPSERT = Statement(
+    _insert.values(
+        brand=bindparam("brand"), hash=bindparam("hash"), value=bindparam("value")
+    ).on_conflict_do_update(
+        index_elements=["brand", "hash"], set_={"value": _insert.excluded.value}
     )
-    for hash_, channel, purpose in rows:
-        found.setdefault(hash_, set()).add((Channel(channel), Purpose(purpose)))
-    return {hash_: frozenset(pairs) for hash_, pairs in found.items()}
+)
+_DELETE = Statement(
+    delete(permissions).where(
+        permissions.c.brand == bindparam("brand"), permissions.c.hash == bindparam("hash")
+    )
+)
+
+
+def write(
+    conn: Connection,
+    brands: Collection[str],
+    sharers: Iterable[tuple[bytes, Sequence[State]]],
+) -> None:
+    """Recompute the rows of these hashes, at each of these brands, from the states of all who
+    share each."""
+    pairs = list(sharers)
+    facts = _facts(conn, [hash_ for hash_, _ in pairs])
+    rows = [
+        {"brand": brand, "hash": hash_, "value": _value(brand, hash_, states, facts)}
+        for hash_, states in pairs
+        for brand in brands
+    ]
+    _DELETE.run_many(conn, [row for row in rows if row["value"] is None])
+    _UPSERT.run_many(conn, [row for row in rows if row["value"] is not None])
+
+
+def _value(brand: str, hash_: bytes, states: Sequence[State], facts: Facts) -> bytes | None:
+    held = hold_together(states, brand)
+    if (brand, hash_) in facts:
+        held = replace(held, undeliverable=frozenset(facts[brand, hash_]))
+    return None if held == NOBODY else encode_held(held)
+
+
+_FACTS = ByKeys(
+    lambda hashes: select(
+        delivery_facts.c.brand,
+        delivery_facts.c.hash,
+        delivery_facts.c.channel,
+        delivery_facts.c.purpose,
+    ).where(delivery_facts.c.hash.in_(hashes))
+)
+
+
+def _facts(conn: Connection, hashes: Collection[bytes]) -> Facts:
+    found: Facts = {}
+    for brand, hash_, channel, purpose in _FACTS.run(conn, hashes):
+        found.setdefault((brand, hash_), set()).add((Channel(channel), Purpose(purpose)))
+    return found
 
 
 def set_fact(

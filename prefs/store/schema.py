@@ -88,7 +88,7 @@ identifiers = table(
     need("key_id", LargeBinary),
     may("spelling", LargeBinary),
     need("created_at", Time),
-    UniqueConstraint("controller", "kind", "hash"),
+    UniqueConstraint("controller", "hash", "kind"),
 )
 
 links = table(
@@ -142,8 +142,8 @@ permissions = table(
 
 delivery_facts = table(
     "delivery_facts",
-    key("brand"),
     key("hash", LargeBinary),
+    key("brand"),
     key("channel"),
     key("purpose"),
     key("origin"),

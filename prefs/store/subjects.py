@@ -15,6 +15,7 @@ from prefs.core.signals import Identifier
 from prefs.core.words import Kind
 from prefs.store import text
 from prefs.store.codec import decode_state, encode_state
+from prefs.store.hot import ByKeys, Statement
 from prefs.store.schema import identifiers, links, subjects
 
 
@@ -64,39 +65,30 @@ def _subject(row: Sequence[object]) -> Subject:
     return Subject(id_, ref, name, revision, decode_state(state), last, created)  # type: ignore[arg-type]  # columns are typed by the schema
 
 
-def create(
-    conn: Connection, controller: str, ref: str | None, name: str | None, now: float
-) -> Subject:
-    subject = Subject(new_id(), ref, name, 0, State(), None, now)
-    conn.execute(
-        insert(subjects),
-        {
-            "id": subject.id,
-            "controller": controller,
-            "ref": ref,
-            "name": name,
-            "name_folded": text.folded(name),
-            "revision": 0,
-            "state": encode_state(subject.state),
-            "created_at": now,
-            "last_row_at": None,
-        },
+def create(ref: str | None, name: str | None, now: float) -> Subject:
+    """A new subject; `store` writes it."""
+    return Subject(new_id(), ref, name, 0, State(), None, now)
+
+
+_INSERT = Statement(insert(subjects))
+_UPDATE = Statement(
+    update(subjects)
+    .where(subjects.c.id == bindparam("b_id"))
+    .values(
+        ref=bindparam("b_ref"),
+        name=bindparam("b_name"),
+        name_folded=bindparam("b_folded"),
+        revision=bindparam("b_revision"),
+        state=bindparam("b_state"),
+        last_row_at=bindparam("b_last"),
     )
-    return subject
+)
 
 
 def store(conn: Connection, subject: Subject) -> None:
-    conn.execute(
-        update(subjects)
-        .where(subjects.c.id == bindparam("b_id"))
-        .values(
-            ref=bindparam("b_ref"),
-            name=bindparam("b_name"),
-            name_folded=bindparam("b_folded"),
-            revision=bindparam("b_revision"),
-            state=bindparam("b_state"),
-            last_row_at=bindparam("b_last"),
-        ),
+    """Write what changed of a subject that is stored already."""
+    _UPDATE.run(
+        conn,
         {
             "b_id": subject.id,
             "b_ref": subject.ref,
@@ -109,14 +101,31 @@ def store(conn: Connection, subject: Subject) -> None:
     )
 
 
+def store_new(conn: Connection, controller: str, subject: Subject) -> None:
+    _INSERT.run(
+        conn,
+        {
+            "id": subject.id,
+            "controller": controller,
+            "ref": subject.ref,
+            "name": subject.name,
+            "name_folded": text.folded(subject.name),
+            "revision": subject.revision,
+            "state": encode_state(subject.state),
+            "created_at": subject.created_at,
+            "last_row_at": subject.last_row_at,
+        },
+    )
+
+
+_BY_IDS = ByKeys(
+    lambda ids: select(*_COLUMNS).where(subjects.c.id.in_(ids)).order_by(subjects.c.id)
+)
+
+
 def by_ids(conn: Connection, ids: Collection[int]) -> list[Subject]:
     """The subjects in the order of their ids: the order in which rows are locked."""
-    if not ids:
-        return []
-    rows = conn.execute(
-        select(*_COLUMNS).where(subjects.c.id.in_(sorted(ids))).order_by(subjects.c.id)
-    )
-    return [_subject(row) for row in rows]
+    return [_subject(row) for row in _BY_IDS.run(conn, ids)]
 
 
 def by_ref(conn: Connection, controller: str, ref: str) -> Subject | None:
@@ -150,19 +159,32 @@ def by_name(conn: Connection, controller: str, name: str, limit: int = 50) -> li
     return [_subject(row) for row in rows]
 
 
+_FIND = ByKeys(
+    lambda hashes: (
+        select(
+            identifiers.c.id,
+            identifiers.c.kind,
+            identifiers.c.hash,
+            identifiers.c.spelling.is_not(None),
+        )
+        .where(
+            identifiers.c.controller == bindparam("controller"),
+            identifiers.c.hash.in_(hashes),
+        )
+        .order_by(identifiers.c.hash)
+    )
+)
+
+
 def find_hashes(
     conn: Connection, controller: str, hashes: Collection[bytes]
 ) -> list[tuple[int, Kind, bytes, bool]]:
     """(id, kind, hash, has a spelling) of the identifier rows among these, in hash order."""
-    if not hashes:
-        return []
-    spelled = identifiers.c.spelling.is_not(None)
-    rows = conn.execute(
-        select(identifiers.c.id, identifiers.c.kind, identifiers.c.hash, spelled.label("spelled"))
-        .where(identifiers.c.controller == controller, identifiers.c.hash.in_(sorted(hashes)))
-        .order_by(identifiers.c.hash)
-    )
-    return [(row.id, Kind(row.kind), row.hash, bool(row.spelled)) for row in rows]
+    rows = _FIND.run(conn, hashes, {"controller": controller})
+    return [(id_, Kind(kind), hash_, bool(spelled)) for id_, kind, hash_, spelled in rows]
+
+
+_ADD = Statement(insert(identifiers).returning(identifiers.c.id))
 
 
 def add_identifier(
@@ -175,11 +197,9 @@ def add_identifier(
 ) -> int:
     """Keep an identifier row. `hashed` is kind, hash and the key id it was hashed under."""
     kind, hash_, key_id = hashed
-    spelling = None
-    if identifier is not None:
-        spelling = keys.encrypt(identifier.spelling.encode(), hash_)
-    row = conn.execute(
-        insert(identifiers).returning(identifiers.c.id),
+    spelling = keys.encrypt(identifier.spelling.encode(), hash_) if identifier else None
+    ((id_,),) = _ADD.run(
+        conn,
         {
             "controller": controller,
             "kind": kind.value,
@@ -189,7 +209,7 @@ def add_identifier(
             "created_at": now,
         },
     )
-    return int(row.scalar_one())
+    return int(id_)
 
 
 def spell(
@@ -207,33 +227,34 @@ def spell(
     )
 
 
+_LINKED = Statement(select(links.c.identifier_id).where(links.c.subject_id == bindparam("id")))
+_LINK = Statement(insert(links))
+
+
 def link(conn: Connection, subject_id: int, identifier_ids: Iterable[int], now: float) -> bool:
     """Link what is not linked yet; True when anything was new."""
-    have = set(
-        conn.execute(
-            select(links.c.identifier_id).where(links.c.subject_id == subject_id)
-        ).scalars()
-    )
+    have = {id_ for (id_,) in _LINKED.run(conn, {"id": subject_id})}
     new = [id_ for id_ in identifier_ids if id_ not in have]
     if new:
-        conn.execute(
-            insert(links),
+        _LINK.run_many(
+            conn,
             [{"subject_id": subject_id, "identifier_id": id_, "since": now} for id_ in new],
         )
     return bool(new)
 
 
+_SHARERS = ByKeys(
+    lambda ids: select(links.c.identifier_id, links.c.subject_id).where(
+        links.c.identifier_id.in_(ids)
+    )
+)
+
+
 def linked_to(conn: Connection, identifier_ids: Collection[int]) -> dict[int, set[int]]:
     """identifier id -> ids of the subjects that have it."""
     found: dict[int, set[int]] = {id_: set() for id_ in identifier_ids}
-    if found:
-        rows = conn.execute(
-            select(links.c.identifier_id, links.c.subject_id).where(
-                links.c.identifier_id.in_(sorted(found))
-            )
-        )
-        for identifier_id, subject_id in rows:
-            found[identifier_id].add(subject_id)
+    for identifier_id, subject_id in _SHARERS.run(conn, found):
+        found[identifier_id].add(subject_id)
     return found
 
 
@@ -253,17 +274,20 @@ def identifiers_of(
     return found
 
 
+_HASHES = ByKeys(
+    lambda ids: (
+        select(links.c.subject_id, identifiers.c.id, identifiers.c.hash)
+        .join(identifiers, identifiers.c.id == links.c.identifier_id)
+        .where(links.c.subject_id.in_(ids))
+    )
+)
+
+
 def hashes_of(conn: Connection, subject_ids: Collection[int]) -> dict[int, list[tuple[int, bytes]]]:
     """subject id -> (identifier id, hash) of each of its identifiers."""
     found: dict[int, list[tuple[int, bytes]]] = {id_: [] for id_ in subject_ids}
-    if found:
-        rows = conn.execute(
-            select(links.c.subject_id, identifiers.c.id, identifiers.c.hash)
-            .join(identifiers, identifiers.c.id == links.c.identifier_id)
-            .where(links.c.subject_id.in_(sorted(found)))
-        )
-        for subject_id, id_, hash_ in rows:
-            found[subject_id].append((id_, hash_))
+    for subject_id, id_, hash_ in _HASHES.run(conn, found):
+        found[subject_id].append((id_, hash_))
     return found
 
 

@@ -38,25 +38,21 @@ def upgrade() -> None:
     op.create_table(
         "counters",
         sa.Column("name", sa.Text(), nullable=False),
-        sa.Column(
-            "value",
-            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
-            nullable=False,
-        ),
+        sa.Column("value", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.PrimaryKeyConstraint("name"),
         sqlite_strict=True,
         sqlite_with_rowid=True,
     )
     op.create_table(
         "delivery_facts",
-        sa.Column("brand", sa.Text(), nullable=False),
         sa.Column("hash", sa.LargeBinary(), nullable=False),
+        sa.Column("brand", sa.Text(), nullable=False),
         sa.Column("channel", sa.Text(), nullable=False),
         sa.Column("purpose", sa.Text(), nullable=False),
         sa.Column("origin", sa.Text(), nullable=False),
         sa.Column("fact", sa.Text(), nullable=False),
         sa.Column("since", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False),
-        sa.PrimaryKeyConstraint("brand", "hash", "channel", "purpose", "origin"),
+        sa.PrimaryKeyConstraint("hash", "brand", "channel", "purpose", "origin"),
         sqlite_strict=True,
         sqlite_with_rowid=False,
     )
@@ -93,7 +89,7 @@ def upgrade() -> None:
         sa.Column("spelling", sa.LargeBinary(), nullable=True),
         sa.Column("created_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False),
         sa.PrimaryKeyConstraint("id"),
-        sa.UniqueConstraint("controller", "kind", "hash"),
+        sa.UniqueConstraint("controller", "hash", "kind"),
         sqlite_strict=True,
         sqlite_with_rowid=True,
     )
@@ -126,11 +122,7 @@ def upgrade() -> None:
         "lanes",
         sa.Column("target", sa.Text(), nullable=False),
         sa.Column("holder", sa.Text(), nullable=True),
-        sa.Column(
-            "epoch",
-            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
-            nullable=False,
-        ),
+        sa.Column("epoch", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("lease_until", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False),
         sa.Column("cursor", sa.Text(), nullable=True),
         sa.Column("scanned_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=True),
@@ -145,9 +137,7 @@ def upgrade() -> None:
         "ledger",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column(
-            "subject_id",
-            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
-            nullable=False,
+            "subject_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False
         ),
         sa.Column("revision", sa.Integer(), nullable=False),
         sa.Column("kind", sa.Text(), nullable=False),
@@ -169,9 +159,7 @@ def upgrade() -> None:
         sa.Column("origin", sa.Text(), nullable=True),
         sa.Column("batch", sa.Text(), nullable=True),
         sa.Column(
-            "payload_id",
-            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
-            nullable=False,
+            "payload_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False
         ),
         sa.Column("payload_hash", sa.LargeBinary(), nullable=False),
         sa.Column("n", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
@@ -194,14 +182,10 @@ def upgrade() -> None:
     op.create_table(
         "links",
         sa.Column(
-            "subject_id",
-            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
-            nullable=False,
+            "subject_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False
         ),
         sa.Column(
-            "identifier_id",
-            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
-            nullable=False,
+            "identifier_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False
         ),
         sa.Column("since", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False),
         sa.PrimaryKeyConstraint("subject_id", "identifier_id"),
@@ -215,31 +199,19 @@ def upgrade() -> None:
         "marks",
         sa.Column("target", sa.Text(), nullable=False),
         sa.Column(
-            "subject_id",
-            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
-            nullable=False,
+            "subject_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False
         ),
         sa.Column("vendor_id", sa.Text(), nullable=False),
-        sa.Column(
-            "number",
-            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
-            nullable=False,
-        ),
+        sa.Column("number", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("urgent", sa.Integer(), nullable=False),
         sa.Column("due_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False),
         sa.Column("since", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column(
-            "claimed_epoch",
-            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
-            nullable=True,
+            "claimed_epoch", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True
         ),
         sa.Column("claimed_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=True),
-        sa.Column(
-            "unsettled_until",
-            sa.Double().with_variant(sa.REAL(), "sqlite"),
-            nullable=True,
-        ),
+        sa.Column("unsettled_until", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=True),
         sa.Column("outcome", sa.Text(), nullable=True),
         sa.Column("reason", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("target", "subject_id", "vendor_id"),
@@ -317,11 +289,7 @@ def upgrade() -> None:
         sa.Column("seen", sa.Text(), nullable=True),
         sa.Column("seen_began", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=True),
         sa.Column("written", sa.Text(), nullable=True),
-        sa.Column(
-            "written_ended",
-            sa.Double().with_variant(sa.REAL(), "sqlite"),
-            nullable=True,
-        ),
+        sa.Column("written_ended", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=True),
         sa.Column("ever_on", sa.Integer(), nullable=False),
         sa.Column("outcome", sa.Text(), nullable=True),
         sa.Column("reason", sa.Text(), nullable=True),
@@ -376,9 +344,7 @@ def upgrade() -> None:
         sa.Column("brand", sa.Text(), nullable=False),
         sa.Column("kind", sa.Text(), nullable=False),
         sa.Column(
-            "subject_id",
-            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
-            nullable=True,
+            "subject_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True
         ),
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("body", sa.LargeBinary(), nullable=False),
