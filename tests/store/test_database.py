@@ -1,0 +1,178 @@
+"""The writer: durable before it answers, one bad job alone, a locked store said plainly."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection, insert, select
+
+from prefs.core.errors import SettingsError, Unavailable
+from prefs.core.keys import Keyring
+from prefs.store import database as module
+from prefs.store import migrate
+from prefs.store.database import Database, make_engine, sqlite_library
+from prefs.store.keys import check_keys
+from prefs.store.schema import counters, metadata
+from tests.kit import SECRET
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    made = f"sqlite:///{tmp_path}/prefs.db"
+    migrate.ensure(made)
+    return made
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[Database]:
+    with Database(url) as opened:
+        yield opened
+
+
+def names(conn: Connection) -> set[str]:
+    return set(conn.execute(select(counters.c.name)).scalars())
+
+
+def add(name: str) -> module.Callable[[Connection], str]:
+    def job(conn: Connection) -> str:
+        conn.execute(insert(counters), {"name": name, "value": 1})
+        return name
+
+    return job
+
+
+def test_the_migrations_make_the_schema(url: str) -> None:
+    engine = make_engine(url)
+    with engine.begin() as conn:
+        assert compare_metadata(MigrationContext.configure(conn), metadata) == []
+        assert migrate.is_current(conn)
+
+
+def test_a_database_of_another_version_is_refused(url: str) -> None:
+    engine = make_engine(url)
+    with engine.begin() as conn:
+        conn.exec_driver_sql("UPDATE alembic_version SET version_num = '0000'")
+    with pytest.raises(SettingsError, match="run prefs migrate"):
+        migrate.ensure(url)
+
+
+def test_postgresql_is_a_clear_error_until_it_comes() -> None:
+    with pytest.raises(SettingsError, match="only SQLite"):
+        make_engine("postgresql://user@localhost/prefs")
+
+
+def test_commits_are_synced_in_full_to_a_write_ahead_log(database: Database) -> None:
+    def pragmas(conn: Connection) -> tuple[str, int]:
+        mode = conn.exec_driver_sql("PRAGMA journal_mode").scalar_one()
+        return mode, conn.exec_driver_sql("PRAGMA synchronous").scalar_one()
+
+    assert database.write_now(pragmas) == ("wal", 2)
+
+
+def test_concurrent_writes_share_commits(database: Database) -> None:
+    commits: list[None] = []
+    database.on_commit(lambda: commits.append(None))
+
+    async def many() -> list[str]:
+        return await asyncio.gather(*(database.write(add(f"n{n}")) for n in range(200)))
+
+    assert len(asyncio.run(many())) == 200
+    assert 1 <= len(commits) < 100
+    assert len(database.read_now(names)) == 200
+
+
+def test_a_result_comes_after_the_commit(database: Database, url: str) -> None:
+    database.write_now(add("seen"))
+    with Database(url) as other:
+        assert other.read_now(names) == {"seen"}
+
+
+def test_a_job_that_fails_loses_its_own_writes_only(database: Database) -> None:
+    def half(conn: Connection) -> None:
+        add("half")(conn)
+        raise ValueError("no")
+
+    async def mixed() -> list[object]:
+        jobs = [database.write(add("one")), database.write(half), database.write(add("two"))]
+        return await asyncio.gather(*jobs, return_exceptions=True)
+
+    first, second, third = asyncio.run(mixed())
+    assert (first, third) == ("one", "two")
+    assert isinstance(second, ValueError)
+    assert database.read_now(names) == {"one", "two"}
+
+
+def test_the_same_key_twice_fails_the_second_alone(database: Database) -> None:
+    database.write_now(add("same"))
+    with pytest.raises(Exception, match="UNIQUE"):
+        database.write_now(add("same"))
+    assert database.write_now(add("other")) == "other"
+
+
+def test_a_locked_store_is_unavailable_and_the_writer_lives_on(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BUSY_MS", 50)
+    blocker = make_engine(url)
+    with Database(url) as database:
+        with blocker.begin():
+            with pytest.raises(Unavailable):
+                database.write_now(add("late"))
+        assert database.write_now(add("after")) == "after"
+        assert database.read_now(names) == {"after"}
+
+
+def test_readers_cannot_write(database: Database) -> None:
+    with pytest.raises(Unavailable):
+        database.read_now(add("sneaky"))
+
+
+def test_reads_go_on_while_a_write_is_under_way(database: Database) -> None:
+    inside, leave = threading.Event(), threading.Event()
+
+    def slow(conn: Connection) -> None:
+        add("slow")(conn)
+        inside.set()
+        leave.wait(5)
+
+    future = database.submit(slow)
+    assert inside.wait(5)
+    assert database.read_now(names) == set()
+    leave.set()
+    future.result(5)
+
+
+def test_an_old_library_keeps_a_second_process_off_the_file(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = sqlite_library()
+    old = SimpleNamespace(sqlite_version_info=(3, 40, 1), Error=real.Error)
+    with Database(url):
+        monkeypatch.setattr(module, "sqlite_library", lambda: old)
+        first, second = module.ProcessLock(_parsed(url)), module.ProcessLock(_parsed(url))
+        first.take()
+        with pytest.raises(SettingsError, match=r"older than 3\.51\.3"):
+            second.take()
+        first.free()
+        second.take()
+        second.free()
+
+
+def _parsed(url: str) -> module.URL:
+    return module.make_url(url)
+
+
+def test_a_missing_key_stops_the_start(database: Database) -> None:
+    old, new = Keyring([SECRET]), Keyring([b"another secret of thirty-two bytes"])
+    database.write_now(lambda conn: check_keys(conn, old, 1.0))
+    with pytest.raises(SettingsError, match="add the old secret"):
+        database.write_now(lambda conn: check_keys(conn, new, 2.0))
+    both = Keyring([b"another secret of thirty-two bytes", SECRET])
+    database.write_now(lambda conn: check_keys(conn, both, 3.0))
