@@ -125,7 +125,7 @@ def _quick_form(region: str) -> tuple[int, re.Pattern[str] | None]:
     prefix = facts.national_prefix_for_parsing
     # Digits that the parser might take for a prefix are left to it.
     number = rf"(?!0{f'|{prefix}' if prefix else ''})(?P<number>{_lengths(facts)})"
-    if facts.national_prefix != "0" or facts.national_prefix_transform_rule:
+    if not prefix or prefix.split("|")[0] != "0" or facts.national_prefix_transform_rule:
         return code, re.compile(rf"\+{code}{number}", re.ASCII)
     abroad = facts.international_prefix or "00"
     return code, re.compile(rf"(?:\+{code}|(?!{abroad})0){number}", re.ASCII)
@@ -159,10 +159,11 @@ def _certain(number: PhoneNumber, text: str) -> bool:
     """
     if phonenumbers.is_valid_number(number):
         return True
-    digits = re.sub(r"\D", "", text)
+    digits, own = re.sub(r"\D", "", text), phonenumbers.national_significant_number(number)
     local = number.country_code_source == CountryCodeSource.FROM_DEFAULT_COUNTRY
-    bare = local and len(digits) == len(phonenumbers.national_significant_number(number))
-    return not bare and phonenumbers.is_possible_number_for_type(number, PhoneNumberType.MOBILE)
+    if own.startswith("0") or (local and len(digits) == len(own)):
+        return False
+    return phonenumbers.is_possible_number_for_type(number, PhoneNumberType.MOBILE)
 
 
 _MOST_SENDER_TEXT = 64
