@@ -81,6 +81,10 @@ class Token:
     """The topic's permanent number."""
     subject_id: int | None = None
 
+    def __post_init__(self) -> None:
+        if len(self.hash) != HASH_SIZE:
+            raise ValueError(f"a keyed hash has {HASH_SIZE} bytes")
+
     @property
     def fingerprint(self) -> bytes:
         """8 bytes that name the token in the ledger and open nothing."""

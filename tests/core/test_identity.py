@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from prefs.core import identity
 from prefs.core.errors import BadIdentifier
+from prefs.core.signals import Identifier
 from prefs.core.words import Channel, Kind
 
 
@@ -83,7 +84,8 @@ def test_no_address(text: str) -> None:
 
 def _says_nothing_of(text: str, error: BadIdentifier) -> None:
     """Neither the message nor what it was raised from shows the value."""
-    assert error.__context__ is None and error.__cause__ is None
+    assert error.__context__ is None
+    assert error.__cause__ is None
     shown = str(error).lower()
     assert not any(word in shown for word in text.lower().split() if len(word) > 3)
 
@@ -109,10 +111,10 @@ def test_the_quick_way_to_an_address_is_the_long_way(text: str) -> None:
     assert _key(identity.email, text) == _key(_long_email, text)
 
 
-def _long_email(text: str) -> identity.Identifier:
+def _long_email(text: str) -> Identifier:
     spelling = text.strip()
     identity._trimmed(text)
-    return identity.Identifier(Kind.EMAIL, identity._email_key(spelling), spelling)
+    return Identifier(Kind.EMAIL, identity._email_key(spelling), spelling)
 
 
 def _key(make: object, *given: str) -> str | None:
@@ -156,7 +158,7 @@ def test_a_key_is_its_own_key(text: str) -> None:
     ],
 )
 def test_one_key_for_the_spellings_of_a_number(text: str, region: str, key: str) -> None:
-    assert identity.phone(text, region) == identity.Identifier(Kind.PHONE, key, key)
+    assert identity.phone(text, region) == Identifier(Kind.PHONE, key, key)
 
 
 @pytest.mark.parametrize(
@@ -301,7 +303,14 @@ def test_a_psid_counts_within_its_page() -> None:
 
 @pytest.mark.parametrize(
     ("text", "page"),
-    [("24601", None), ("", "9001"), ("9001:", None), (":24601", None), ("2 4", "9001"), ("1", "a b")],
+    [
+        ("24601", None),
+        ("", "9001"),
+        ("9001:", None),
+        (":24601", None),
+        ("2 4", "9001"),
+        ("1", "a b"),
+    ],
 )
 def test_no_psid(text: str, page: str | None) -> None:
     with pytest.raises(BadIdentifier):
@@ -397,5 +406,5 @@ def test_a_bare_text_is_no_postal_address() -> None:
         (SMITH, "LS•••"),
     ],
 )
-def test_a_masked_identifier(identifier: identity.Identifier, shown: str) -> None:
+def test_a_masked_identifier(identifier: Identifier, shown: str) -> None:
     assert identity.masked(identifier) == shown
