@@ -70,7 +70,7 @@ def _local_part(local: str) -> str:
 
 def _domain(domain: str) -> str:
     try:
-        found = idna.encode(domain, uts46=True, std3_rules=True).decode().lower()
+        found = idna.encode(domain, uts46=True).decode().lower()
     except UnicodeError:
         found = ""
     host, dot, top = found.rpartition(".")

@@ -261,7 +261,7 @@ def test_a_signed_sender_stands_as_it_is(sender: str) -> None:
     assert identity.signed_phone(f" {sender} ") == (Kind.PHONE, sender, sender)
 
 
-@pytest.mark.parametrize("sender", ["", "  ", "+44\x007911", "1" * 65])
+@pytest.mark.parametrize("sender", ["", "  ", "+44\x007911", "RT\u202eClinic", "1" * 65])
 def test_no_sender(sender: str) -> None:
     with pytest.raises(BadIdentifier):
         identity.signed_phone(sender)
