@@ -239,11 +239,19 @@ class Push:
     def _facts(self, record: Record) -> Iterable[DeliveryFact]:
         if not isinstance(record.read, Observed):
             return
-        shown = identifiers_shown(record.read, self.target.region)
+        shown = [
+            identifier
+            for identifier in identifiers_shown(record.read, self.target.region)
+            if identifier.kind in self.connector.facts.keys_on
+        ]
         for slot, seen in record.read.values.items():
+            pair = (slot.channel, slot.purpose)
+            known = any(pair in held.undeliverable for held in record.held)
             for identifier in shown:
-                if seen.fact and identifier.kind in self.connector.facts.keys_on:
+                if seen.fact and not known:
                     yield DeliveryFact(identifier, slot.purpose, seen.fact)
+                if known and not seen.fact and seen.value is Value.ON:
+                    yield DeliveryFact(identifier, slot.purpose, "delivers", ended=True)
 
     def _take(
         self, conn: Connection, heard: Iterable[Signal], facts: Iterable[DeliveryFact]
@@ -262,6 +270,7 @@ class Push:
         by_ref = {record.ref: record for record in records}
         await self._send(by_ref, await self._not_fought(by_ref, outs))
         if ins:
+            URGENT.set(False)
             await self._send(by_ref, await self._still_wished(lease, by_ref, ins))
 
     def _plan(self, record: Record) -> list[Change]:

@@ -14,9 +14,11 @@ from functools import partial
 import structlog
 from sqlalchemy import Connection
 
+from prefs import texts
 from prefs.core.decision import NOBODY, wish
 from prefs.core.propagation import (
     Connector,
+    Listens,
     Observed,
     Outcome,
     Page,
@@ -70,7 +72,29 @@ class Scan:
         began = self.clock().timestamp()
         async for page in self.connector.scan(cursor):
             await self.database.write(partial(self._take, lease=lease, page=page))
+        if isinstance(self.connector, Listens):
+            await self._listen(self.connector, lease)
         await self.database.write(lambda conn: marks.set_lane(conn, lease, scanned_at=began))
+
+    async def _listen(self, connector: Listens, lease: Lease) -> None:
+        """Texts whose webhook never came; one that did come is a duplicate."""
+        row = await self.database.read(lambda conn: marks.lane(conn, self.target.label))
+        found, cursor = await connector.inbound(row.inbound_cursor if row else None)
+        for text in found:
+            sent_at = None
+            if texts.needs_time(self.target, text):
+                sent_at = await connector.message_time(text.message_id)
+            await self.database.write(
+                partial(
+                    texts.take,
+                    intake=self.intake,
+                    target=self.target,
+                    text=text,
+                    raw=b"",
+                    sent_at=sent_at,
+                )
+            )
+        await self.database.write(partial(marks.set_lane, lease=lease, inbound_cursor=cursor))
 
     def _take(self, conn: Connection, lease: Lease, page: Page) -> None:
         rows = [self._row(ref, read) for ref, read in page.records]

@@ -44,6 +44,11 @@ def take(
     _follow(conn, intake, target, text, said, purposes)
 
 
+def needs_time(target: Target, text: Text) -> bool:
+    """Whether this text is a START, which counts from when it was sent."""
+    return meaning(text.body, purposes_of(target, text)[0], text.flag) in STARTS
+
+
 def purposes_of(target: Target, text: Text) -> list[Purpose]:
     """What the sender that got the text is for. An unknown one counts as marketing."""
     names = {text.sender, text.other_sender} - {None}

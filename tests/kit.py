@@ -215,9 +215,7 @@ def push_of(clinic: Clinic, connector: MailingList) -> Push:
 
 
 def lane_of(clinic: Clinic, connector: MailingList, holder: str = "one") -> Lane:
-    return Lane(
-        TARGET, connector, clinic.database, clinic.intake, clinic.clock, Pace(), holder
-    )
+    return Lane(TARGET, connector, clinic.database, clinic.intake, clinic.clock, Pace(), holder)
 
 
 async def one_round(clinic: Clinic, push: Push, holder: str = "one") -> int:

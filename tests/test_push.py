@@ -39,9 +39,7 @@ def receipt(rt: Clinic, address: str = ADA) -> Any:
 def waiting(rt: Clinic) -> list[Any]:
     (found,) = [
         rt.database.read_now(lambda conn: marks.of_subject(conn, one))
-        for one in rt.database.read_now(
-            lambda conn: subjects.owners(conn, "rt", [rt.hash(ADA)])
-        )
+        for one in rt.database.read_now(lambda conn: subjects.owners(conn, "rt", [rt.hash(ADA)]))
     ]
     return found
 
@@ -117,7 +115,10 @@ def test_an_opt_in_that_waited_through_an_outage_loses_to_a_later_out(rt: Clinic
 def test_an_out_between_plan_and_write_stops_the_on(rt: Clinic) -> None:
     there = MailingList(rt.clock, held={ADA: Value.UNSET})
     rt.consent(ADA)
-    there.before_read = lambda: (rt.say(ADA, Source.ONE_CLICK), setattr(there, "before_read", None))[1]
+    there.before_read = lambda: (
+        rt.say(ADA, Source.ONE_CLICK),
+        setattr(there, "before_read", None),
+    )[1]
     rounds(rt, there, 3)
     assert all(change.to is Wish.OFF for change in there.written)
     assert there.held[ADA] is Value.OFF

@@ -12,9 +12,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from prefs.core.errors import PropagationError
+from prefs.core.signals import Text
 from prefs.core.words import Channel, Kind, Purpose, Source
 
 URGENT: ContextVar[bool] = ContextVar("urgent", default=False)
@@ -278,6 +279,16 @@ class Connector(Protocol):
 
 class Timed(Protocol):
     """A connector that can ask its vendor when an inbound message was sent."""
+
+    async def message_time(self, message_id: str) -> datetime: ...
+
+
+@runtime_checkable
+class Listens(Protocol):
+    """A connector whose vendor keeps the messages that people sent us."""
+
+    async def inbound(self, cursor: str | None) -> tuple[list[Text], str]:
+        """Messages since the cursor, and the next cursor. Seen ones may come again."""
 
     async def message_time(self, message_id: str) -> datetime: ...
 

@@ -159,6 +159,7 @@ lanes = table(
     need("epoch", Big),
     need("lease_until", Time),
     may("cursor"),
+    may("inbound_cursor"),
     may("scanned_at", Time),
     may("parked_until", Time),
     may("parked_reason"),

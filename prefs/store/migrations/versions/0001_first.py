@@ -125,6 +125,7 @@ def upgrade() -> None:
         sa.Column("epoch", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("lease_until", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=False),
         sa.Column("cursor", sa.Text(), nullable=True),
+        sa.Column("inbound_cursor", sa.Text(), nullable=True),
         sa.Column("scanned_at", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=True),
         sa.Column("parked_until", sa.Double().with_variant(sa.REAL(), "sqlite"), nullable=True),
         sa.Column("parked_reason", sa.Text(), nullable=True),

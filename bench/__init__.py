@@ -1,0 +1,1 @@
+"""Figures: ours and the floor they are held against, alternating in one run."""

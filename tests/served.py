@@ -1,0 +1,134 @@
+"""The whole service for tests: a configuration file, an opened runtime, a client of its app."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from starlette.testclient import TestClient
+
+from prefs.app import Clock, Runtime, load_settings, make_app, open_runtime, utc_now
+from prefs.store import access
+
+PUBLIC = "https://prefs.example.co.uk"
+
+BASE = """
+listen = "127.0.0.1:0"
+public_url = "https://prefs.example.co.uk"
+database = "sqlite:///prefs.db"
+secret_keys = ["env:PREFS_TEST_KEY"]
+[mail]
+send = "file://{folder}/mail"
+from = "prefs@example.co.uk"
+[worker]
+first_retry = "50ms"
+max_retry = "1s"
+poll_every = "1h"
+lease = "5s"
+[controllers.rt]
+name = "RT Aesthetics Ltd"
+address = "1 High Street, Leeds"
+complaints_email = "info@example.co.uk"
+[controllers.other]
+name = "Another Ltd"
+address = "2 High Street, Leeds"
+complaints_email = "info@example.org"
+[brands.rt]
+controller = "rt"
+name = "RT Aesthetics"
+privacy_notice = "https://example.co.uk/privacy"
+sms = {{ marketing = ["MG1", "+447700900001"], reminders = ["MG2", "+447700900002"] }}
+[brands.second]
+controller = "rt"
+name = "RT Skin"
+privacy_notice = "https://example.co.uk/privacy"
+[brands.foreign]
+controller = "other"
+name = "Another Clinic"
+privacy_notice = "https://example.org/privacy"
+"""
+
+
+@dataclass
+class Served:
+    """`client` speaks to the app as programs and people do."""
+
+    runtime: Runtime
+    client: TestClient
+    key: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"}
+
+    def post(self, path: str, body: Any, **more: Any) -> httpx.Response:
+        headers = {**self.headers, **more.pop("headers", {})}
+        return self.client.post(path, json=body, headers=headers, **more)
+
+    def get(self, path: str, **more: Any) -> httpx.Response:
+        return self.client.get(path, headers=self.headers, **more)
+
+    def key_for(self, scopes: str, brand: str = "rt") -> str:
+        now = self.runtime.clock().timestamp()
+        _, key = self.runtime.database.write_now(
+            lambda conn: access.add_key(conn, brand, scopes.split(","), now)
+        )
+        return key
+
+    def say(self, email: str, choice: str = "out", source: str = "api", **more: Any) -> Any:
+        """POST /v1/preferences for e-mail marketing; the parsed answer."""
+        change = {"channel": "email", "purpose": "marketing", "choice": choice}
+        body = {
+            "brand": "rt",
+            "subject": {"email": email},
+            "changes": [change],
+            "source": source,
+            **more,
+        }
+        answer = self.post("/v1/preferences", body)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def consent(self, email: str, **more: Any) -> Any:
+        return self.say(email, "in", basis="consent", evidence={"wording": "Yes please"}, **more)
+
+    def reason(self, to: Any, channel: str = "email", purpose: str = "marketing", **more: Any) -> str:
+        """What check answers for one item."""
+        body = {"brand": "rt", "channel": channel, "purpose": purpose, "to": [to], **more}
+        answer = self.post("/v1/check", body)
+        assert answer.status_code == 200, answer.text
+        reason: str = answer.json()["results"][0]["reason"]
+        return reason
+
+
+def configure(folder: Path, extra: str = "", environ: Mapping[str, str] | None = None) -> Path:
+    path = folder / "prefs.toml"
+    path.write_text(BASE.format(folder=folder) + extra)
+    return path
+
+
+@contextmanager
+def served(
+    folder: Path,
+    extra: str = "",
+    *,
+    work: bool = False,
+    environ: Mapping[str, str] | None = None,
+    clock: Clock = utc_now,
+) -> Iterator[Served]:
+    """Run the app in this process; with `work` its worker too."""
+    secrets = {"PREFS_TEST_KEY": "a secret of thirty-two bytes or more", **(environ or {})}
+    settings = load_settings(configure(folder, extra), secrets)
+    runtime = open_runtime(settings, clock)
+    try:
+        app = make_app(runtime, work=work)
+        with TestClient(app, base_url=PUBLIC, raise_server_exceptions=False) as client:
+            made = Served(runtime, client, "")
+            made.key = made.key_for("check,write,staff,rights,admin")
+            yield made
+    finally:
+        runtime.close()
