@@ -1,0 +1,67 @@
+# make demo, make test: nothing else is asked of a newcomer.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test bench faults lint format clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(firstword $(foreach v,3.13 3.12 3.11 3,$(shell command -v python$(v) 2>/dev/null)))
+UV := $(shell command -v uv 2>/dev/null)
+WORKERS ?= 2
+
+help:
+	@echo "make demo    the story with vendor twins on this machine (DEMO_CHECK=1: run it alone)"
+	@echo "make test    lint and all tests"
+	@echo "make faults  kill, freeze and race the service, at full counts"
+	@echo "make bench   the figures (BENCH=--quick for a short run)"
+
+# One line for a missing part, with its fix.
+$(VENV)/.made:
+	@test -n "$(PYTHON)" || { echo "python3.11 or newer is missing: apt-get install python3.11"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11: apt-get install python3.11, or make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "the venv module is missing: apt-get install python3-venv"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@touch $@
+
+ifdef UV
+INSTALL = $(UV) pip install --quiet --python $(BIN)/python
+else
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+endif
+
+$(VENV)/.runtime: $(VENV)/.made requirements.txt pyproject.toml
+	@echo "installing what prefs needs (a minute at most)"
+	@$(INSTALL) --require-hashes -r requirements.txt
+	@$(BIN)/python .ci/link.py
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime requirements-dev.txt
+	@echo "installing what the tests need"
+	@$(INSTALL) --require-hashes -r requirements-dev.txt
+	@touch $@
+
+setup: $(VENV)/.dev
+
+demo: $(VENV)/.runtime
+	@$(BIN)/prefs demo
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+faults: $(VENV)/.dev
+	PREFS_FAULTS=full $(BIN)/python -m pytest tests/faults -s --timeout 3000
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m bench $(BENCH)
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .prefs-demo .mypy_cache .ruff_cache .hypothesis .import_linter_cache
