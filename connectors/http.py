@@ -1,0 +1,242 @@
+"""The one way out: every call of an adapter, by SDK or httpx, takes this road.
+
+It spends the target's budget, keeps a hard time limit, refuses what the connector did not declare
+as a write, and turns statuses and broken answers into errors typed by who must act. Nothing of a
+request (address, key, path) ever stands in an error's text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json as jsonlib
+import logging
+import re
+import socket
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+import httpx
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_random_exponential,
+)
+
+from prefs.core.errors import PropagationError, Refused, Temporary, Unusable
+from prefs.core.propagation import Budget, Target
+
+T = TypeVar("T")
+
+CALL_LIMIT = 8.0
+"""Seconds for one call, below a third of a lease."""
+CONNECT_LIMIT = 3.0
+READS = frozenset({"GET", "HEAD", "OPTIONS"})
+ATTEMPTS = 3
+LONGEST_WAIT = 2.0
+"""A Retry-After beyond this is not waited for inside a call."""
+MOST_PAUSE = 3600.0
+
+for _name in ("httpx", "httpcore", "urllib3", "requests"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
+
+
+class Reply(NamedTuple):
+    """An answer as it came. Header names are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """Raises Temporary for a page, a cut answer, or anything else that is no JSON."""
+        try:
+            return jsonlib.loads(self.body)
+        except ValueError:
+            raise Temporary(f"HTTP {self.status} with an answer that is not JSON") from None
+
+
+class Undeclared(PropagationError):
+    """A write that the connector's facts do not name: a fault of ours, never sent."""
+
+
+class Way:
+    """The road to one vendor host. `base` is scheme and host: the configured `base_url` or the
+    vendor's own."""
+
+    def __init__(
+        self,
+        target: Target,
+        budget: Budget,
+        host: str,
+        writes: Collection[tuple[str, str]],
+        reads_by_post: Collection[tuple[str, str]] = (),
+    ) -> None:
+        self.base = (target.base_url or host).rstrip("/")
+        self._budget = budget
+        self._allowed = [(method, re.compile(path)) for method, path in (*writes, *reads_by_post)]
+        self._private_ok = target.base_url is not None
+        self._client = httpx.AsyncClient(
+            base_url=self.base,
+            timeout=httpx.Timeout(CALL_LIMIT, connect=CONNECT_LIMIT),
+            follow_redirects=False,
+            trust_env=False,
+        )
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Any = None,
+        json: Any = None,
+        data: Any = None,
+        headers: Mapping[str, str] | None = None,
+        auth: tuple[str, str] | None = None,
+    ) -> Reply:
+        """One call by httpx. Raises Temporary for transport faults, never for a status."""
+        self._check(method, path)
+
+        async def call() -> Reply:
+            answer = await self._client.request(
+                method,
+                path,
+                params=params,
+                json=json,
+                data=data,
+                headers=dict(headers or {}),
+                auth=auth or httpx.USE_CLIENT_DEFAULT,
+            )
+            found = {name.lower(): value for name, value in answer.headers.items()}
+            return Reply(answer.status_code, found, answer.content)
+
+        return await self._in_budget(call)
+
+    async def in_thread(self, method: str, path: str, call: Callable[[], T]) -> T:
+        """One call of a vendor's synchronous SDK, which keeps a time-out of its own as well."""
+        self._check(method, path)
+
+        async def threaded() -> T:
+            return await asyncio.to_thread(call)
+
+        return await self._in_budget(threaded)
+
+    def _check(self, method: str, path: str) -> None:
+        if method.upper() not in READS and not any(
+            method.upper() == allowed and pattern.fullmatch(path)
+            for allowed, pattern in self._allowed
+        ):
+            raise Undeclared(f"{method.upper()} is not among the declared writes")
+        if not self._private_ok:
+            refuse_private(self.base)
+
+    async def _in_budget(self, call: Callable[[], Awaitable[T]]) -> T:
+        await self._budget.acquire()
+        try:
+            async with asyncio.timeout(CALL_LIMIT):
+                return await call()
+        except (httpx.ConnectError, httpx.ConnectTimeout) as fault:
+            raise Temporary("no connection to the vendor") from fault
+        except TimeoutError as fault:
+            raise Temporary("the vendor did not answer in time", unclear=True) from fault
+        except httpx.TransportError as fault:
+            raise Temporary("the connection to the vendor broke", unclear=True) from fault
+        finally:
+            self._budget.release()
+
+    def pause(self, reply: Reply) -> None:
+        """After a 429: no call of this target before the vendor's Retry-After."""
+        self._budget.pause(retry_after(reply.headers) or 1.0)
+
+
+def refuse_private(base: str) -> None:
+    """Raises Unusable when a vendor's name leads to an address inside our network."""
+    host = urlsplit(base).hostname or ""
+    try:
+        found = {info[4][0] for info in socket.getaddrinfo(host, None)}
+    except OSError:
+        return
+    if any(not ipaddress.ip_address(str(one)).is_global for one in found):
+        raise Unusable("the vendor's host name leads to a private address")
+
+
+def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
+    """Seconds to wait as RFC 9110 section 10.2.3 says them, at most an hour; None when absent,
+    negative or unreadable."""
+    text = headers.get("retry-after", "").strip()
+    if re.fullmatch(r"[0-9]{1,9}", text):
+        return min(float(text), MOST_PAUSE)
+    try:
+        at = parsedate_to_datetime(text)
+    except (TypeError, ValueError):
+        return None
+    if at.tzinfo is None:
+        at = at.replace(tzinfo=UTC)
+    wait = (at - (now or datetime.now(UTC))).total_seconds()
+    return min(wait, MOST_PAUSE) if wait > 0 else None
+
+
+PASSING = frozenset({408, 423, 425, 429, 477, 500, 502, 503, 504, 520, 521, 522, 523, 524, 525})
+
+
+def fault_of(reply: Reply, what: str = "") -> PropagationError:
+    """The error that an answer's status amounts to; `what` is the vendor's reason in safe words."""
+    reason = f"HTTP {reply.status}" + (f": {what}" if what else "")
+    if reply.status in PASSING or reply.status >= 500:
+        return Temporary(reason, retry_after=retry_after(reply.headers))
+    if reply.status in (401, 403):
+        return Unusable(reason)
+    return Refused(reason)
+
+
+def checked(reply: Reply) -> Any:
+    """The JSON of a good answer. Raises what `fault_of` says otherwise."""
+    if not 200 <= reply.status < 300:
+        raise fault_of(reply)
+    return reply.json()
+
+
+def _worth_it(fault: BaseException) -> bool:
+    """A short wait may help: never where the vendor asked for a long one."""
+    return isinstance(fault, Temporary) and (fault.retry_after or 0.0) <= LONGEST_WAIT
+
+
+def _wait(state: RetryCallState) -> float:
+    fault = state.outcome.exception() if state.outcome else None
+    asked = fault.retry_after if isinstance(fault, Temporary) else None
+    return max(asked or 0.0, wait_random_exponential(multiplier=0.2, max=1.0)(state))
+
+
+async def retried(call: Callable[[], Awaitable[T]], attempts: int = ATTEMPTS) -> T:
+    """For reads, and writes of `off`: a few short tries. An `on` is never sent through here."""
+    async for attempt in AsyncRetrying(
+        stop=stop_after_attempt(attempts),
+        wait=_wait,
+        retry=retry_if_exception(_worth_it),
+        reraise=True,
+    ):
+        with attempt:
+            return await call()
+    raise AssertionError("unreachable")
+
+
+async def spread(items: Sequence[T], job: Callable[[T], Awaitable[Any]], at_once: int) -> list[Any]:
+    """Run a job for every item, so many at once; a PropagationError is an answer, not raised."""
+    gate = asyncio.Semaphore(at_once)
+
+    async def one(item: T) -> Any:
+        async with gate:
+            try:
+                return await job(item)
+            except PropagationError as fault:
+                return fault
+
+    return list(await asyncio.gather(*(one(item) for item in items)))

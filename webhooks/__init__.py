@@ -1,0 +1,1 @@
+"""One module a system: verify the raw bytes, tell what they say."""
