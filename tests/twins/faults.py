@@ -92,7 +92,7 @@ class Faults:
         with self._lock:
             self._waiting.clear()
 
-    def list(self) -> list[Fault]:
+    def waiting(self) -> list[Fault]:
         with self._lock:
             return list(self._waiting)
 

@@ -52,7 +52,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import BaseRoute, Route
 from starlette.types import Message, Receive, Scope, Send
 
-from tests.twins.courier import PLAIN, Compose, Courier, Letter, Sent, Travel
+from tests.twins.courier import PLAIN, Compose, Courier, Letter, Sent, Travel, not_2xx
 from tests.twins.faults import Fault, Faults
 from tests.twins.page import Button, Row, render_page
 
@@ -75,6 +75,7 @@ __all__ = [
     "Twin",
     "Window",
     "act",
+    "not_2xx",
     "plain",
     "running",
 ]
@@ -213,7 +214,7 @@ class Limits:
 # -- the twin --------------------------------------------------------------------------------
 
 
-class Refusal(Exception):
+class Refusal(Exception):  # an answer, not a fault
     """Raised by an endpoint: answer this, nothing was changed."""
 
     def __init__(self, response: Response) -> None:
@@ -408,19 +409,22 @@ class Twin(Generic[S]):
         fault = self.faults.take(call.method, call.path)
         call.fault = fault.kind if fault else None
         if fault and fault.kind == "down":
-            return await _hang_up(receive, send)
+            await _hang_up(receive, send)
+            return
         with self.lock:
             entered = self.limits.enter()
         if not entered:
             call.fault = "limit"
-            return await self._send(call, await _render(self.too_many(), scope), send)
+            await self._send(call, await _render(self.too_many(), scope), send)
+            return
         try:
             reply = await self._answer(call, fault, scope)
         finally:
             with self.lock:
                 self.limits.leave()
         if reply is None:
-            return await _hang_up(receive, send)
+            await _hang_up(receive, send)
+            return
         await self._send(call, reply, send)
 
     async def _answer(self, call: Call, fault: Fault | None, scope: Scope) -> Reply | None:
@@ -482,14 +486,35 @@ class Twin(Generic[S]):
             call.applied = done
             return reply
 
+    async def inner(self, method: str, path: str, query: str = "", body: bytes = b"") -> Reply:
+        """Run one of the vendor's own endpoints from inside an endpoint (asynchronous jobs).
+
+        Not noted, not limited, not struck by faults; a refusal comes back as a reply."""
+        scope: dict[str, Any] = {
+            "type": "http",
+            "http_version": "1.1",
+            "method": method,
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": query.encode(),
+            "headers": [(b"host", b"twin")],
+            "scheme": "http",
+            "server": ("twin", 80),
+            "root_path": "",
+        }
+        call = Call(0, self.clock(), time.monotonic(), method, path, path, (), {}, body)
+        return await self._run(scope | {"twin.call": call}, body)
+
     async def _endpoint(self, call: Call, scope: Scope) -> Reply:
         request = Request(scope, _replay(call.body))
         if (refusal := self.gate(request)) is not None:
             return await _render(refusal, scope)
-        inner = dict(scope) | {"twin.call": call}
+        return await self._run(dict(scope) | {"twin.call": call}, call.body)
+
+    async def _run(self, scope: Scope, body: bytes) -> Reply:
         captured = _Capture()
         try:
-            await self._vendor(inner, _replay(call.body), captured)
+            await self._vendor(scope, _replay(body), captured)
         except Exception as error:  # noqa: BLE001  # a fault of the twin itself: told by `running`
             self.crashes.append(error)
         return captured.reply()
@@ -571,7 +596,7 @@ class Twin(Generic[S]):
             return JSONResponse([call.shown() for call in self.calls if call.n > since])
 
     async def _show_faults(self, request: Request) -> Response:
-        return JSONResponse([dataclasses.asdict(fault) for fault in self.faults.list()])
+        return JSONResponse([dataclasses.asdict(fault) for fault in self.faults.waiting()])
 
     async def _add_fault(self, request: Request) -> Response:
         fields = await _fields(request)

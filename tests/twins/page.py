@@ -59,7 +59,7 @@ def render_page(twin: Twin[Any], still: bool = False) -> str:
 
 
 def _troubles(twin: Twin[Any]) -> str:
-    waiting = ", ".join(f"{f.kind} ({f.times or 'until cleared'})" for f in twin.faults.list())
+    waiting = ", ".join(f"{f.kind} ({f.times or 'until cleared'})" for f in twin.faults.waiting())
     return f'<p class="alarm">Faults in place: {html.escape(waiting)}</p>' if waiting else ""
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import httpx
 import pytest
@@ -33,6 +31,7 @@ from tests.twins.kit import (
     act,
     running,
 )
+from tests.twins.mailbox import Mailbox, mailbox
 
 
 @dataclass
@@ -100,45 +99,28 @@ class Counter(Twin[Counts]):
         )
 
 
-@dataclass
-class Mailbox:
-    url: str
-    got: list[str] = field(default_factory=list)
-    answers: list[int] = field(default_factory=list)
+@pytest.fixture
+def box() -> Iterator[Mailbox]:
+    with mailbox() as made:
+        yield made
+
+
+def bodies(box: Mailbox) -> list[str]:
+    return [received.body.decode() for received in box.got]
 
 
 @pytest.fixture
-def mailbox() -> Iterator[Mailbox]:
-    box = Mailbox("")
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            box.got.append(self.rfile.read(int(self.headers["content-length"])).decode())
-            self.send_response(box.answers.pop(0) if box.answers else 200)
-            self.end_headers()
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    box.url = f"http://127.0.0.1:{server.server_port}/hook"
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield box
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-@pytest.fixture
-def twin(mailbox: Mailbox) -> Iterator[Counter]:
+def twin(box: Mailbox) -> Iterator[Counter]:
     with running(Counter()) as (counter, _):
-        counter.webhook_url = mailbox.url
+        counter.webhook_url = box.url
         yield counter
 
 
+HTTP = httpx.Client()
+
+
 def post(twin: Counter, *names: str, timeout: float = 5.0) -> httpx.Response:
-    return httpx.post(twin.url + "/v1/counts", json=list(names), timeout=timeout)
+    return HTTP.post(twin.url + "/v1/counts", json=list(names), timeout=timeout)
 
 
 def test_a_call_is_done_and_noted(twin: Counter) -> None:
@@ -235,13 +217,13 @@ def test_late_work_lands_after_the_caller_left(twin: Counter) -> None:
     assert twin.state.of == {"x": 1}
 
 
-def test_a_lie_changes_nothing_and_sends_nothing(twin: Counter, mailbox: Mailbox) -> None:
+def test_a_lie_changes_nothing_and_sends_nothing(twin: Counter, box: Mailbox) -> None:
     post(twin, "x")
     twin.faults.add("lie")
     assert post(twin, "x", "y").json()["done"] == ["x", "y"]
     twin.courier.settle()
     assert twin.state.of == {"x": 1}
-    assert mailbox.got == ["x#0"]
+    assert bodies(box) == ["x#0"]
     assert twin.calls[-1].applied is False
 
 
@@ -300,32 +282,32 @@ def test_limits_in_a_period() -> None:
     assert limits.enter()
 
 
-def test_webhooks_travel_as_told(twin: Counter, mailbox: Mailbox) -> None:
+def test_webhooks_travel_as_told(twin: Counter, box: Mailbox) -> None:
     post(twin, "a", "b", "c")
     twin.courier.settle()
-    mailbox.got.clear()
+    box.take()
     twin.bump(name="a", travel=Travel(reorder=True))
     twin.bump(name="b", travel=Travel(duplicate=1))
     twin.bump(name="c", travel=Travel(drop=True))
     twin.courier.settle()
-    assert mailbox.got == ["b#0", "b#0", "a#0"]
+    assert bodies(box) == ["b#0", "b#0", "a#0"]
     twin.bump(name="c", travel=Travel(delay=0.2))
     time.sleep(0.1)
-    assert len(mailbox.got) == 3
+    assert len(box.got) == 3
     twin.courier.settle()
-    assert mailbox.got[3:] == ["c#0"]
+    assert bodies(box)[3:] == ["c#0"]
 
 
-def test_webhooks_are_tried_again(twin: Counter, mailbox: Mailbox) -> None:
+def test_webhooks_are_tried_again(twin: Counter, box: Mailbox) -> None:
     twin.configure(gaps=[0.01, 0.01])
-    mailbox.answers = [503, 500, 500, 200]
+    box.answers = [503, 500, 500, 200]
     post(twin, "x")
     twin.courier.settle()
-    assert mailbox.got == ["x#0", "x#1", "x#2"]
+    assert bodies(box) == ["x#0", "x#1", "x#2"]
     assert [s.status for s in twin.courier.sent] == [503, 500, 500]
 
 
-def test_acts_over_http(twin: Counter, mailbox: Mailbox) -> None:
+def test_acts_over_http(twin: Counter, box: Mailbox) -> None:
     post(twin, "x")
     act_url = twin.url + "/_twin/acts/"
     sent = {"name": "x", "travel": {"duplicate": 1}}
@@ -335,7 +317,7 @@ def test_acts_over_http(twin: Counter, mailbox: Mailbox) -> None:
     assert httpx.post(act_url + "reset", json={}).status_code == 404
     assert httpx.post(act_url + "bump", data={"name": "x"}).headers["location"] == "/"
     twin.courier.settle()
-    assert mailbox.got == ["x#0"] * 4
+    assert bodies(box) == ["x#0"] * 4
     assert [c.path for c in twin.calls] == ["/v1/counts"]
 
 
@@ -359,8 +341,10 @@ def test_control_over_http(twin: Counter) -> None:
 def test_the_page_shows_people_and_goes_down_and_back(twin: Counter) -> None:
     post(twin, "<x>")
     page = httpx.get(twin.url + "/").text
-    assert "&lt;x&gt;" in page and "<x>" not in page
-    assert "http-equiv" in page and "http-equiv" not in httpx.get(twin.url + "/?still").text
+    assert "&lt;x&gt;" in page
+    assert "<x>" not in page
+    assert "http-equiv" in page
+    assert "http-equiv" not in httpx.get(twin.url + "/?still").text
     httpx.post(twin.url + "/_twin/faults", data={"kind": "down", "times": ""})
     for _ in range(2):
         with pytest.raises(httpx.RemoteProtocolError):
@@ -383,14 +367,14 @@ def test_a_fault_of_the_twin_itself_is_told() -> None:
         assert httpx.get(url + "/v1/broken").status_code == 500
 
 
-def test_runs_again_after_its_end(mailbox: Mailbox) -> None:
+def test_runs_again_after_its_end(box: Mailbox) -> None:
     counter = Counter()
     for expected in (1, 2):
         with running(counter):
-            counter.webhook_url = mailbox.url
+            counter.webhook_url = box.url
             post(counter, "x")
             counter.courier.settle()
-        assert len(mailbox.got) == expected
+        assert len(box.got) == expected
 
 
 def test_as_a_process_it_refuses_unknown_names() -> None:
