@@ -181,7 +181,7 @@ class Twilio:
         async for batch in self._walk(after):
             messages += [message for message in batch.messages if message.direction == "inbound"]
             after = batch.cursor
-        messages.sort(key=lambda message: message.at)
+        messages.sort(key=lambda message: message.at or NEVER)
         return [text for message in messages if (text := _text(message))], str(after)
 
     async def _walk(self, cursor: Cursor) -> AsyncIterator[Batch]:
@@ -198,7 +198,7 @@ class Twilio:
                 cursor = cursor._replace(page=None)
                 continue
             start = cursor.began or now
-            new = [message for message in found if not cursor.since or message.at >= cursor.since]
+            new = [message for message in found if _since(message, cursor)]
             cursor = Cursor(cursor.since, start, page) if page else Cursor(start - OVERLAP)
             yield Batch(began, new, cursor)
             if not page:
@@ -401,8 +401,8 @@ class Wire:
     def __init__(self) -> None:
         # At INFO it writes every parameter, numbers included.
         logging.getLogger("twilio.http_client").setLevel(logging.WARNING)
-        limits = (http.CONNECT_LIMIT, http.CALL_LIMIT)
-        self._inner = import_module("twilio.http.http_client").TwilioHttpClient(timeout=limits)
+        self._inner = import_module("twilio.http.http_client").TwilioHttpClient()
+        self._inner.timeout = (http.CONNECT_LIMIT, http.CALL_LIMIT)
         self._inner.session.trust_env = False
         self._faults = import_module("requests.exceptions")
 
@@ -474,7 +474,7 @@ class Message(NamedTuple):
     body: str
     status: str
     code: int | None
-    at: datetime
+    at: datetime | None
 
 
 class Cursor(NamedTuple):
@@ -514,11 +514,15 @@ def _message(item: Any) -> Message:
         body=item.body or "",
         status=str(item.status or ""),
         code=item.error_code,
-        at=_time(item) or NEVER,
+        at=_time(item),
     )
 
 
 NEVER = datetime.min.replace(tzinfo=UTC)
+
+
+def _since(message: Message, cursor: Cursor) -> bool:
+    return not (message.at and cursor.since) or message.at >= cursor.since
 
 
 def _time(item: Any) -> datetime | None:

@@ -59,7 +59,7 @@ NO_NEWS = frozenset(
 """https://www.twilio.com/docs/messaging/api/message-resource#message-status-values"""
 
 
-# --- signature -------------------------------------------------------------------------------------
+# --- signature -----------------------------------------------------------------------------------
 
 
 def verify(request: Delivery, target: Target) -> bool:
@@ -140,7 +140,7 @@ def _split_port(netloc: str) -> tuple[str, str]:
     return (host, port) if colon and port.isdigit() else (netloc, "")
 
 
-# --- meaning ---------------------------------------------------------------------------------------
+# --- meaning -------------------------------------------------------------------------------------
 
 
 def normalise(request: Delivery, target: Target, *, signed: bool) -> list[Found]:

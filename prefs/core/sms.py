@@ -186,8 +186,8 @@ _PLAIN = [
 _WISH = re.compile("|".join(f"(?:{pattern})" for pattern in _PLAIN))
 
 _POLITE_BEFORE = re.compile(
-    r"(?:(?:please|pls|plz|plse|kindly|hi|hiya|hello|hey|dear (?:all|team|sirs?|madam)|ok|okay|right"
-    r"|just|sorry|and|also|so|but|now|then|asap|look|listen|again|team|there|thanks|thank you"
+    r"(?:(?:please|pls|plz|plse|kindly|hi|hiya|hello|hey|dear (?:all|team|sirs?|madam)|ok|okay"
+    r"|right|just|sorry|and|also|so|but|now|then|asap|look|listen|again|team|there|thanks|thank you"
     r"|(?:can|could|would|will) (?:you|u|i|we|someone)|may i|i (?:want|wish|need|would like)"
     r"(?: you)?(?: to)?|id like(?: you)? to|i would appreciate it if you|(?:i am|im) asking you to"
     r"|you must|you should|for the last time|once and for all) )+"
@@ -208,14 +208,15 @@ _CLAUSE_END = re.compile(
 )
 _CONDITION = re.compile(r"(?:if|unless|until|when|whenever|after|before)\b")
 
-# --- what is nobody's wish -------------------------------------------------------------------------
+# --- what is nobody's wish -----------------------------------------------------------------------
 
-# How phones without the feature render a reaction: https://support.apple.com/guide/messages/
-# ("Liked ...") and https://support.google.com/messages/answer/9825351 (an emoji, then the text).
+# Phones send a reaction as a text where the other side has none: iMessage as 'Liked "..."',
+# Android as the emoji, "to" and the text.
 _REACTION = re.compile(
     r"\W*(?:(?:liked|loved|disliked|laughed at|emphasi[sz]ed|questioned)\b"
     r"|reacted\b.*?\b(?:to|with)\b|removed an? .{1,40}? from\b|replied to\b)"
-    r"\s*(?:[\"'\u2018\u201c\u00ab\u201e]|(?:an?|your|the) (?:image|photo|message|picture|text|link)\b)"
+    r"\s*(?:[\"'\u2018\u201c\u00ab\u201e]"
+    r"|(?:an?|your|the) (?:image|photo|message|picture|text|link)\b)"
 )
 _EMOJI_REACTION = re.compile(r"[^\w\"'\u201c]+to\s*[\"'\u2018\u201c\u00ab]")
 _QUOTED = re.compile(
@@ -232,7 +233,7 @@ _OUR_FOOTER = re.compile(
     r"\b(?:reply|text|txt|click|visit|tap)\b(?: stop| end| here)"
 )
 
-# --- what might be one -----------------------------------------------------------------------------
+# --- what might be one ---------------------------------------------------------------------------
 
 _NEGATED = re.compile(
     r"(?:i |you )?(?:do not|dont|never|didnt|did not) (?:ever |want (?:you )?to )?"
@@ -252,8 +253,8 @@ _PERHAPS = re.compile(
     rf"|stop (?:{_SEND}|emailing|calling|ringing|phoning)|stop(?: {_WHICH})+ {_THING}|{_LEAVE}"
     r"|opted out|opting out|unsubscrib\w*|this is spam|harass\w*|spamming"
     rf"|(?:do not|dont|never) (?:text|message|contact|spam|txt|msg|call|email|phone|ring) {_ME}"
-    rf"|(?:remove|delete|take) {_ME} (?:from|off)|off (?:your|the|this) (?:mailing |marketing )?list"
-    r"|lose my number|withdraw (?:my )?consent)\b"
+    rf"|(?:remove|delete|take) {_ME} (?:from|off)|off (?:your|the|this) (?:mailing |marketing )?"
+    r"list|lose my number|withdraw (?:my )?consent)\b"
 )
 _SIGNS = re.compile("[\U0001f6d1\U0001f6ab\u26d4\U0001f515\U0001f4f5]")
 """Stop sign, no entry, muted bell, no phones."""
