@@ -63,12 +63,10 @@ def verify(request: Delivery, target: Target) -> bool:
         raise Unverified("no signing_secret is configured for this target")
     allowed = tuple(target.options.get("signatures") or DEFAULT_SIGNATURES)
     if V3 in allowed and "x-hubspot-signature-v3" in request.headers:
-        given, expected = request.headers["x-hubspot-signature-v3"], _v3(request, secret)
+        header, expected = "x-hubspot-signature-v3", _v3(request, secret)
     else:
-        given, expected = request.headers.get("x-hubspot-signature", ""), _plain(
-            request, secret, allowed
-        )
-    if not hmac.compare_digest(given.encode(), expected.encode()):
+        header, expected = "x-hubspot-signature", _plain(request, secret, allowed)
+    if not hmac.compare_digest(request.headers.get(header, "").encode(), expected.encode()):
         raise Unverified("HubSpot's signature does not match")
     return True
 

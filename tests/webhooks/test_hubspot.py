@@ -59,7 +59,7 @@ def found(name: str) -> list[Found]:
     return hubspot.normalise(delivery(body), target(), signed=True)
 
 
-# --- the vendor's examples -------------------------------------------------------------------------
+# --- the vendor's examples ------------------------------------------------------------------------
 
 # https://github.com/HubSpot/hubspot-api-python/blob/master/tests/spec/utils/test_signature.py
 SDK_BODY = b"{'example_field':'example_value'}"
@@ -95,8 +95,8 @@ def test_v3_of_the_vendors_sdk() -> None:
     [
         sdk_example(body=SDK_BODY + b" "),
         sdk_example(stamp="15000001"),
-        delivery(SDK_BODY, sdk_example().headers | {}, url=URL + "/", at=SDK_AT),
-        delivery(SDK_BODY, sdk_example().headers | {}, method="PUT", at=SDK_AT),
+        delivery(SDK_BODY, dict(sdk_example().headers), url=URL + "/", at=SDK_AT),
+        delivery(SDK_BODY, dict(sdk_example().headers), method="PUT", at=SDK_AT),
     ],
 )
 def test_v3_tampered(tampered: Delivery) -> None:
@@ -128,7 +128,7 @@ def test_v2_of_the_vendors_page_counts_where_configured(
         hubspot.verify(moved, target(signatures=["v3", "v2"]))
 
 
-# --- what a signature must bear --------------------------------------------------------------------
+# --- what a signature must bear -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("minutes", [-4.9, 0, 4.9])
@@ -191,7 +191,7 @@ def test_unsigned_or_without_a_secret_is_refused() -> None:
         hubspot.verify(delivery(headers=empty), target(signing_secret=None))
 
 
-# --- what an event says ----------------------------------------------------------------------------
+# --- what an event says ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
