@@ -46,6 +46,7 @@ from tests.twins.mailchimp_account import (
     Webhook,
     audience_view,
     batch_view,
+    bulk_member_view,
     category_view,
     derived,
     interest_views,
@@ -173,7 +174,7 @@ class MailchimpTwin(Acts):
 
     async def root(self, request: Request) -> Response:
         self._query(request, checks.PART)
-        account = {"account_id": "twin", "account_name": "Twin", "health_status": "Everything's ok"}
+        account = {"account_id": "twin", "account_name": "Twin"}
         return self._shown(request, account)
 
     async def ping(self, request: Request) -> Response:
@@ -369,7 +370,7 @@ class MailchimpTwin(Acts):
                 errors.append(_item_error(email, refused))
             else:
                 if fault is None:
-                    (updated if known else new).append(member_view(member, audience))
+                    (updated if known else new).append(bulk_member_view(member, audience))
             seen.add(key)
         return JSONResponse(
             {

@@ -232,6 +232,26 @@ def member_view(member: Member, audience: Audience) -> dict[str, Any]:
     return view | _occasional(member, audience)
 
 
+NOT_IN_BULK = {
+    "contact_id",
+    "full_name",
+    "web_id",
+    "consents_to_one_to_one_messaging",
+    "source",
+    "marketing_permissions",
+    "sms_phone_number",
+    "sms_subscription_status",
+    "sms_subscription_last_updated",
+    "unsubscribe_reason",
+}
+
+
+def bulk_member_view(member: Member, audience: Audience) -> dict[str, Any]:
+    """A member as the bulk call shows it, with less than a `ListMember`."""
+    view = member_view(member, audience)
+    return {name: value for name, value in view.items() if name not in NOT_IN_BULK}
+
+
 def _occasional(member: Member, audience: Audience) -> dict[str, Any]:
     """Fields that only some members have."""
     view: dict[str, Any] = {}

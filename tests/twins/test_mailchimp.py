@@ -6,14 +6,17 @@ import hashlib
 import hmac
 import io
 import json
+import os
 import tarfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
+import jsonschema
 import pytest
 
 from tests.twins.kit import ActError, Travel, running
@@ -540,6 +543,81 @@ def test_set_up_over_http() -> None:
         control.post("reset")
         assert (twin.api_key, twin.limits.at_once) == ("twin-key-us6", 10)
         assert twin.state.audiences == {}
+
+
+SPEC = Path(__file__).parents[2].parent / "shared" / "specs" / "mailchimp_marketing.trimmed.json"
+
+
+def answer_schema(spec: Any, path: str, method: str) -> Any:
+    """The vendor's schema of a 200, closed: what it does not name may not be sent."""
+
+    def closed(schema: Any) -> Any:
+        if isinstance(schema, list):
+            return [closed(item) for item in schema]
+        if not isinstance(schema, dict):
+            return schema
+        inner = {name: closed(value) for name, value in schema.items()}
+        if isinstance(schema.get("properties"), dict) and schema.get("type") == "object":
+            inner.setdefault("additionalProperties", False)
+        return inner
+
+    schema = spec["paths"][path][method]["responses"]["200"]["schema"]
+    return closed({**schema, "definitions": spec["definitions"]})
+
+
+def test_answers_fit_the_vendors_description(twin: MailchimpTwin, box: Mailbox) -> None:
+    if not SPEC.exists():
+        if os.environ.get("PREFS_NO_SKIP") == "1":
+            pytest.fail(f"{SPEC.name} is not here")
+        pytest.skip(f"{SPEC.name} is not here")
+    spec = json.loads(SPEC.read_text())
+    twin.audience(LIST).permissions["p1"] = "Email"
+    twin.sms_change(LIST, AMY, "+447700900001", "subscribed")
+    (category,) = twin.audience(LIST).categories
+    one, off = "/lists/{list_id}/members/{subscriber_hash}", {"status": "unsubscribed"}
+    bulk = {"members": [off | {"email_address": AMY}, {"email_address": "x"}]}
+    hook = call(twin, "POST", HOOKS, {"url": box.url + "/one", **ALL}).json()["id"]
+    ping = {"operations": [{"method": "GET", "path": "/ping"}]}
+    batch = call(twin, "POST", "/batches", ping).json()["id"]
+    put = {"email_address": AMY, "status_if_new": "subscribed"}
+    interests = "/lists/{list_id}/interest-categories"
+    known = {
+        "list_id": LIST,
+        "subscriber_hash": subscriber_hash(AMY),
+        "interest_category_id": category,
+        "webhook_id": hook,
+        "batch_id": batch,
+    }
+    for method, path, body in [
+        ("get", "/", None),
+        ("get", "/ping", None),
+        ("get", "/lists", None),
+        ("get", "/lists/{list_id}", None),
+        ("post", "/lists/{list_id}", {**bulk, "update_existing": True}),
+        ("get", "/lists/{list_id}/members", None),
+        ("get", one, None),
+        ("put", one, put),
+        ("patch", one, off),
+        ("get", one + "/tags", None),
+        ("get", interests, None),
+        ("get", interests + "/{interest_category_id}/interests", None),
+        ("get", "/lists/{list_id}/merge-fields", None),
+        ("get", "/lists/{list_id}/webhooks", None),
+        ("post", "/lists/{list_id}/webhooks", {"url": box.url, **ALL}),
+        ("get", "/lists/{list_id}/webhooks/{webhook_id}", None),
+        ("patch", "/lists/{list_id}/webhooks/{webhook_id}", {"sources": {"api": True}}),
+        ("get", "/batches", None),
+        ("post", "/batches", ping),
+        ("get", "/batches/{batch_id}", None),
+    ]:
+        answer = call(twin, method.upper(), path.format(**known), body)
+        assert answer.status_code == 200, (method, path, answer.text)
+        jsonschema.validate(
+            answer.json(), answer_schema(spec, path, method), jsonschema.Draft4Validator
+        )
+    found = call(twin, "GET", "/search-members", query=AMY).json()
+    schema = answer_schema(spec, "/search-members", "get")
+    jsonschema.validate(found, schema, jsonschema.Draft4Validator)
 
 
 def test_two_thousand_members_are_bulk_updated_in_a_moment(twin: MailchimpTwin) -> None:
