@@ -57,7 +57,7 @@ def meaning(body: str, purpose: Purpose, flag: str | None) -> Meaning:
     clinic may have taught its gateway keywords of its own, in any language.
     """
     table = REMINDER_SENDER if purpose is Purpose.REMINDERS else MARKETING_SENDER
-    word = _letters(body)
+    word = _one_word(_letters(body))
     if word in table:
         return table[word]
     sign = (flag or "").strip().lower()
@@ -113,6 +113,12 @@ def _letters(body: str) -> str:
     return " ".join(kept.split())
 
 
+def _one_word(text: str) -> str:
+    """ "stop stop stop" is one word said thrice."""
+    words = text.split()
+    return words[0] if len(set(words)) == 1 else text
+
+
 # --- plain wishes --------------------------------------------------------------------------------
 # A clause counts as a wish only when the whole clause is one: "can you stop by" never matches.
 
@@ -145,11 +151,11 @@ _LIST = (
 )
 _LEAVE = (
     r"(?:un ?subscribe|unsub|un ?suscribe|un ?subcribe|un ?subscibe|opt ?out|opt (?:me|us) out"
-    r"|unsubscribe (?:me|us)|unsub (?:me|us))"
+    rf"|unsub(?:scribe)? {_ME})"
 )
 
 _PLAIN = [
-    rf"stop {_SEND}{_BAG}*",
+    rf"(?:stop|quit|cease) {_SEND}{_BAG}*",
     rf"stop(?: {_WHICH})* {_THING}{_BAG}*",
     rf"(?:stop (?:receiving|getting))(?: {_WHICH}| {_THING})+",
     rf"{_NOT} (?:ever )?(?:text|message|contact|spam|txt|msg|bother|pester){_BAG}*",
@@ -166,12 +172,14 @@ _PLAIN = [
     rf"no (?:{_MARKETING}|texts|messages|sms|marketing texts|marketing messages)",
     rf"take {_ME} off(?: (?:from )?{_LIST})?",
     rf"get {_ME} off {_LIST}",
-    rf"(?:remove|delete|erase) {_ME}(?: (?:from|off) {_LIST}| please)?",
+    rf"(?:remove|delete|erase) {_ME}(?: (?:from|off) {_LIST})?",
+    rf"remove (?:from|off) {_LIST}",
     rf"be (?:removed|deleted|taken off)(?: (?:from )?{_LIST})?",
     rf"{_LEAVE}(?: (?:from|of) (?:all|any|your|these|this|the|{_THING}|{_LIST})(?:{_BAG})*)?",
     rf"(?:cancel|end|quit|halt|cease)(?: {_WHICH})* (?:marketing|texts|messages|sms|newsletters?)",
     r"lose my number",
     r"(?:i )?(?:hereby )?(?:withdraw|revoke) (?:my |all )?consent(?: to (?:direct )?marketing)?",
+    rf"(?:i )?(?:do not|dont|never) consent(?:ed)?(?: to(?: {_WHICH})* {_THING}{_BAG}*)?",
     rf"(?:i )?object to(?: {_WHICH})* {_THING}{_BAG}*",
     (
         r"you (?:do not|dont|no longer) have (?:my |any )?(?:consent|permission) to"
@@ -190,7 +198,7 @@ _POLITE_BEFORE = re.compile(
     r"|right|just|sorry|and|also|so|but|now|then|asap|look|listen|again|team|there|thanks|thank you"
     r"|(?:can|could|would|will) (?:you|u|i|we|someone)|may i|i (?:want|wish|need|would like)"
     r"(?: you)?(?: to)?|id like(?: you)? to|i would appreciate it if you|(?:i am|im) asking you to"
-    r"|you must|you should|for the last time|once and for all) )+"
+    r"|you (?:must|should|can|may)|for the last time|once and for all) )+"
 )
 _POLITE_AFTER = re.compile(
     r"(?: (?:please|pls|plz|plse|thanks|thank you|thankyou|thx|ta|cheers|now|asap|immediately"
@@ -204,7 +212,7 @@ _ONLY_POLITE = re.compile(
     r"|sent from (?:my|outlook) .*)"
 )
 _CLAUSE_END = re.compile(
-    r"[.!?;:,()\n\r|]+| [-\u2013\u2014]+ |\b(?:and|but|because|cos|since|as i|as im|otherwise)\b"
+    r"[.!?;:,()\n\r|]+| [-\u2013\u2014]+ |\b(?:and|or|but|because|cos|since|as i|as im|otherwise)\b"
 )
 _CONDITION = re.compile(r"(?:if|unless|until|when|whenever|after|before)\b")
 
@@ -240,7 +248,7 @@ _NEGATED = re.compile(
     rf"(?:stop|{_LEAVE}|quit|remove|delete|take me off|cancel)\b"
 )
 _CURT = re.compile(
-    r"(?:i (?:do not|dont) want (?:this|it|these|that|them|any of (?:this|it))|no more|enough"
+    r"(?:(?:i )?(?:do not|dont) want (?:this|it|these|that|them|any of (?:this|it))|no more|enough"
     r"|stop (?:it|this|that)|go away|spam|(?:fuck|piss|sod|bugger|eff|f) (?:off|you)|lose it)"
 )
 """Whole clauses that may mean us."""
@@ -251,7 +259,7 @@ _PERHAPS = re.compile(
     r"|never (?:signed|asked|subscribed|consented|agreed|gave)"
     r"|(?:did not|didnt|have not|havent) (?:sign|ask|subscribe|consent|agree|give|gave)"
     rf"|stop (?:{_SEND}|emailing|calling|ringing|phoning)|stop(?: {_WHICH})+ {_THING}|{_LEAVE}"
-    r"|opted out|opting out|unsubscrib\w*|this is spam|harass\w*|spamming"
+    r"|(?:remove|delete|erase) (?:all )?my (?:data|information|info|records|account)|opted out|opting out|unsubscrib\w*|this is spam|harass\w*|spamming"
     rf"|(?:do not|dont|never) (?:text|message|contact|spam|txt|msg|call|email|phone|ring) {_ME}"
     rf"|(?:remove|delete|take) {_ME} (?:from|off)|off (?:your|the|this) (?:mailing |marketing )?"
     r"list|lose my number|withdraw (?:my )?consent)\b"

@@ -89,6 +89,15 @@ I object to direct marketing
 you do not have my permission to text me
 Reply STOP
 S T O P
+quit texting me
+unsubscribe this number
+please remove from list
+I do not consent to these messages
+You can stop now
+Stop contacting me or I will call the police
+who is this? stop texting me
+I'm not interested, please remove me
+Unsubscribe me from marketing
 """.strip().splitlines()
 
 UNCLEAR = """
@@ -112,6 +121,10 @@ it won't unsubscribe me
 I thought I unsubscribed
 I have told you I opted out
 wrong number
+delete my data
+dont want these
+How can I stop these texts?
+STOP. Jane
 stop, make it Tuesday
 please cancel
 revoke please
@@ -226,6 +239,12 @@ def test_case_blanks_punctuation_width_and_emoji_do_not_matter(
     body, at_marketing, at_reminders = dressed
     assert meaning(body, MARKETING, None) is at_marketing
     assert meaning(body, REMINDERS, None) is at_reminders
+
+
+@pytest.mark.parametrize("body", ["STOP STOP STOP", "Stop, stop!", "please stop"])
+def test_a_word_said_again_or_politely_is_the_word(body: str) -> None:
+    assert meaning(body, MARKETING, None) is Meaning.MARKETING_OUT
+    assert meaning(body, REMINDERS, None) is Meaning.REMINDERS_AND_MARKETING_OUT
 
 
 @pytest.mark.parametrize("body", PLAIN)
