@@ -192,7 +192,7 @@ class HubSpot:
         an unsubscribe-all keeps reminders from this address."""
         answers: dict[Ref, Observed | Absent | Failure] = {}
         for chunk in _chunks(refs):
-            asked = [ref for ref in chunk if self._marks or not ref.value]
+            asked = [ref for ref in chunk if self._marks or not _address(ref)]
             answers |= await self._observe(chunk, await _each(self._contact, asked))
         return answers
 
@@ -213,16 +213,18 @@ class HubSpot:
     ) -> Observed | Absent:
         """Where nothing was ever chosen, only a contact makes an address known there."""
         values = self._type_values(statuses) if statuses else {}
-        untouched = all(values[slot].value is Value.UNSET for slot in values)
-        if contact is None and (untouched or not statuses):
+        untouched = all(seen.value is Value.UNSET for seen in values.values())
+        if contact is None and untouched:
             contact = await self._contact(ref)
         if isinstance(contact, Absent):
             if untouched:
                 return contact
             contact = None
         values |= self._mark_values(contact) if contact else {}
-        values |= self._reminder_values(statuses) if statuses else {}
         began = min(part.began for part in (contact, statuses) if part)
+        if not values:
+            return Absent(began)
+        values |= self._reminder_values(statuses) if statuses else {}
         vendor_id = contact.id if contact else ref.vendor_id
         return Observed(values, began, vendor_id, _identifiers(ref, contact))
 
@@ -246,9 +248,9 @@ class HubSpot:
     async def _statuses_of(self, address: str) -> Statuses:
         began = self._now()
         path = _path(address)
-        types = await self._line.read("GET", path, EMAIL)
-        wide = await self._line.read("GET", f"{path}/unsubscribe-all", EMAIL)
-        return Statuses(began, _by_type(results(types)), results(wide))
+        types = _whole(await self._line.read("GET", path, EMAIL))
+        wide = _whole(await self._line.read("GET", f"{path}/unsubscribe-all", EMAIL))
+        return Statuses(began, _by_type(types), wide)
 
     async def _statuses_in_bulk(self, addresses: Sequence[str]) -> dict[str, Statuses | Failure]:
         began, body = self._now(), {"inputs": list(addresses)}
@@ -275,7 +277,7 @@ class HubSpot:
 
     def _mark_values(self, contact: Contact) -> dict[Slot, Seen]:
         return {
-            slot: Seen(_ours(MARKS, contact.properties.get(_property(slot), "")))
+            slot: Seen(_ours(MARKS, contact.properties.get(_property(slot), ""), slot.place))
             for slot in self._marks
         }
 
@@ -345,8 +347,9 @@ class HubSpot:
         return _named(reply, {change: address}).get(change)
 
     async def _written_to(self, change: Change) -> str:
-        contact = None if change.ref.value else await self._contact(change.ref)
-        address = _address(change.ref, contact)
+        address = _address(change.ref)
+        if not address:
+            address = _address(change.ref, await self._contact(change.ref))
         if not address:
             raise Refused("HubSpot has no such contact, or no address of it")
         return address
@@ -433,11 +436,12 @@ class Walk:
 
     @classmethod
     def start(cls, cursor: str | None, now: datetime) -> Walk:
-        walk = cls(**json.loads(cursor)) if cursor else cls(now.isoformat(), now.isoformat())
+        fresh = cls(now.isoformat(), now.isoformat())
+        walk = cls(**json.loads(cursor)) if cursor else fresh
         if walk.after:
             return walk
         if now - datetime.fromisoformat(walk.all_began) >= WALK_ALL_EVERY:
-            return cls(now.isoformat(), now.isoformat())
+            return fresh
         return replace(walk, began=now.isoformat())
 
     def following(self, after: str | None, items: Sequence[Json]) -> Walk | None:
@@ -465,16 +469,19 @@ class Walk:
 # --- words ---------------------------------------------------------------------------------------
 
 
-def _ours(table: Mapping[str, Value], word: object) -> Value:
-    """Raises Refused for a word that is not in the table: an unknown state is never guessed."""
+def _ours(table: Mapping[str, Value], word: object, where: str = "a status") -> Value:
+    """Raises Refused for a word that is not in the table: an unknown state is never guessed. The
+    word is not repeated: staff can type anything into a property."""
     if isinstance(word, str) and word in table:
         return table[word]
-    raise Refused(f"unknown state {str(word)[:40]!r} at HubSpot")
+    raise Refused(
+        f"unknown state in {where} at HubSpot; known are {', '.join(filter(None, table))}"
+    )
 
 
 def _seen(statuses: Statuses, place: str) -> Seen:
     item = statuses.types.get(place, {})
-    value = _ours(OURS, item.get("status", "NOT_SPECIFIED"))
+    value = _ours(OURS, item.get("status", "NOT_SPECIFIED"), f"type {place}")
     source, at = _source(item), _time(item.get("timestamp"))
     wide = statuses.all_out(place)
     if value is Value.OFF:
@@ -587,6 +594,13 @@ def _container(item: Json) -> Container:
 # --- HubSpot's answers ----------------------------------------------------------------------------
 
 
+def _whole(answer: Json) -> list[Json]:
+    """The results of an answer that has no errors beside them: part of a read is no read."""
+    if answer.get("errors"):
+        raise Temporary("HubSpot read only a part of what it holds")
+    return results(answer)
+
+
 def _by_type(items: Sequence[Json]) -> dict[str, Json]:
     return {str(item.get("subscriptionId")): item for item in items}
 
@@ -668,8 +682,10 @@ def _contact(item: Json, began: datetime) -> Contact:
     return Contact(began, str(item["id"]), held)
 
 
-def _address(ref: Ref, contact: Contact | Absent | Failure | None) -> str:
-    return ref.value or (contact.email if isinstance(contact, Contact) else "")
+def _address(ref: Ref, contact: Contact | Absent | Failure | None = None) -> str:
+    if ref.kind is Kind.EMAIL and ref.value:
+        return ref.value
+    return contact.email if isinstance(contact, Contact) else ""
 
 
 def _identifiers(ref: Ref, contact: Contact | None) -> tuple[tuple[Kind, str], ...]:

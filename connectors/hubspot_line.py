@@ -18,7 +18,7 @@ import urllib3
 from urllib3.util import Retry
 
 from connectors import http
-from prefs.core.errors import PropagationError, Temporary, Unusable
+from prefs.core.errors import Temporary, Unusable
 from prefs.core.propagation import Budget, Target
 
 Json = Mapping[str, Any]
@@ -45,7 +45,8 @@ CHANGED = "lastmodifieddate"
 
 WAITS = {"DAILY": 600.0, "SECONDLY": 1.0, "TEN_SECONDLY_ROLLING": 10.0}
 """Seconds by a 429's `policyName`; it comes without Retry-After."""
-LONGEST_PAUSE = 10.0
+TEN_SECONDS = 10.0
+"""The period of the ordinary limit."""
 LOCKED = 2.0
 """Seconds to wait after 423, at least."""
 EARLY = timedelta(minutes=2)
@@ -90,14 +91,15 @@ class Line:
     async def contact(
         self, email: str, vendor_id: str | None, properties: Sequence[str]
     ) -> Json | None:
-        """None where HubSpot answers that there is no such contact."""
+        """None where HubSpot itself answers that there is no such contact: its errors are JSON."""
         by = {"id_property": "email"} if email else {}
         key = email or vendor_id
         path = f"{CONTACTS}/{{contactId}}"
 
         async def send() -> Json | None:
             reply = await self._ask("GET", path, "get_by_id", key, properties=properties, **by)
-            return None if reply.status == 404 else self._checked(reply)
+            missing = reply.status == 404 and bool(_error(reply))
+            return None if missing else self._checked(reply)
 
         return await http.retried(send)
 
@@ -126,17 +128,21 @@ class Line:
     async def _send(
         self, method: str, path: str, params: Mapping[str, str] | None, body: Json | None
     ) -> Json:
-        headers = {"Authorization": f"Bearer {await self._token.get()}"}
+        token = await self._token.get()
+        headers = {"Authorization": f"Bearer {token}"}
         reply = await self._way.send(method, path, params=params, json=body, headers=headers)
+        self._token.check(reply, token)
         return self._checked(reply)
 
     async def _ask(
         self, method: str, path: str, name: str, *args: object, **kwargs: object
     ) -> http.Reply:
         token = await self._token.get()
-        return await self._way.in_thread(
+        reply = await self._way.in_thread(
             method, path, lambda: self._contacts.call(name, token, *args, **kwargs)
         )
+        self._token.check(reply, token)
+        return reply
 
     def _checked(self, reply: http.Reply) -> Json:
         """The answer's object. Raises what its status amounts to."""
@@ -146,15 +152,13 @@ class Line:
                 raise Temporary("HubSpot answered JSON that is not an object")
             return answer
         error = _error(reply)
-        if reply.status == 401:
-            raise self._token.refused()
         if reply.status == 403:
             raise Forbidden(words(error))
         failure = http.fault_of(reply, words(error))
         if isinstance(failure, Temporary):
             failure.retry_after = failure.retry_after or _wait(reply.status, error)
-            if reply.status == 429:
-                self._budget.pause(min(failure.retry_after or 0.0, LONGEST_PAUSE))
+        if reply.status == 429:
+            self._budget.pause(http.retry_after(reply.headers) or _pause(error))
         raise failure
 
 
@@ -233,14 +237,15 @@ class Token:
                 await http.retried(self._refresh)
             return self._held
 
-    def refused(self) -> PropagationError:
-        """HubSpot answered 401. An OAuth token that was good for a while may have been revoked
-        before its time, which a new one mends."""
-        worn = not self._fixed and self._now() - self._since > FRESH
-        self._held = ""
-        if worn:
-            return Temporary("HubSpot no longer takes our access token; a new one is asked for")
-        return Unusable("HubSpot refuses our token (401)")
+    def check(self, reply: http.Reply, used: str) -> None:
+        """Raises on 401. OAuth's token may have been revoked before its time, which a new one
+        mends; a token that was hardly used is refused for good."""
+        if reply.status != 401:
+            return
+        if self._fixed or (used == self._held and self._now() - self._since < FRESH):
+            raise Unusable("HubSpot refuses our token (401)")
+        self._held = "" if used == self._held else self._held
+        raise Temporary("HubSpot no longer takes our access token; a new one is asked for")
 
     async def _refresh(self) -> None:
         began = self._now()
@@ -248,9 +253,12 @@ class Token:
         if reply.status in (400, 401, 403):
             raise Unusable("HubSpot refuses our refresh token or client secret")
         answer = http.checked(reply)
-        lasting = timedelta(seconds=float(answer["expires_in"]))
-        self._held, self._since = str(answer["access_token"]), began
-        self._until = began + max(lasting - EARLY, lasting / 2)
+        try:
+            lasting = timedelta(seconds=float(answer["expires_in"]))
+            self._held = str(answer["access_token"])
+        except (KeyError, TypeError, ValueError):
+            raise Temporary("HubSpot's answer holds no token") from None
+        self._since, self._until = began, began + max(lasting - EARLY, lasting / 2)
 
 
 def results(answer: Json) -> list[Json]:
@@ -289,9 +297,15 @@ def _error(reply: http.Reply) -> Json:
 
 
 def _wait(status: int, error: Json) -> float | None:
-    if status == 423:
-        return LOCKED
-    return WAITS.get(str(error.get("policyName")), LONGEST_PAUSE) if status == 429 else None
+    """Seconds before another try where HubSpot names none."""
+    if status == 429:
+        return WAITS.get(str(error.get("policyName")), TEN_SECONDS)
+    return LOCKED if status == 423 else None
+
+
+def _pause(error: Json) -> float:
+    """Nobody waits for a new day inside a call: the mark does."""
+    return min(_wait(429, error) or TEN_SECONDS, TEN_SECONDS)
 
 
 def words(error: Json) -> str:

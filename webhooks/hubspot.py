@@ -15,12 +15,13 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from prefs.core.errors import Unverified
 from prefs.core.propagation import Target
 from prefs.core.signals import Delivery, Found, Recheck, Reply, Unknown
+from webhooks import signing
 
 V3 = "v3"
 DEFAULT_SIGNATURES = (V3,)
@@ -58,35 +59,35 @@ def verify(request: Delivery, target: Target) -> bool:
     v3 is preferred where it is present; v1 and v2 carry no time, so only de-duplication stops
     their replay, and they count only where `signatures` names them.
     """
-    secret = target.text("signing_secret")
-    if not secret:
-        raise Unverified("no signing_secret is configured for this target")
+    secrets = [secret for secret in signing.secrets_of(target, "signing_secret") if secret]
     allowed = tuple(target.options.get("signatures") or DEFAULT_SIGNATURES)
     if V3 in allowed and "x-hubspot-signature-v3" in request.headers:
-        header, expected = "x-hubspot-signature-v3", _v3(request, secret)
+        given, expected = request.headers["x-hubspot-signature-v3"], _v3(request, secrets)
     else:
-        header, expected = "x-hubspot-signature", _plain(request, secret, allowed)
-    if not hmac.compare_digest(request.headers.get(header, "").encode(), expected.encode()):
+        given = request.headers.get("x-hubspot-signature", "")
+        expected = _plain(request, secrets, allowed)
+    if not signing.any_matches([given], expected):
         raise Unverified("HubSpot's signature does not match")
     return True
 
 
-def _v3(request: Delivery, secret: str) -> str:
+def _v3(request: Delivery, secrets: Sequence[str]) -> list[str]:
     stamp = request.headers.get("x-hubspot-request-timestamp", "")
     if not (stamp.isascii() and stamp.isdigit()) or len(stamp) > 15:
         raise Unverified("HubSpot's request timestamp is missing or no number")
-    if abs(int(stamp) / 1000 - request.received_at.timestamp()) > WINDOW:
+    if not signing.within(int(stamp) / 1000, request.received_at, WINDOW):
         raise Unverified("HubSpot's request timestamp is more than 5 minutes off")
     text = f"{request.method}{signed_uri(request.url)}".encode() + request.body + stamp.encode()
-    return base64.b64encode(hmac.digest(secret.encode(), text, "sha256")).decode()
+    digests = (hmac.digest(secret.encode(), text, "sha256") for secret in secrets)
+    return [base64.b64encode(digest).decode() for digest in digests]
 
 
-def _plain(request: Delivery, secret: str, allowed: tuple[str, ...]) -> str:
+def _plain(request: Delivery, secrets: Sequence[str], allowed: tuple[str, ...]) -> list[str]:
     version = request.headers.get("x-hubspot-signature-version", "").lower()
     if version not in ("v1", "v2") or version not in allowed:
         raise Unverified("no HubSpot signature of a version that this target accepts")
-    head = secret if version == "v1" else f"{secret}{request.method}{request.url}"
-    return hashlib.sha256(head.encode() + request.body).hexdigest()
+    more = b"" if version == "v1" else f"{request.method}{request.url}".encode()
+    return [hashlib.sha256(secret.encode() + more + request.body).hexdigest() for secret in secrets]
 
 
 def signed_uri(url: str) -> str:
@@ -143,6 +144,5 @@ def _holds_preference(event: Mapping[str, Any], watched: frozenset[str]) -> bool
 
 
 def _key(event: Mapping[str, Any], kind: str, vendor_id: str = "") -> str:
-    """A hash of the de-duplication fields, and of the id: one merge names several records."""
-    text = json.dumps([kind, vendor_id, *(str(event.get(field, "")) for field in _DEDUPE)])
-    return hashlib.sha256(text.encode()).hexdigest()
+    """Of the de-duplication fields, and of the id: one merge names several records."""
+    return signing.event_key(kind, vendor_id, *(event.get(field) for field in _DEDUPE))
