@@ -65,8 +65,8 @@ STATUS: dict[str, Value] = {
     "transactional": Value.SILENT,
 }
 FACT = {"cleaned": "hard_bounce"}
-BY_ADMIN = "N/A (Unsubscribed by an admin)"
-"""What `unsubscribe_reason` says where staff or a program did it; it cannot tell the two apart."""
+BY_ADMIN = "N/A (Unsubscribed by"
+"""How `unsubscribe_reason` begins where staff or a program did it; it cannot tell the two apart."""
 
 COMPLIANCE = "Member In Compliance State"
 FORGOTTEN = "Forgotten Email Not Subscribed"
@@ -375,10 +375,10 @@ def _seen(member: Json) -> Seen:
 
 
 def _who_left(member: Json) -> Source | None:
-    reason = member.get("unsubscribe_reason")
+    reason = str(member.get("unsubscribe_reason") or "")
     if not reason:
         return None
-    return Source.VENDOR_API if reason == BY_ADMIN else Source.VENDOR_PERSON
+    return Source.VENDOR_API if reason.startswith(BY_ADMIN) else Source.VENDOR_PERSON
 
 
 def _interest(member: Json, slot: Slot) -> Seen | None:
