@@ -454,7 +454,8 @@ def _service(item: Any) -> Container:
 
 
 def _number(item: Any) -> Container:
-    sends = bool((item.capabilities or {}).get("sms"))
+    able = {str(name).lower(): can for name, can in (item.capabilities or {}).items()}
+    sends = bool(able.get("sms", True))
     return Container(item.phone_number, item.friendly_name or item.phone_number, sends)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import json
 from collections.abc import Iterable, Mapping
 from urllib.parse import parse_qsl
 
@@ -159,7 +160,16 @@ def normalise(request: Delivery, target: Target, *, signed: bool) -> list[Found]
 def _fields(request: Delivery) -> Iterable[tuple[str, str]]:
     if request.method == "GET":
         return request.query
-    return _form(request) if _is_form(request) else ()
+    return _form(request) if _is_form(request) else _json(request.body)
+
+
+def _json(body: bytes) -> Fields:
+    try:
+        found = json.loads(body or b"{}")
+    except ValueError:
+        return ()
+    pairs = found.items() if isinstance(found, dict) else ()
+    return tuple((name, value) for name, value in pairs if isinstance(value, str))
 
 
 def _inbound(fields: Mapping[str, str], message_id: str) -> Found:

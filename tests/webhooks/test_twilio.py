@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -131,9 +132,9 @@ def test_a_tampered_example_fails(url: str, body: str, signature: str) -> None:
 
 def test_the_vendors_json_example() -> None:
     signature = "a9nBmqA0ju/hNViExpshrM61xv4="
-    json = {"content_type": "application/json", "x_twilio_signature": signature}
-    assert accepted(delivery(EXAMPLE_JSON, url=EXAMPLE_JSON_URL, **json))
-    assert not accepted(delivery(EXAMPLE_JSON + " ", url=EXAMPLE_JSON_URL, **json))
+    headers = {"content_type": "application/json", "x_twilio_signature": signature}
+    assert accepted(delivery(EXAMPLE_JSON, url=EXAMPLE_JSON_URL, **headers))
+    assert not accepted(delivery(EXAMPLE_JSON + " ", url=EXAMPLE_JSON_URL, **headers))
 
 
 def test_a_body_that_is_no_form_needs_its_hash_in_the_query() -> None:
@@ -273,6 +274,23 @@ INBOUND = {
 @pytest.mark.parametrize("name", INBOUND)
 def test_an_inbound_message_is_one_text(name: str) -> None:
     assert found(name) == [INBOUND[name]]
+
+
+def test_a_json_body_says_the_same_as_a_form() -> None:
+    body = json.dumps(dict(parse_qsl((FIXTURES / "inbound__stop.txt").read_text())) | {"n": 1})
+    url = f"{URL}?bodySHA256={hashlib.sha256(body.encode()).hexdigest()}"
+    request = delivery(
+        body, url=url, content_type="application/json", x_twilio_signature=sign("", url)
+    )
+    assert twilio.verify(request, target())
+    assert twilio.normalise(request, target(), signed=True) == [INBOUND["inbound__stop"]]
+
+
+@pytest.mark.parametrize("body", ["[]", "nonsense", "1"])
+def test_a_json_body_that_is_no_object_is_unknown(body: str) -> None:
+    request = delivery(body, content_type="application/json")
+    [unknown] = twilio.normalise(request, target(), signed=True)
+    assert isinstance(unknown, Unknown)
 
 
 @pytest.mark.parametrize(
