@@ -36,6 +36,7 @@ from tests.twins.mailchimp import MailchimpTwin
 
 HERE = Path(__file__).parent
 SECRET = secrets.token_hex(32)
+TWIN_KEY = "twin-key-us6"
 JSON = {"Content-Type": "application/json"}
 
 
@@ -98,7 +99,7 @@ MAILCHIMP = """
 system = "mailchimp"
 mode = "live"
 base_url = "{twin}"
-api_key = "bench-us1"
+api_key = "{key}"
 audiences = {{ a1 = ["treatments", "products", "offers", "competitions", "news"] }}
 """
 
@@ -111,7 +112,7 @@ class Served:
         self.url = f"http://127.0.0.1:{self.port}"
         self.config = folder / "prefs.toml"
         text = CONFIG.format(port=self.port, folder=folder)
-        self.config.write_text(text + (MAILCHIMP.format(twin=twin) if twin else ""))
+        self.config.write_text(text + (MAILCHIMP.format(twin=twin, key=TWIN_KEY) if twin else ""))
         self.env = {"BENCH_SECRET": SECRET, "PREFS_CONFIG": str(self.config)}
 
     @contextmanager
@@ -246,23 +247,20 @@ def to_vendor(times: int) -> Figure:
     """From the 2xx of an opt-out to the vendor's call that writes it, idle."""
     with tempfile.TemporaryDirectory() as name, running(MailchimpTwin()) as (twin, url):
         addresses = [f"v{n}@example.co.uk" for n in range(times)]
-        twin.seed("a1", addresses)
+        twin.new_audience("a1")
+        for one in addresses:
+            twin.new_member("a1", one)
         served = Served(Path(name), url)
-        lags = []
         with served.running() as key, httpx.Client(base_url=served.url) as client:
             time.sleep(2)
-            for one in addresses:
-                lags.append(_one_lag(client, key, twin, one))
-    lags.sort()
+            lags = sorted(_one_lag(client, key, twin, one) for one in addresses)
     return figure("to_vendor", lags[int(len(lags) * 0.95)], "s", 1.0, "<=", times)
 
 
 def _one_lag(client: httpx.Client, key: str, twin: Any, address: str) -> float:
     before = len(twin.writes())
     body = json.loads(preference(0)) | {"subject": {"email": address}}
-    answer = client.post(
-        "/v1/preferences", json=body, headers={"Authorization": f"Bearer {key}"}
-    )
+    answer = client.post("/v1/preferences", json=body, headers={"Authorization": f"Bearer {key}"})
     answer.raise_for_status()
     acknowledged = time.monotonic()
     while time.monotonic() < acknowledged + 10:

@@ -35,7 +35,7 @@ class Client(asyncio.Protocol):
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  # a stream, as connected
+        assert isinstance(transport, asyncio.Transport)  # a stream, as connected
         self._transport = transport
         self._ask()
 
@@ -72,16 +72,19 @@ async def run(port: int, connections: int, seconds: float, requests: list[bytes]
     shared = itertools.cycle(requests)
     clients = []
     for _ in range(connections):
-        _, client = await loop.create_connection(
-            lambda: Client(shared, until), "127.0.0.1", port
-        )
+        _, client = await loop.create_connection(lambda: Client(shared, until), "127.0.0.1", port)
         clients.append(client)
     await asyncio.gather(*(client.done for client in clients))
     took = time.perf_counter() - began
     latencies = sorted(one for client in clients for one in client.latencies)
     errors = sum(client.errors for client in clients)
     json.dump(
-        {"requests": len(latencies), "seconds": took, "errors": errors, "latencies": latencies[::10]},
+        {
+            "requests": len(latencies),
+            "seconds": took,
+            "errors": errors,
+            "latencies": latencies[::10],
+        },
         sys.stdout,
     )
 

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+import uvicorn
 from starlette.testclient import TestClient
 
 from prefs.app import Clock, Runtime, load_settings, make_app, open_runtime, utc_now
 from prefs.store import access
+from prefs.web.server import config
 
 PUBLIC = "https://prefs.example.co.uk"
 
 BASE = """
 listen = "127.0.0.1:0"
-public_url = "https://prefs.example.co.uk"
+public_url = "{public}"
 database = "sqlite:///prefs.db"
 secret_keys = ["env:PREFS_TEST_KEY"]
 [mail]
@@ -58,7 +63,7 @@ class Served:
     """`client` speaks to the app as programs and people do."""
 
     runtime: Runtime
-    client: TestClient
+    client: httpx.Client | TestClient
     key: str
 
     @property
@@ -96,7 +101,9 @@ class Served:
     def consent(self, email: str, **more: Any) -> Any:
         return self.say(email, "in", basis="consent", evidence={"wording": "Yes please"}, **more)
 
-    def reason(self, to: Any, channel: str = "email", purpose: str = "marketing", **more: Any) -> str:
+    def reason(
+        self, to: Any, channel: str = "email", purpose: str = "marketing", **more: Any
+    ) -> str:
         """What check answers for one item."""
         body = {"brand": "rt", "channel": channel, "purpose": purpose, "to": [to], **more}
         answer = self.post("/v1/check", body)
@@ -105,10 +112,21 @@ class Served:
         return reason
 
 
-def configure(folder: Path, extra: str = "", environ: Mapping[str, str] | None = None) -> Path:
+def configure(folder: Path, extra: str = "", public: str = PUBLIC) -> Path:
     path = folder / "prefs.toml"
-    path.write_text(BASE.format(folder=folder) + extra)
+    path.write_text(BASE.format(folder=folder, public=public) + extra)
     return path
+
+
+def opened(
+    folder: Path,
+    extra: str,
+    environ: Mapping[str, str] | None,
+    clock: Clock,
+    public: str = PUBLIC,
+) -> Runtime:
+    secrets = {"PREFS_TEST_KEY": "a secret of thirty-two bytes or more", **(environ or {})}
+    return open_runtime(load_settings(configure(folder, extra, public), secrets), clock)
 
 
 @contextmanager
@@ -121,9 +139,7 @@ def served(
     clock: Clock = utc_now,
 ) -> Iterator[Served]:
     """Run the app in this process; with `work` its worker too."""
-    secrets = {"PREFS_TEST_KEY": "a secret of thirty-two bytes or more", **(environ or {})}
-    settings = load_settings(configure(folder, extra), secrets)
-    runtime = open_runtime(settings, clock)
+    runtime = opened(folder, extra, environ, clock)
     try:
         app = make_app(runtime, work=work)
         with TestClient(app, base_url=PUBLIC, raise_server_exceptions=False) as client:
@@ -132,3 +148,51 @@ def served(
             yield made
     finally:
         runtime.close()
+
+
+@contextmanager
+def listening(
+    folder: Path,
+    extra: str = "",
+    *,
+    environ: Mapping[str, str] | None = None,
+    clock: Clock = utc_now,
+) -> Iterator[Served]:
+    """The same on a real port of the loopback interface, worker inside, so that vendors' twins
+    can reach its webhooks. Format `extra` with {service} where the own URL is wanted."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        runtime = opened(folder, extra, environ, clock, url)
+        server = uvicorn.Server(config(make_app(runtime, work=True), "127.0.0.1", 0))
+        server.config.loop = "asyncio"
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        thread.start()
+        try:
+            with httpx.Client(base_url=url, timeout=10) as client:
+                _until_answered(client)
+                made = Served(runtime, client, "")
+                made.key = made.key_for("check,write,staff,rights,admin")
+                yield made
+        finally:
+            server.should_exit = True
+            thread.join(15)
+            runtime.close()
+
+
+def _until_answered(client: httpx.Client) -> None:
+    for _ in range(200):
+        with suppress(httpx.HTTPError):
+            if client.get("/healthz").status_code == 200:
+                return
+        time.sleep(0.02)
+    raise AssertionError("the service did not start")
+
+
+def eventually(holds: Callable[[], object], seconds: float = 8.0) -> float:
+    """Wait until something holds; returns the seconds it took."""
+    began = time.monotonic()
+    while time.monotonic() - began < seconds:
+        if holds():
+            return time.monotonic() - began
+        time.sleep(0.02)
+    raise AssertionError("it did not come to hold in time")
