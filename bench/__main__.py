@@ -279,11 +279,12 @@ def main() -> None:
     count, rounds, seconds = (100_000, 3, 1.0) if quick else (1_000_000, 5, 3.0)
     console = Console()
     figures = []
-    for name, job in (
-        ("check_one", lambda: [check_one(count, rounds, seconds)]),
-        ("record_one, record_many", lambda: records(rounds, seconds)),
-        ("to_vendor", lambda: [to_vendor(20 if quick else 100)]),
-    ):
+    jobs: dict[str, Callable[[], list[Figure]]] = {
+        "check_one": lambda: [check_one(count, rounds, seconds)],
+        "record_one, record_many": lambda: records(rounds, seconds),
+        "to_vendor": lambda: [to_vendor(20 if quick else 100)],
+    }
+    for name, job in jobs.items():
         with console.status(f"measuring {name}"):
             figures += job()
     table = Table("name", "value", "unit", "bar", "holds", "n")

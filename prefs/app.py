@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,9 +34,19 @@ from prefs.settings import Settings, load
 from prefs.store import events, migrate
 from prefs.store.database import Database
 from prefs.store.keys import check_keys
-from prefs.web import centre, check, confirm, openapi, pages, people, preferences, problems, status
+from prefs.web import (
+    centre,
+    check,
+    confirm,
+    openapi,
+    pages,
+    people,
+    preferences,
+    problems,
+    status,
+    unsubscribe,
+)
 from prefs.web import hooks as web_hooks
-from prefs.web import unsubscribe
 from prefs.web.auth import KeyCache
 from prefs.web.context import Service
 from prefs.web.hooks import Webhook
@@ -199,21 +209,20 @@ def make_app(runtime: Runtime, *, work: bool) -> Starlette:
             if worker:
                 await worker.stop()
 
-    modules: Sequence[object] = (
-        check,
-        preferences,
-        people,
-        status,
-        web_hooks,
-        unsubscribe,
-        centre,
-        confirm,
-        pages,
-        openapi,
-    )
     app = Starlette(
-        routes=[route for module in modules for route in module.routes],  # type: ignore[attr-defined]  # each module of pages or API lists its routes
-        exception_handlers=problems.HANDLERS,  # type: ignore[arg-type]  # Starlette's own type is narrower than what it takes
+        routes=[
+            *check.routes,
+            *preferences.routes,
+            *people.routes,
+            *status.routes,
+            *web_hooks.routes,
+            *unsubscribe.routes,
+            *centre.routes,
+            *confirm.routes,
+            *pages.routes,
+            *openapi.routes,
+        ],
+        exception_handlers=problems.HANDLERS,
         middleware=[Middleware(Hosts, runtime.settings), Middleware(Measured)],
         lifespan=lifespan,
     )

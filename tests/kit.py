@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from prefs.core import identity
+from prefs.core.errors import PropagationError
 from prefs.core.keys import Keyring
 from prefs.core.propagation import (
     Absent,
@@ -20,7 +21,6 @@ from prefs.core.propagation import (
     Local,
     Observed,
     Page,
-    PropagationError,
     Readback,
     Ref,
     Seen,

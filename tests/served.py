@@ -63,18 +63,19 @@ class Served:
     """`client` speaks to the app as programs and people do."""
 
     runtime: Runtime
-    client: httpx.Client | TestClient
+    client: Any
+    """A TestClient, or an httpx.Client of the real port."""
     key: str
 
     @property
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.key}"}
 
-    def post(self, path: str, body: Any, **more: Any) -> httpx.Response:
+    def post(self, path: str, body: Any, **more: Any) -> Any:
         headers = {**self.headers, **more.pop("headers", {})}
         return self.client.post(path, json=body, headers=headers, **more)
 
-    def get(self, path: str, **more: Any) -> httpx.Response:
+    def get(self, path: str, **more: Any) -> Any:
         return self.client.get(path, headers=self.headers, **more)
 
     def key_for(self, scopes: str, brand: str = "rt") -> str:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -123,7 +124,7 @@ def test_a_marketing_out_leaves_reminders_alone(rt: Clinic) -> None:
 
 
 def test_a_second_delivery_of_one_event_is_a_duplicate(rt: Clinic) -> None:
-    more = {"origin": "rt/list", "event_key": "e1"}
+    more: dict[str, Any] = {"origin": "rt/list", "event_key": "e1"}
     rt.say(ADA, Source.VENDOR_PERSON, **more)
     assert rt.say(ADA, Source.VENDOR_PERSON, **more).duplicate
     (owner,) = owners(rt)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,8 @@ def receipt(rt: Clinic, address: str = ADA) -> Any:
 
 
 def waiting(rt: Clinic) -> list[Any]:
-    (found,) = [
-        rt.database.read_now(lambda conn: marks.of_subject(conn, one))
-        for one in rt.database.read_now(lambda conn: subjects.owners(conn, "rt", [rt.hash(ADA)]))
-    ]
-    return found
+    (owner,) = rt.database.read_now(lambda conn: subjects.owners(conn, "rt", [rt.hash(ADA)]))
+    return rt.database.read_now(lambda conn: marks.of_subject(conn, owner))
 
 
 def test_an_out_is_written_read_back_and_proved(rt: Clinic) -> None:
@@ -103,22 +101,24 @@ def test_an_opt_in_that_waited_through_an_outage_loses_to_a_later_out(rt: Clinic
     rt.consent(ADA)
     there.held[ADA] = Value.UNSET
     rounds(rt, there)
-    assert there.written[-1].to is Wish.ON
+    assert [change.to for change in there.written] == [Wish.ON]
     there.write_fault = None
     rt.say(ADA, Source.ONE_CLICK)
     rt.clock.forward(5)
     rounds(rt, there, 3)
     assert there.held[ADA] is Value.OFF
-    assert there.written[-1].to is Wish.OFF
+    assert [change.to for change in there.written][-1] == Wish.OFF
 
 
 def test_an_out_between_plan_and_write_stops_the_on(rt: Clinic) -> None:
     there = MailingList(rt.clock, held={ADA: Value.UNSET})
     rt.consent(ADA)
-    there.before_read = lambda: (
-        rt.say(ADA, Source.ONE_CLICK),
-        setattr(there, "before_read", None),
-    )[1]
+
+    def opt_out_meanwhile() -> None:
+        there.before_read = None
+        rt.say(ADA, Source.ONE_CLICK)
+
+    there.before_read = opt_out_meanwhile
     rounds(rt, there, 3)
     assert all(change.to is Wish.OFF for change in there.written)
     assert there.held[ADA] is Value.OFF
@@ -214,9 +214,7 @@ def test_somebody_who_turns_it_on_again_is_pushed_back_four_times_an_hour(rt: Cl
         rt.clock.forward(60)
         again = [(TARGET.label, said.subject_id, "")]
         now = rt.clock().timestamp()
-        rt.database.write_now(
-            lambda conn, again=again, now=now: marks.set_marks(conn, again, now, urgent=True)
-        )
+        rt.database.write_now(partial(marks.set_marks, wanted=again, now=now, urgent=True))
         rounds(rt, there)
     assert len([change for change in there.written if change.to is Wish.OFF]) == 1 + 4
     (mark,) = waiting(rt)

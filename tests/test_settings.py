@@ -303,8 +303,10 @@ def test_each_fault_names_key_and_fix_and_no_secret(tmp_path: Path) -> None:
     text = WHOLE.replace('"env:MC"', '"sekret-0007"').replace("postgresql:", "mysql:")
     found = faults(tmp_path, text, {**ENVIRON, "KEY_NEW": "sekret-0008"})
     assert found == [
-        "brands.rt.targets.mailchimp.api_key: a secret stays out of the file; "
-        "write env:NAME or file:PATH",
+        (
+            "brands.rt.targets.mailchimp.api_key: a secret stays out of the file; "
+            "write env:NAME or file:PATH"
+        ),
         "database: write sqlite:///FILE or postgresql://USER@HOST/NAME",
         "secret_keys[0]: is shorter than 32 bytes; make one by: openssl rand -hex 32",
     ]

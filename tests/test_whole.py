@@ -12,7 +12,7 @@ import pytest
 
 from tests.served import Served, eventually, listening
 from tests.twins.hubspot import HubspotTwin
-from tests.twins.kit import Travel, Twin, running
+from tests.twins.kit import Travel, running
 from tests.twins.mailchimp import MailchimpTwin
 from tests.twins.twilio import TwilioTwin
 
@@ -113,10 +113,9 @@ def hook_up(clinic: Clinic) -> None:
 
 
 def opened(stack: ExitStack, folder: Path, *, consents: str = "true") -> Clinic:
-    twins: list[Twin[Any]] = [MailchimpTwin(), HubspotTwin(), TwilioTwin()]
-    (mailchimp, u1), (hubspot, u2), (twilio, u3) = (
-        stack.enter_context(running(twin)) for twin in twins
-    )
+    mailchimp, u1 = stack.enter_context(running(MailchimpTwin()))
+    hubspot, u2 = stack.enter_context(running(HubspotTwin()))
+    twilio, u3 = stack.enter_context(running(TwilioTwin()))
     hubspot.signing_secret = "hubspot-signing"
     extra = TARGETS.format(
         mailchimp=u1, hubspot=u2, twilio=u3, account=twilio.account_sid, consents=consents

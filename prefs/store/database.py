@@ -23,7 +23,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
-from typing import IO, Any, TypeVar
+from typing import IO, Any, Self, TypeVar
 
 import structlog
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -56,8 +56,10 @@ def make_engine(url: str, *, read_only: bool = False) -> Engine:
     if parsed.get_backend_name() != "sqlite":
         raise SettingsError(
             [
-                "database: only SQLite is supported by this version; "
-                'set database = "sqlite:///prefs.db" (PostgreSQL comes with a later version)'
+                (
+                    "database: only SQLite is supported by this version; set database = "
+                    '"sqlite:///prefs.db" (PostgreSQL comes with a later version)'
+                )
             ]
         )
     library = sqlite_library()
@@ -104,13 +106,12 @@ class ProcessLock:
         except OSError:
             self._file.close()
             self._file = None
-            raise SettingsError(
-                [
-                    "database: another process has this SQLite file open and the SQLite library "
-                    f"here ({'.'.join(map(str, version))}) is older than 3.51.3, with which two "
-                    "processes can corrupt it; stop the other one, or install pysqlite3"
-                ]
-            ) from None
+            fault = (
+                "database: another process has this SQLite file open and the SQLite library "
+                f"here ({'.'.join(map(str, version))}) is older than 3.51.3, with which two "
+                "processes can corrupt it; stop the other one, or install pysqlite3"
+            )
+            raise SettingsError([fault]) from None
 
     def free(self) -> None:
         if self._file:
@@ -132,7 +133,7 @@ class Database:
         self._hot: Connection | None = None
         self._after_commit: list[Callable[[], None]] = []
 
-    def open(self) -> Database:
+    def open(self) -> Self:
         self._lock.take()
         self._thread = threading.Thread(target=self._write_loop, name="prefs-write", daemon=True)
         self._thread.start()
@@ -151,7 +152,7 @@ class Database:
         self._engine.dispose()
         self._lock.free()
 
-    def __enter__(self) -> Database:
+    def __enter__(self) -> Self:
         return self.open()
 
     def __exit__(self, *_: object) -> None:
@@ -199,7 +200,7 @@ class Database:
         while batch := self._next_batch():
             try:
                 self._run_batch(batch)
-            except Exception as fault:  # the loop outlives every fault
+            except Exception as fault:  # noqa: BLE001  # the writer outlives every fault
                 log.error("write_failed", fault=type(fault).__name__)
                 _fail(batch, fault)
 

@@ -74,7 +74,7 @@ class ByKeys:
         length = next(length for length in LENGTHS if len(part) <= length)
         statement = self._statements.get(length)
         if statement is None:
-            names = [bindparam(f"key{number}") for number in range(length)]
+            names: list[ColumnElement[Any]] = [bindparam(f"key{n}") for n in range(length)]
             statement = self._statements[length] = Statement(self._make(names))
         padded = [*part, *([part[-1]] * (length - len(part)))]
         keyed = {f"key{number}": key for number, key in enumerate(padded)}

@@ -16,11 +16,10 @@ def check_keys(conn: Connection, keys: Keyring, now: float) -> None:
     missing = used - set(keys.key_ids)
     if missing:
         names = ", ".join(sorted(id_.hex() for id_ in missing))
-        raise SettingsError(
-            [
-                f"secret_keys: {len(missing)} key(s) that this database was written with are "
-                f"missing (key id {names}); add the old secret after the newest one"
-            ]
+        fault = (
+            f"secret_keys: {len(missing)} key(s) that this database was written with are "
+            f"missing (key id {names}); add the old secret after the newest one"
         )
+        raise SettingsError([fault])
     if keys.newest_id not in used:
         conn.execute(insert(key_ids), {"id": keys.newest_id, "since": now})

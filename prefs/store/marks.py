@@ -314,7 +314,7 @@ def refused(conn: Connection) -> dict[str, int]:
         .where(marks.c.outcome == Outcome.REFUSED.value)
         .group_by(marks.c.target)
     )
-    return {target: count for target, count in rows}
+    return {row[0]: row[1] for row in rows}
 
 
 def overdue(conn: Connection, before: float) -> dict[str, int]:
@@ -324,7 +324,7 @@ def overdue(conn: Connection, before: float) -> dict[str, int]:
         .where(marks.c.urgent == 1, marks.c.since < before)
         .group_by(marks.c.target)
     )
-    return {target: count for target, count in rows}
+    return {row[0]: row[1] for row in rows}
 
 
 def next_due(conn: Connection, targets: Collection[str]) -> float | None:

@@ -65,7 +65,5 @@ def ensure(url: str) -> None:
         engine.dispose()
     if not empty and version != head():
         raise SettingsError(
-            [
-                f"database: it is of version {version}, this program needs {head()}; run prefs migrate"
-            ]
+            [f"database: its version is {version}, this program needs {head()}; run prefs migrate"]
         )

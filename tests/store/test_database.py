@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +12,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, insert, select
+from sqlalchemy.engine import URL, make_url
 
 from prefs.core.errors import SettingsError, Unavailable
 from prefs.core.keys import Keyring
@@ -40,7 +41,7 @@ def names(conn: Connection) -> set[str]:
     return set(conn.execute(select(counters.c.name)).scalars())
 
 
-def add(name: str) -> module.Callable[[Connection], str]:
+def add(name: str) -> Callable[[Connection], str]:
     def job(conn: Connection) -> str:
         conn.execute(insert(counters), {"name": name, "value": 1})
         return name
@@ -81,7 +82,7 @@ def test_concurrent_writes_share_commits(database: Database) -> None:
     database.on_commit(lambda: commits.append(None))
 
     async def many() -> list[str]:
-        return await asyncio.gather(*(database.write(add(f"n{n}")) for n in range(200)))
+        return list(await asyncio.gather(*(database.write(add(f"n{n}")) for n in range(200))))
 
     assert len(asyncio.run(many())) == 200
     assert 1 <= len(commits) < 100
@@ -101,7 +102,7 @@ def test_a_job_that_fails_loses_its_own_writes_only(database: Database) -> None:
 
     async def mixed() -> list[object]:
         jobs = [database.write(add("one")), database.write(half), database.write(add("two"))]
-        return await asyncio.gather(*jobs, return_exceptions=True)
+        return list(await asyncio.gather(*jobs, return_exceptions=True))
 
     first, second, third = asyncio.run(mixed())
     assert (first, third) == ("one", "two")
@@ -122,9 +123,8 @@ def test_a_locked_store_is_unavailable_and_the_writer_lives_on(
     monkeypatch.setattr(module, "BUSY_MS", 50)
     blocker = make_engine(url)
     with Database(url) as database:
-        with blocker.begin():
-            with pytest.raises(Unavailable):
-                database.write_now(add("late"))
+        with blocker.begin(), pytest.raises(Unavailable):
+            database.write_now(add("late"))
         assert database.write_now(add("after")) == "after"
         assert database.read_now(names) == {"after"}
 
@@ -165,8 +165,8 @@ def test_an_old_library_keeps_a_second_process_off_the_file(
         second.free()
 
 
-def _parsed(url: str) -> module.URL:
-    return module.make_url(url)
+def _parsed(url: str) -> URL:
+    return make_url(url)
 
 
 def test_a_missing_key_stops_the_start(database: Database) -> None:

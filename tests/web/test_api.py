@@ -202,7 +202,9 @@ def test_parallel_twins_record_once(rt: Served) -> None:
 
 
 def test_search_by_each_way(rt: Served) -> None:
-    body = with_(subject={"email": ADA, "phone": "07700 900123", "ref": "p1", "name": "Ada Lóvelace"})
+    body = with_(
+        subject={"email": ADA, "phone": "07700 900123", "ref": "p1", "name": "Ada Lóvelace"}
+    )
     subject_id = rt.post("/v1/preferences", body).json()["subject_id"]
     ways = ({"email": ADA}, {"phone": "+447700900123"}, {"ref": "p1"}, {"name": "love"})
     for way in ways:
@@ -322,7 +324,9 @@ def test_ten_thousand_are_checked_and_one_more_is_too_many(rt: Served) -> None:
     assert rt.post("/v1/check", body).status_code == 413
 
 
-@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer x", "Basic abc", "Bearer prefs_a_b"])
+@pytest.mark.parametrize(
+    "header", [None, "", "Bearer", "Bearer x", "Basic abc", "Bearer prefs_a_b"]
+)
 def test_without_a_valid_key_nothing_is_answered(rt: Served, header: str | None) -> None:
     headers = {} if header is None else {"Authorization": header}
     answer = rt.client.post("/v1/check", json={}, headers=headers)
