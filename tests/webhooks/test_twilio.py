@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +18,8 @@ from prefs.core.identity import signed_phone
 from prefs.core.propagation import Target
 from prefs.core.signals import Delivery, DeliveryFact, Found, Signal, Statement, Text, Unknown
 from prefs.core.words import Channel, Choice, Purpose, Scope, Source
+from tests.twins.kit import Letter
+from tests.twins.twilio import TwilioTwin
 from webhooks import twilio
 
 FIXTURES = Path(__file__).parent / "fixtures" / "twilio"
@@ -195,14 +198,7 @@ class TestSharedKey:
     def request(self, settings: str, secret: str, algorithm: str = "HMAC_SHA256") -> Delivery:
         signature = sign(self.body, secret=secret, algorithm=algorithm)
         request = delivery(self.body, x_twilio_signature=signature)
-        return Delivery(
-            request.method,
-            request.url,
-            request.query,
-            {**request.headers, SETTINGS: settings},
-            request.body,
-            request.received_at,
-        )
+        return replace(request, headers={**request.headers, SETTINGS: settings})
 
     @pytest.mark.parametrize(
         ("settings", "secret"),
@@ -353,3 +349,32 @@ def test_every_fixture_is_used() -> None:
 def test_the_reply_asks_twilio_to_say_nothing() -> None:
     reply = twilio.reply(delivery("Body=STOP"), target())
     assert (reply.status, reply.body, reply.media_type) == (200, b"<Response/>", "text/xml")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"advanced_opt_out": True},
+        {"signing": "shared_key"},
+        {"as_json": True},
+        {"signing": "shared_key", "as_json": True},
+        {"sign_as": URL.replace(".uk/", ".uk:443/")},
+    ],
+)
+def test_what_the_twin_sends_is_verified_and_read(settings: dict[str, Any]) -> None:
+    twin = TwilioTwin()
+    twin.configure(webhook_url=URL, **settings)
+    twin.new_service(sid=SERVICE, numbers=["+447700900001"])
+    letters: list[Letter] = []
+    twin.post = lambda compose, *_: letters.append(compose(0))  # type: ignore[method-assign]  # no network
+    message_id = twin.text(sender=PERSON, to="+447700900001", body="stop")
+    [letter] = letters
+    headers = {name.lower(): value for name, value in letter.headers.items()}
+    request = replace(delivery(letter.content, url=letter.url), headers=headers)
+    keys = target(auth_token=twin.auth_token, shared_keys={"key1": twin.shared_key_secret})
+    assert accepted(request, keys)
+    assert not accepted(replace(request, body=letter.content.replace(b"stop", b"star")), keys)
+    flag = "STOP" if settings.get("advanced_opt_out") else None
+    expected = text(message_id=message_id, **THROUGH_SERVICE, body="stop", flag=flag)
+    assert twilio.normalise(request, keys, signed=True) == [expected]
