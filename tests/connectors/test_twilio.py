@@ -375,6 +375,7 @@ def test_numbers_reach_no_log(vendor: TwilioTwin, caplog: pytest.LogCaptureFixtu
     applied(connector, OFF)
     assert len(pages(connector)) == 1
     assert AMY[1:] not in caplog.text
+    assert not [record for record in caplog.records if record.name.startswith("twilio")]
 
 
 def test_an_api_key_and_no_surroundings(
@@ -514,6 +515,15 @@ def test_the_next_walk_reads_only_what_is_new(vendor: TwilioTwin) -> None:
     vendor.clock.move(24 * 3600)
     cursor = pages(made(vendor), cursor)[-1].next_cursor
     assert blocked(pages(made(vendor), cursor)) == {}
+
+
+def test_the_next_walk_sees_what_showed_late(vendor: TwilioTwin) -> None:
+    vendor.clock.stop(datetime(2026, 5, 4, 12, tzinfo=UTC))
+    cursor = pages(made(vendor))[-1].next_cursor
+    vendor.clock.move(-1800)
+    vendor.failed_send(number=AMY, sender=MARKETING)
+    vendor.clock.move(3600)
+    assert blocked(pages(made(vendor), cursor)) == {AMY: {MARKETING}}
 
 
 @pytest.mark.parametrize("kind", ["html", "cut_json"])
