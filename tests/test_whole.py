@@ -141,7 +141,7 @@ def opened(stack: ExitStack, folder: Path, *, consents: str = "true") -> Clinic:
 
 
 @pytest.fixture
-def clinic(tmp_path: Path) -> Iterator[Clinic]:
+def clinic(tmp_path: Path, hold_to_specs: object) -> Iterator[Clinic]:
     with ExitStack() as stack:
         made = opened(stack, tmp_path)
         yield made

@@ -1,0 +1,36 @@
+"""What all tests share: with `hold_to_specs`, every call that a twin got is held against its
+vendor's interface."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.connectors import specs
+from tests.twins.kit import Call, Twin
+
+
+@pytest.fixture
+def hold_to_specs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, Call]]]:
+    """Notes the calls of every twin in the test; afterwards each must be one that the vendor
+    knows. Calls by another client than ours carry the header X-Test."""
+    noted: list[tuple[str, Call]] = []
+    note = Twin._note
+
+    def noting(self: Twin[Any], scope: Any, body: bytes) -> Call:
+        call = note(self, scope, body)
+        noted.append((self.name, call))
+        return call
+
+    monkeypatch.setattr(Twin, "_note", noting)
+    yield noted
+    specs.require()
+    wrong = [
+        found
+        for system, call in noted
+        if "x-test" not in call.headers
+        for found in specs.findings(system, [call])
+    ]
+    assert not wrong, "\n".join(sorted(set(wrong)))

@@ -1,0 +1,195 @@
+"""Every request that a connector sends, held against the vendor's machine-readable interface.
+
+The interface files stand beside the checkout, in `../shared/specs`; where they are not, the check
+says that it was skipped (and fails where PREFS_NO_SKIP is set). Objects are closed: a field or
+parameter that the vendor does not know is a finding.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+from jsonschema import Draft4Validator
+from referencing import Registry
+from referencing.jsonschema import DRAFT4
+
+from tests.twins.kit import Call
+
+FOLDER = Path(__file__).resolve().parents[3] / "shared" / "specs"
+FILES = {
+    "mailchimp": ("mailchimp_marketing.trimmed.json",),
+    "hubspot": (
+        "hubspot_communication_preferences_v4.interface.json",
+        "hubspot_communication_preferences_v3.interface.json",
+        "hubspot_contacts_v3.interface.json",
+        "hubspot_oauth_v1.interface.json",
+    ),
+    "twilio": (
+        "twilio_accounts_v1.json",
+        "twilio_api_v2010.trimmed.json",
+        "twilio_messaging_v1.trimmed.json",
+    ),
+}
+Document = dict[str, Any]
+
+
+def require() -> None:
+    """Skip, with the reason, where the interface files are not."""
+    if FOLDER.is_dir():
+        return
+    reason = "the vendors' interface files (../shared/specs) are not beside this checkout"
+    if os.environ.get("PREFS_NO_SKIP"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def findings(system: str, calls: Iterable[Call]) -> list[str]:
+    """What in these calls the vendor's interface does not know; one line each."""
+    return [found for call in calls for found in _check(system, call)]
+
+
+def _check(system: str, call: Call) -> Iterator[str]:
+    place = f"{call.method} {call.path}"
+    for document in documents(system):
+        operation, path_parameters = _operation(document, call)
+        if operation is None:
+            continue
+        parameters = [_resolved(document, p) for p in operation.get("parameters", [])]
+        parameters += [_resolved(document, p) for p in path_parameters]
+        yield from (f"{place}: {one}" for one in _query(document, parameters, call))
+        yield from (f"{place}: {one}" for one in _body(document, operation, parameters, call))
+        return
+    yield f"{place}: the vendor has no such call"
+
+
+@cache
+def documents(system: str) -> tuple[Document, ...]:
+    return tuple(_closed(json.loads((FOLDER / name).read_text())) for name in FILES[system])
+
+
+def _closed(document: Document) -> Document:
+    """Objects with named fields take no others; `nullable` becomes a type of its own."""
+    document = copy.deepcopy(document)
+    for schema in _schemas(document):
+        if "properties" in schema and "allOf" not in schema:
+            schema.setdefault("additionalProperties", False)
+        if schema.pop("nullable", False) and isinstance(schema.get("type"), str):
+            schema["type"] = [schema["type"], "null"]
+    return document
+
+
+def _schemas(part: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(part, dict):
+        if "type" in part or "properties" in part:
+            yield part
+        for child in part.values():
+            yield from _schemas(child)
+    elif isinstance(part, list):
+        for child in part:
+            yield from _schemas(child)
+
+
+def _operation(document: Document, call: Call) -> tuple[dict[str, Any] | None, list[Any]]:
+    path = call.target.partition("?")[0].removeprefix(document.get("basePath", ""))
+    for template, methods in document["paths"].items():
+        pattern = re.sub(r"\\{[^}]+\\}", "[^/]+", re.escape(template))
+        if re.fullmatch(pattern, path) and call.method.lower() in methods:
+            return methods[call.method.lower()], methods.get("parameters", [])
+    return None, []
+
+
+def _resolved(document: Document, part: Mapping[str, Any]) -> Mapping[str, Any]:
+    while "$ref" in part:
+        found: Any = document
+        for step in part["$ref"].removeprefix("#/").split("/"):
+            found = found[unquote(step).replace("~1", "/").replace("~0", "~")]
+        part = found
+    return part
+
+
+def _query(
+    document: Document, parameters: Iterable[Mapping[str, Any]], call: Call
+) -> Iterator[str]:
+    known = {p["name"]: p for p in parameters if p.get("in") == "query"}
+    sent = {name for name, _ in call.query}
+    for name in sent - set(known):
+        yield f"unknown parameter {name}"
+    for name, parameter in known.items():
+        if parameter.get("required") and name not in sent:
+            yield f"parameter {name} is missing"
+    for name, value in call.query:
+        if name in known:
+            yield from _value(document, known[name], name, value)
+
+
+def _value(
+    document: Document, parameter: Mapping[str, Any], name: str, value: str
+) -> Iterator[str]:
+    schema = _resolved(document, parameter.get("schema", parameter))
+    if schema.get("type") == "array":
+        schema = _resolved(document, schema.get("items", {}))
+    if schema.get("type") == "integer" and not re.fullmatch(r"-?[0-9]+", value):
+        yield f"parameter {name} is no whole number"
+    if schema.get("type") == "boolean" and value not in ("true", "false"):
+        yield f"parameter {name} is neither true nor false"
+    if "enum" in schema and not set(value.split(",")) <= set(map(str, schema["enum"])):
+        yield f"parameter {name} is none of {schema['enum']}"
+
+
+def _body(
+    document: Document,
+    operation: Mapping[str, Any],
+    parameters: Iterable[Mapping[str, Any]],
+    call: Call,
+) -> Iterator[str]:
+    schema, form = _body_schema(document, operation, parameters)
+    if not call.body or call.method == "GET":
+        return
+    if schema is None:
+        yield "takes no body"
+        return
+    content = _form(call, _resolved(document, schema)) if form else json.loads(call.body)
+    registry: Registry[Any] = Registry().with_resource("", DRAFT4.create_resource(document))
+    validator = Draft4Validator(dict(schema), registry=registry)
+    for error in validator.iter_errors(content):
+        yield f"{'/'.join(map(str, error.path)) or 'body'}: {error.message}"
+
+
+def _body_schema(
+    document: Document, operation: Mapping[str, Any], parameters: Iterable[Mapping[str, Any]]
+) -> tuple[Mapping[str, Any] | None, bool]:
+    """The schema of the body, and whether it is a form."""
+    body = next((p for p in parameters if p.get("in") == "body"), None)
+    if body:
+        return body["schema"], False
+    content = _resolved(document, operation.get("requestBody", {})).get("content", {})
+    for media, described in content.items():
+        return described["schema"], "form" in media
+    return None, False
+
+
+def _form(call: Call, schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A form's fields with the types that the schema says, repeated ones as lists."""
+    found: dict[str, Any] = {}
+    properties = schema.get("properties", {})
+    for name, text in call.form():
+        described = properties.get(name, {})
+        if described.get("type") == "array":
+            item = json.loads(text) if text[:1] in "{[" else text
+            found.setdefault(name, []).append(item)
+        elif described.get("type") == "integer":
+            found[name] = int(text)
+        elif described.get("type") == "boolean":
+            found[name] = text == "true"
+        else:
+            found[name] = text
+    return found

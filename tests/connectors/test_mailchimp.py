@@ -1,0 +1,196 @@
+"""Mailchimp: the contract, its refusals, and the three traps of its SDK."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from connectors.mailchimp import Sdk
+from prefs.core.errors import Refused, Temporary, Unusable
+from prefs.core.propagation import Applied, Connector, Ref, Value, Wish
+from prefs.core.words import Kind, Source
+from tests.connectors.contract import ConnectorContract
+from tests.twins.mailchimp import MailchimpTwin
+
+VALUES = {"subscribed": Value.ON, "unsubscribed": Value.OFF, "pending": Value.UNSET}
+
+
+class TestMailchimp(ConnectorContract):
+    system = "mailchimp"
+    read_path = "/3.0/lists/[^/]+/members"
+    write_path = "/3.0/lists/a1(/members/.*)?$"
+    write_method = "PATCH"
+    scan_path = "/3.0/lists/[^/]+/members"
+
+    def make_twin(self) -> MailchimpTwin:
+        return MailchimpTwin()
+
+    def furnish(self) -> None:
+        self.twin.new_audience("a1", interests={"i1": "Offers"})
+        self.twin.new_member("a1", "receipts@example.com", status="transactional")
+
+    def options(self) -> Mapping[str, Any]:
+        return {
+            "api_key": self.twin.api_key,
+            "audiences": {"a1": ["treatments", "products", "offers", "competitions", "news"]},
+        }
+
+    def put(self, ref: Ref) -> None:
+        self.twin.new_member("a1", ref.value)
+
+    def unset(self, ref: Ref) -> None:
+        self.twin.new_member("a1", ref.value, status="pending")
+
+    def held(self, ref: Ref) -> Value:
+        return VALUES[self.twin.member("a1", ref.value).status]
+
+    def break_word(self, ref: Ref) -> None:
+        self.twin.member("a1", ref.value).status = "resting"
+
+    def reminders_untouched(self) -> bool:
+        return all(not member.changed_by("api") for member in self.twin.service_members())
+
+    def bare(self, path: str) -> str:
+        return path.removeprefix("/3.0")
+
+    # --- its refusals -----------------------------------------------------------------------
+
+    def test_who_left_by_themselves_is_asked_once(self) -> None:
+        self.put(self.ref(1))
+        self.twin.person_unsubscribes("a1", self.ref(1).value)
+        answer = self.apply(Wish.ON, self.ref(1))[self.ref(1)]
+        assert isinstance(answer, Applied)
+        assert answer.asked_person
+        assert self.twin.member("a1", self.ref(1).value).status == "pending"
+
+    def test_who_may_not_even_be_asked_is_refused(self) -> None:
+        self.twin.pending_allowed = False
+        self.put(self.ref(1))
+        self.twin.person_unsubscribes("a1", self.ref(1).value)
+        answer = self.apply(Wish.ON, self.ref(1))[self.ref(1)]
+        assert isinstance(answer, Refused)
+        assert "only the person" in str(answer)
+
+    def test_an_audience_that_confirms_is_never_skipped(self) -> None:
+        self.twin.new_audience("a1", double_optin=True)
+        self.unset(self.ref(1))
+        assert self.apply(Wish.ON, self.ref(1))[self.ref(1)].asked_person
+        assert self.twin.member("a1", self.ref(1).value).status == "pending"
+
+    def test_a_bounced_address_is_silent_and_a_fact(self) -> None:
+        self.put(self.ref(1))
+        self.twin.cleaned("a1", self.ref(1).value)
+        found = self.observe(self.ref(1))[self.ref(1)]
+        (seen,) = found.values.values()
+        assert (seen.value, seen.fact) == (Value.SILENT, "hard_bounce")
+
+    def test_receipts_only_is_silent_and_left_alone(self) -> None:
+        receipts = Ref(Kind.EMAIL, "receipts@example.com")
+        assert self.value(receipts) is Value.SILENT
+
+    def test_it_says_who_left(self) -> None:
+        for number, act in ((1, self.twin.person_unsubscribes), (2, self.twin.admin_unsubscribes)):
+            self.put(self.ref(number))
+            act("a1", self.ref(number).value)
+        found = self.observe(self.ref(1), self.ref(2))
+        sources = [next(iter(read.values.values())).source for read in found.values()]
+        assert sources == [Source.VENDOR_PERSON, Source.VENDOR_API]
+
+    def test_many_are_read_by_pages(self) -> None:
+        refs = [self.ref(number) for number in range(200)]
+        for ref in refs[:-1]:
+            self.put(ref)
+        found = self.observe(*refs)
+        assert sum(type(read).__name__ == "Observed" for read in found.values()) == 199
+        assert len(self.twin.calls) <= 3
+
+    def test_many_are_turned_off_in_one_call(self) -> None:
+        refs = [self.ref(number) for number in range(120)]
+        for ref in refs:
+            self.put(ref)
+        answers = self.apply(Wish.OFF, *refs)
+        assert set(answers) == set(refs)
+        assert len(self.twin.writes()) == 1
+
+    def test_overload_without_a_body_is_no_lost_account(self) -> None:
+        self.put(self.ref(1))
+        self.twin.faults.add("status", path=self.write_path, status=403, body="", times=None)
+        assert isinstance(self.apply(Wish.OFF, self.ref(1))[self.ref(1)], Temporary)
+
+    def test_a_403_with_a_body_is(self) -> None:
+        self.put(self.ref(1))
+        self.twin.faults.add("status", path=self.write_path, status=403, times=None)
+        assert isinstance(self.apply(Wish.OFF, self.ref(1))[self.ref(1)], Unusable)
+
+    def test_it_stays_well_below_ten_connections(self) -> None:
+        refs = [self.ref(number) for number in range(40)]
+        for ref in refs:
+            self.put(ref)
+        self.twin.latency = 0.05
+        self.observe(*refs)
+        assert self.twin.limits.most_open <= 8
+        assert self.twin.limits.refused == 0
+
+
+class TestInterests(TestMailchimp):
+    """Topics that have an interest of their own are switched there."""
+
+    def options(self) -> Mapping[str, Any]:
+        return {**super().options(), "interests": {"i1": "offers"}}
+
+    def test_a_topic_is_switched_by_its_interest(self) -> None:
+        self.twin.new_member("a1", self.ref(1).value, interests={"i1": True})
+
+        async def job(connector: Connector) -> None:
+            from prefs.core.propagation import Change
+
+            (slot,) = [slot for slot in connector.slots if slot.place == "a1:i1"]
+            await connector.apply([Change(self.ref(1), slot, Wish.OFF)])
+
+        self.run(job)
+        member = self.twin.member("a1", self.ref(1).value)
+        assert member.interests == {"i1": False}
+        assert member.status == "subscribed"
+
+    def test_a_bounced_address_is_silent_and_a_fact(self) -> None:
+        self.put(self.ref(1))
+        self.twin.cleaned("a1", self.ref(1).value)
+        found = self.observe(self.ref(1))[self.ref(1)]
+        assert {seen.fact for seen in found.values.values()} == {"hard_bounce"}
+
+
+# --- the SDK's traps, at its edge ------------------------------------------------------------------
+
+
+class TestSdk:
+    HOST = "http://127.0.0.1:9/server/3.0"
+
+    @pytest.fixture
+    def sdk(self) -> Sdk:
+        return Sdk(self.HOST, "key-us6")
+
+    def test_the_word_server_in_a_url_is_left_alone(self, sdk: Sdk) -> None:
+        client = sdk._client()
+        url = (client.api_client.host + "/x").replace("server", client.api_client.server)
+        assert url == self.HOST + "/x"
+
+    @pytest.mark.parametrize("status", [403, 429, 500])
+    def test_an_empty_answer_is_no_success(
+        self, sdk: Sdk, status: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import requests
+
+        answer = requests.Response()
+        answer.status_code = status
+        answer._content = b""
+        answer.headers["content-type"] = "text/plain"
+        monkeypatch.setattr(requests, "get", lambda *_, **__: answer)
+        with pytest.raises(Temporary):
+            sdk.call("get_list", "a1")
+
+    def test_a_refused_connection_is_clear_and_a_broken_one_is_not(self, sdk: Sdk) -> None:
+        with pytest.raises(Temporary) as fault:
+            sdk.call("get_list", "a1")
+        assert not fault.value.unclear
