@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -29,6 +29,7 @@ from prefs.core.propagation import (
     Wish,
 )
 from prefs.core.words import Channel, Kind, Purpose, Source
+from tests.connectors.contract import ConnectorContract
 from tests.twins.kit import running
 from tests.twins.twilio import TwilioTwin
 
@@ -37,8 +38,48 @@ T = TypeVar("T")
 MARKETING, REMINDERS, SHARED_SERVICE = ("MG" + str(n) * 32 for n in (1, 2, 3))
 NUMBER, REMINDER_NUMBER, OWN_NUMBER = "+447700900001", "+447700900002", "+447700900003"
 AMY, BEN = "+447700900101", "+447700900102"
+SENDERS = {
+    "marketing": (MARKETING, OWN_NUMBER, SHARED_SERVICE),
+    "reminders": (REMINDERS, REMINDER_NUMBER, SHARED_SERVICE),
+}
 CONSENTS = "/v1/Consents"
 MESSAGES = ".*/Messages.json"
+
+
+class TestTwilio(ConnectorContract):
+    """Exempt from all reading: the block list has no reading call. "Off" is a block, "on" none."""
+
+    system = "twilio"
+    readable = False
+    read_path = scan_path = MESSAGES
+    write_path = CONSENTS
+
+    def make_twin(self) -> TwilioTwin:
+        return TwilioTwin()
+
+    def furnish(self) -> None:
+        furnish(self.twin)
+
+    def options(self) -> Mapping[str, Any]:
+        return credentials(self.twin)
+
+    def senders(self) -> Mapping[str, tuple[str, ...]]:
+        return SENDERS
+
+    def ref(self, number: int) -> Ref:
+        return Ref(Kind.PHONE, f"+44770090010{number}")
+
+    def put(self, ref: Ref) -> None:
+        self.twin.state.block.discard((ref.value, MARKETING))
+
+    def unset(self, ref: Ref) -> None:
+        self.twin.state.block.add((ref.value, MARKETING))
+
+    def held(self, ref: Ref) -> Value:
+        return Value.OFF if self.twin.blocked(ref.value, MARKETING) else Value.ON
+
+    def reminders_untouched(self) -> bool:
+        return not self.twin.consents_of(REMINDERS) + self.twin.consents_of(REMINDER_NUMBER)
 
 
 class Purse:
@@ -58,6 +99,17 @@ class Purse:
         self.pauses.append(seconds)
 
 
+def furnish(twin: TwilioTwin) -> None:
+    twin.new_service(sid=MARKETING, numbers=[NUMBER], purpose="marketing")
+    twin.new_service(sid=REMINDERS, numbers=[REMINDER_NUMBER], purpose="reminders")
+    twin.new_service(sid=SHARED_SERVICE, numbers=[], purpose="marketing")
+    twin.new_number(number=OWN_NUMBER)
+
+
+def credentials(twin: TwilioTwin) -> dict[str, Any]:
+    return {"account_sid": twin.account_sid, "auth_token": twin.auth_token, "consents": True}
+
+
 @pytest.fixture(scope="module")
 def served() -> Iterator[TwilioTwin]:
     with running(TwilioTwin()) as (twin, _):
@@ -68,10 +120,7 @@ def served() -> Iterator[TwilioTwin]:
 def vendor(served: TwilioTwin) -> Iterator[TwilioTwin]:
     twin = served
     twin.reset()
-    twin.new_service(sid=MARKETING, numbers=[NUMBER], purpose="marketing")
-    twin.new_service(sid=REMINDERS, numbers=[REMINDER_NUMBER], purpose="reminders")
-    twin.new_service(sid=SHARED_SERVICE, numbers=[], purpose="marketing")
-    twin.new_number(number=OWN_NUMBER)
+    furnish(twin)
     yield twin
     assert twin.unknown() == []
     assert {(call.method, call.path) for call in twin.writes()} <= {("POST", "/v1/Consents/Bulk")}
@@ -86,17 +135,9 @@ def target(vendor: TwilioTwin, **options: Any) -> Target:
         system="twilio",
         live=True,
         base_url=vendor.url,
-        options={
-            "account_sid": vendor.account_sid,
-            "auth_token": vendor.auth_token,
-            "consents": True,
-            **options,
-        },
+        options={**credentials(vendor), **options},
         topics=("offers",),
-        senders={
-            "marketing": (MARKETING, OWN_NUMBER, SHARED_SERVICE),
-            "reminders": (REMINDERS, REMINDER_NUMBER, SHARED_SERVICE),
-        },
+        senders=SENDERS,
     )
 
 
