@@ -161,7 +161,7 @@ class TestInterests(TestMailchimp):
         assert {seen.fact for seen in found.values.values()} == {"hard_bounce"}
 
 
-# --- the SDK's traps, at its edge ------------------------------------------------------------------
+# --- the SDK's traps, at its edge -------------------------------------------------------------
 
 
 class TestSdk:

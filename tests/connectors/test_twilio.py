@@ -117,7 +117,7 @@ def served() -> Iterator[TwilioTwin]:
 
 
 @pytest.fixture
-def vendor(served: TwilioTwin) -> Iterator[TwilioTwin]:
+def vendor(served: TwilioTwin, hold_to_specs: object) -> Iterator[TwilioTwin]:
     twin = served
     twin.reset()
     furnish(twin)
