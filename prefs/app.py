@@ -23,10 +23,11 @@ import connectors
 from connectors.budget import TokenBudget
 from prefs import mailer, texts
 from prefs.chores import FORGET_EVERY, SEAL_EVERY, SWEEP_EVERY, Forgetting, Sealer, Sweep, every
-from prefs.core.errors import PrefsError
+from prefs.core.errors import PrefsError, Refused
 from prefs.core.keys import Keyring
 from prefs.core.propagation import Connector, Key, Target, Timed
 from prefs.core.signals import Delivery, Text
+from prefs.core.words import Channel
 from prefs.intake import Intake, TargetInfo
 from prefs.lanes import Lane, Pace, Worker, new_holder
 from prefs.metrics import REQUESTS
@@ -107,10 +108,17 @@ def open_runtime(settings: Settings, clock: Clock = utc_now) -> Runtime:
         raise
     brands = {name: brand.controller for name, brand in settings.brands.items()}
     infos = [
-        TargetInfo(label, target.brand, connectors.load(target.system).facts.channels)
+        TargetInfo(label, target.brand, _channels(target, clock))
         for label, target in settings.targets.items()
     ]
     return Runtime(settings, database, keys, Intake(brands, infos, keys, clock), clock)
+
+
+def _channels(target: Target, clock: Clock) -> frozenset[Channel]:
+    """What the target holds as it is configured."""
+    kind = connectors.load(target.system)
+    connector = cast(Connector, kind(target, TokenBudget(kind.facts.limit), clock))
+    return frozenset(slot.channel for slot in connector.slots)
 
 
 # --- the worker --------------------------------------------------------------------------------
@@ -161,6 +169,9 @@ async def _answer_open(lane: Lane) -> None:
     for row in rows:
         try:
             sent_at = await cast(Timed, lane.connector).message_time(row.message_id)
+        except Refused:
+            await lane.database.write(partial(events.close_raw, id_=row.id))
+            continue
         except PrefsError as fault:
             log.warning("message_time_unknown", target=label, reason=str(fault))
             wait = lane.pace.backoff.after(row.attempts)

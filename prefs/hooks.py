@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from urllib.parse import urlencode
 
 from sqlalchemy import Connection
 
@@ -28,10 +29,15 @@ def take(
 ) -> None:
     """Keep a verified delivery and take in all it says, in one transaction."""
     now = intake.clock().timestamp()
-    if delivery.body:
-        events.keep_raw(conn, intake.keys, target.label, delivery.body, now)
+    if raw := raw_of(delivery):
+        events.keep_raw(conn, intake.keys, target.label, raw, now)
     for one in found:
         take_one(conn, intake, target, delivery, one)
+
+
+def raw_of(delivery: Delivery) -> bytes:
+    """What a delivery says: its body, or the query of one that came by GET."""
+    return delivery.body or urlencode(delivery.query).encode()
 
 
 def take_one(
@@ -41,7 +47,7 @@ def take_one(
         case Signal():
             intake.record(conn, one)
         case Text():
-            texts.take(conn, intake, target, one, delivery.body)
+            texts.take(conn, intake, target, one, raw_of(delivery))
         case Unknown():
             UNKNOWN_EVENTS.labels(target.system).inc()
         case Recheck():

@@ -221,7 +221,7 @@ class Push:
     def _judge(self, record: Record) -> Iterable[Signal]:
         if not isinstance(record.read, Observed):
             return
-        for slot, seen in record.read.values.items():
+        for slot, seen in self._ours(record.read).items():
             judged = judge(
                 seen,
                 record.read.read_began,
@@ -235,6 +235,12 @@ class Push:
                 continue
             if judged.verdict is Verdict.OUT and judged.source:
                 yield heard_out(self.target, record.read, slot, seen, judged.source)
+
+    def _ours(self, read: Observed) -> dict[Slot, Seen]:
+        """The slots that this target carries; a read may show others (reminders), for their
+        delivery facts only."""
+        carried = set(self.connector.slots)
+        return {slot: seen for slot, seen in read.values.items() if slot in carried}
 
     def _facts(self, record: Record) -> Iterable[DeliveryFact]:
         if not isinstance(record.read, Observed):
@@ -280,7 +286,7 @@ class Push:
         if self.connector.facts.readback is Readback.NONE:
             values = {slot: _remembered(record, slot) for slot in self.connector.slots}
         elif isinstance(record.read, Observed):
-            values = dict(record.read.values)
+            values = self._ours(record.read)
         else:
             self._prove_unread(record)
             return []

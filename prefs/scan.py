@@ -16,12 +16,14 @@ from sqlalchemy import Connection
 
 from prefs import texts
 from prefs.core.decision import NOBODY, wish
+from prefs.core.errors import Refused
 from prefs.core.propagation import (
     Connector,
     Listens,
     Observed,
     Outcome,
     Page,
+    Readback,
     Ref,
     Seen,
     Slot,
@@ -83,7 +85,10 @@ class Scan:
         for text in found:
             sent_at = None
             if texts.needs_time(self.target, text):
-                sent_at = await connector.message_time(text.message_id)
+                try:
+                    sent_at = await connector.message_time(text.message_id)
+                except Refused:
+                    continue  # deleted at the gateway: a START without its time lifts nothing
             await self.database.write(
                 partial(
                     texts.take,
@@ -126,13 +131,17 @@ class Scan:
         last = subjects.last_rows(conn, self.intake.brands[self.target.brand], row.hashes)
         last_row_at = max(last.values(), default=None)
         differs = False
+        carried = set(self.connector.slots)
         for slot, seen in row.read.values.items():
+            if slot not in carried:
+                continue
             wished = wish(slot, [held.get(hash_, NOBODY) for hash_ in row.hashes])
             receipt = receipts.get((row.hashes[0], slot.place))
             verdict, source = judge(seen, row.read.read_began, receipt, wished, last_row_at)
             if verdict is Verdict.OUT and source:
                 signal = heard_out(self.target, row.read, slot, seen, source)
                 self.intake.record(conn, signal)
+                self._remember(conn, row, slot, seen, Wish.OFF)
             elif verdict in (Verdict.PUSH_BACK, Verdict.READ_AGAIN):
                 differs = True
             elif meets(seen.value, wished):
@@ -144,6 +153,8 @@ class Scan:
 
     def _remember(self, conn: Connection, row: _Row, slot: Slot, seen: Seen, wished: Wish) -> None:
         outcome = Outcome.CONFIRMED if slot.enforced else Outcome.RECORDED
+        if self.connector.facts.readback is Readback.NONE:
+            outcome = Outcome.ACCEPTED
         proof = Proof(
             row.hashes[0],
             slot,

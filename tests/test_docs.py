@@ -1,0 +1,68 @@
+"""The pages say what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import connectors
+from prefs.core.propagation import Facts, Key
+from prefs.settings import TARGET_KEYS
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = (ROOT / "docs" / "systems.md").read_text()
+
+
+def row(facts: Facts) -> str:
+    limit = facts.limit
+    pace = f"{limit.calls} in {limit.seconds:g} s" if limit.seconds else f"{limit.calls} at once"
+    cells = [
+        facts.system,
+        " ".join(sorted(facts.channels)),
+        " ".join(facts.keys_on),
+        "yes" if facts.splits_topics else "no",
+        facts.readback.value,
+        pace,
+        f"{facts.call_alive:g} s",
+        facts.source_url,
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def key_row(name: str, key: Key) -> str:
+    needed = "yes" if key.required else ""
+    return f"| `{name}` | {key.kind.replace('_', ' ')} | {needed} | {key.help.rstrip('.')} |"
+
+
+@pytest.mark.parametrize("system", sorted(connectors.SYSTEMS))
+def test_the_table_of_systems_is_true(system: str) -> None:
+    assert row(connectors.load(system).facts) in PAGE
+
+
+@pytest.mark.parametrize("system", sorted(connectors.SYSTEMS))
+def test_every_key_of_a_system_is_described(system: str) -> None:
+    section = PAGE.split(f"\n## {system}\n", 1)[1].split("\n## ", 1)[0]
+    described = set(re.findall(r"^\| `[^|]+\|.*\|$", section, re.MULTILINE))
+    keys = connectors.load(system).KEYS
+    assert described == {key_row(name, key) for name, key in keys.items()}
+
+
+@pytest.mark.parametrize("system", sorted(connectors.SYSTEMS))
+def test_every_write_that_a_connector_may_make_is_named(system: str) -> None:
+    section = PAGE.split(f"\n## {system}\n", 1)[1].split("\n## ", 1)[0]
+    for method, path in connectors.load(system).facts.writes:
+        assert f"`{method} {path}`" in section
+
+
+@pytest.mark.parametrize("key", sorted(TARGET_KEYS))
+def test_the_keys_that_all_targets_share_are_described(key: str) -> None:
+    assert f"| `{key}` |" in PAGE
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    for page in pages:
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
