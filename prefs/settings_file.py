@@ -242,10 +242,8 @@ class Table:
         if not isinstance(self.values.get(key), dict):
             return self.secret(key)
         inner = self.table(key)
-        assert inner is not None
-        return MappingProxyType(
-            {one: inner._secret(one, value) for one, value in inner.values.items()}
-        )
+        values = inner.values if inner else {}
+        return MappingProxyType({one: self._secret(f"{key}.{one}", values[one]) for one in values})
 
     def _list(self, key: str) -> list[Any]:
         value = self.raw(key)

@@ -34,7 +34,7 @@ class Use(StrEnum):
 
     ID = "prefs key id"
     HASH = "prefs identifier hash"
-    TOKEN = "prefs link token"
+    TOKEN = "prefs link token"  # noqa: S105  # a label, no secret
     ENCRYPTION = "prefs encryption"
     CHECKPOINT = "prefs ledger checkpoint"
 

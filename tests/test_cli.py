@@ -1,0 +1,179 @@
+"""The command line as an operator uses it: exit codes, JSON, dry runs."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from prefs.cli import main
+from tests.served import configure
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PREFS_CONFIG", str(configure(tmp_path)))
+    monkeypatch.setenv("PREFS_TEST_KEY", "a secret of thirty-two bytes or more")
+    return tmp_path
+
+
+def run(*args: str) -> Result:
+    return CliRunner().invoke(main, list(args))
+
+
+def answer(*args: str, code: int = 0) -> Any:
+    done = run(*args, "--json")
+    assert done.exit_code == code, done.output
+    return json.loads(done.stdout)
+
+
+CSV = """email,phone,name,ref,channel,purpose,topic,choice,occurred_at,basis,notice,wording,note
+ada@example.com,,Ada,p1,email,marketing,,in,2026-01-05T10:00:00Z,consent,,Yes please,
+bob@example.com,,Bob,p2,email,marketing,offers,out,2026-01-05T10:00:00Z,,,,
+not an address,,,,email,marketing,,out,,,,,
+,020 7946 0018,Cleo,p3,phone,marketing,,out,,,,,told us
+dan@example.com,,,,fax,marketing,,out,,,,,
+"""
+
+
+@pytest.fixture
+def people(folder: Path) -> Path:
+    file = folder / "people.csv"
+    file.write_text(CSV)
+    return file
+
+
+def check(to: str, *more: str) -> Any:
+    return json.loads(run("check", to, "--brand", "rt", *more, "--json").stdout)
+
+
+def test_an_import_is_a_dry_run_until_it_is_applied(people: Path) -> None:
+    report = answer("import", str(people), "--brand", "rt", code=1)
+    assert (report["applied"], report["results"], report["rejected"]) == (
+        False,
+        {"applied": 3},
+        2,
+    )
+    assert check("ada@example.com")["reason"] == "no_basis"
+    answer("import", str(people), "--brand", "rt", "--apply", code=1)
+    assert check("ada@example.com")["reason"] == "consent"
+    assert check("bob@example.com", "--topic", "offers")["reason"] == "opted_out"
+    assert check("+442079460018", "--channel", "phone")["reason"] == "objected"
+
+
+def test_rejected_rows_come_back_with_their_reason(people: Path) -> None:
+    report = answer("import", str(people), "--brand", "rt", "--apply", code=1)
+    lines = Path(report["rejected_file"]).read_text().splitlines()
+    assert len(lines) == 3
+    assert lines[0].endswith(",reason")
+    assert "unknown channel" in lines[2]
+
+
+def test_an_import_done_before_is_not_done_again(people: Path) -> None:
+    answer("import", str(people), "--brand", "rt", "--apply", code=1)
+    again = answer("import", str(people), "--brand", "rt", "--apply", code=1)
+    assert again["done_before"] == 5
+    assert again["results"] == {}
+
+
+def test_a_file_with_other_columns_is_refused(folder: Path) -> None:
+    file = folder / "wrong.csv"
+    file.write_text("e-mail,choice\na@b.example,out\n")
+    done = run("import", str(file), "--brand", "rt")
+    assert done.exit_code == 1
+    assert "unknown: e-mail" in done.stderr
+
+
+def test_check_says_no_by_its_exit_code(folder: Path) -> None:
+    assert run("check", "ada@example.com", "--brand", "rt").exit_code == 1
+    reminder = run("check", "ada@example.com", "--brand", "rt", "--purpose", "reminders")
+    assert reminder.exit_code == 0
+    assert "yes: service" in reminder.stdout
+
+
+def test_keys_are_made_listed_and_ended(folder: Path) -> None:
+    made = answer("api-keys", "add", "--brand", "rt", "--scopes", "check,write")
+    assert made["key"].startswith("prefs_")
+    items = answer("api-keys", "list")["items"]
+    assert [(one["id"], one["revoked"]) for one in items] == [(made["id"], False)]
+    assert made["key"] not in json.dumps(items)
+    assert answer("api-keys", "revoke", made["id"]) == {"revoked": True}
+    assert answer("api-keys", "revoke", made["id"], code=1) == {"revoked": False}
+    assert answer("api-keys", "list")["items"][0]["revoked"] is True
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("api-keys", "add", "--brand", "rt", "--scopes", "everything"),
+        ("api-keys", "add", "--brand", "rt"),
+        ("links", "--brand", "rt"),
+        ("serve", "--listen", "nowhere"),
+        ("nothing",),
+    ],
+)
+def test_wrong_use_is_2(folder: Path, args: tuple[str, ...]) -> None:
+    assert run(*args).exit_code == 2
+
+
+def test_an_unknown_brand_is_refused_by_name(folder: Path) -> None:
+    done = run("check", "a@b.example", "--brand", "nowhere")
+    assert done.exit_code == 1
+    assert "known are: rt, second, foreign" in done.stderr
+
+
+def test_links_come_without_the_address(folder: Path) -> None:
+    made = answer("links", "--brand", "rt", "--email", "ada@example.com")
+    assert made["unsubscribe"].startswith("https://prefs.example.co.uk/u/")
+    assert "ada" not in json.dumps(made)
+
+
+def test_the_ledger_verifies_and_a_hand_edit_is_named(people: Path) -> None:
+    answer("import", str(people), "--brand", "rt", "--apply", code=1)
+    assert answer("ledger", "verify")["findings"] == []
+    with sqlite3.connect(people.parent / "prefs.db") as conn:
+        conn.execute("UPDATE ledger SET choice = 'in' WHERE choice = 'out'")
+    found = answer("ledger", "verify", code=1)["findings"]
+    assert found
+    assert found[0]["what"]
+
+
+def test_an_older_database_asks_for_migrate(folder: Path) -> None:
+    assert answer("migrate") == {"before": None, "after": "0001"}
+    assert answer("migrate") == {"before": "0001", "after": "0001"}
+    with sqlite3.connect(folder / "prefs.db") as conn:
+        conn.execute("UPDATE alembic_version SET version_num = '0000'")
+    done = run("api-keys", "list")
+    assert done.exit_code == 1
+    assert "run prefs migrate" in done.stderr
+
+
+def test_doctor_tells_webhooks_and_a_missing_key(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert answer("doctor")["findings"] == []
+    monkeypatch.setenv("PREFS_TEST_KEY", "another secret of thirty-two bytes")
+    found = answer("doctor", code=1)["findings"]
+    assert any("add the old secret" in one for one in found)
+
+
+def test_every_fault_of_the_configuration_is_told_at_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PREFS_TEST_KEY")
+    monkeypatch.setenv("PREFS__BRANDS__RT__COLOUR", "red")
+    done = run("doctor")
+    assert done.exit_code == 1
+    assert "PREFS_TEST_KEY" in done.stderr
+    assert "colour" in done.stderr.lower()
+
+
+def test_every_command_has_help(folder: Path) -> None:
+    for name in main.commands:
+        done = run(name, "--help")
+        assert done.exit_code == 0
+        assert done.stdout.startswith("Usage:")
