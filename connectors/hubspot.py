@@ -392,9 +392,8 @@ class HubSpot:
         """A contact's properties tell that somebody is out, but not who did it and when: those are
         read from the address. A record that HubSpot describes in unknown words is left out."""
         out = {contact.ref: contact for contact in contacts if self._maybe_out(contact)}
-        exact = await self._observe(list(out), out)
-        listed = await _each(self._listed, [one for one in contacts if one.ref not in out])
-        reads = {**exact, **{contact.ref: read for contact, read in listed.items()}}
+        reads = await self._observe(list(out), out)
+        reads |= {one.ref: self._listed(one) for one in contacts if one.ref not in out}
         for read in reads.values():
             if isinstance(read, PropagationError) and not isinstance(read, Refused):
                 raise read
@@ -406,14 +405,17 @@ class HubSpot:
         words = {contact.properties.get(name, "").lower() for name in names}
         return bool(contact.email) and not words <= {"", "false"}
 
-    async def _listed(self, contact: Contact) -> Observed:
+    def _listed(self, contact: Contact) -> Observed | Failure:
         touched = {
             slot: Value.ON if contact.properties.get(_optout(place)) else Value.UNSET
             for place, slot in self._types.items()
             if contact.email
         }
         values = {slot: Seen(value) for slot, value in touched.items()}
-        values |= self._mark_values(contact)
+        try:
+            values |= self._mark_values(contact)
+        except Refused as failure:
+            return failure
         return Observed(values, contact.began, contact.id, _identifiers(contact.ref, contact))
 
     def _ours(self, read: Observed) -> Observed:

@@ -111,9 +111,10 @@ class Line:
                 search = _search(since, after, properties)
                 reply = await self._ask("POST", f"{CONTACTS}/search", "do_search", search)
             else:
-                asked = {"limit": BATCH, "properties": properties, "archived": False}
                 onward = {"after": after} if after else {}
-                reply = await self._ask("GET", CONTACTS, "get_page", **asked, **onward)
+                reply = await self._ask(
+                    "GET", CONTACTS, "get_page", limit=BATCH, properties=properties, **onward
+                )
             return self._checked(reply)
 
         return await http.retried(send)
