@@ -99,7 +99,7 @@ MAILCHIMP = """
 system = "mailchimp"
 mode = "live"
 base_url = "{twin}"
-api_key = "{key}"
+api_key = "env:BENCH_TWIN"
 audiences = {{ a1 = ["treatments", "products", "offers", "competitions", "news"] }}
 """
 
@@ -112,8 +112,12 @@ class Served:
         self.url = f"http://127.0.0.1:{self.port}"
         self.config = folder / "prefs.toml"
         text = CONFIG.format(port=self.port, folder=folder)
-        self.config.write_text(text + (MAILCHIMP.format(twin=twin, key=TWIN_KEY) if twin else ""))
-        self.env = {"BENCH_SECRET": SECRET, "PREFS_CONFIG": str(self.config)}
+        self.config.write_text(text + (MAILCHIMP.format(twin=twin) if twin else ""))
+        self.env = {
+            "BENCH_SECRET": SECRET,
+            "BENCH_TWIN": TWIN_KEY,
+            "PREFS_CONFIG": str(self.config),
+        }
 
     @contextmanager
     def running(self) -> Iterator[str]:
