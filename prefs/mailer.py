@@ -1,0 +1,254 @@
+"""Mail that the outbox holds: rendered, limited, sent; retried while the mail server is away.
+
+Whether a request for a link leads to a mail is decided here, long after the page answered, so that
+nobody can learn from the page who is known. Links we mail carry no offer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.message import EmailMessage
+from email.utils import format_datetime, make_msgid
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+import aiosmtplib
+import structlog
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from sqlalchemy import Connection
+
+from prefs import links
+from prefs.core import identity
+from prefs.core.decision import NOBODY
+from prefs.core.errors import BadIdentifier, PrefsError
+from prefs.core.words import Channel, Kind, Purpose, Scope
+from prefs.settings import Mail
+from prefs.store import outbox, permissions, subjects
+from prefs.web.context import Service
+from prefs.web.texts import Texts
+
+log = structlog.get_logger()
+
+DAY = 86400.0
+MOST_A_DAY = 3
+MOST_A_DAY_WHERE_OUT = 1
+SEND_WITHIN = 20.0
+FIRST_RETRY, LONGEST_RETRY, ATTEMPTS = 5.0, 3600.0, 30
+
+_environment = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "web" / "templates" / "mail"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+class Letter(NamedTuple):
+    """One mail ready to go."""
+
+    to: str
+    message: EmailMessage
+
+
+class NotSent(PrefsError):
+    """The mail server did not take it; a later try may go through."""
+
+
+@dataclass
+class Mailer:
+    """Works through the outbox."""
+
+    served: Service
+
+    async def run(self) -> None:
+        """Send what is due."""
+        mail = self.served.settings.mail
+        if mail is None:
+            return
+        now = self.served.clock().timestamp()
+        rows = await self.served.database.read(lambda conn: outbox.due(conn, now))
+        for row in rows:
+            await self._handle(mail, row)
+
+    async def _handle(self, mail: Mail, row: Any) -> None:
+        content = outbox.content(self.served.keys, row)
+        letters = await self.served.database.write(partial(self._letters, row=row, content=content))
+        if not letters:
+            await self._settle(row.id, "dropped")
+            return
+        try:
+            for letter in letters:
+                await send(mail, letter)
+        except NotSent as fault:
+            await self._later(row, str(fault))
+        else:
+            await self._settle(row.id, "sent")
+
+    async def _settle(self, id_: int, state: str) -> None:
+        await self.served.database.write(partial(outbox.settle, id_=id_, state=state))
+
+    async def _later(self, row: Any, reason: str) -> None:
+        if row.attempts + 1 >= ATTEMPTS:
+            log.error("mail_given_up", kind=row.kind)
+            await self._settle(row.id, "failed")
+            return
+        wait = min(LONGEST_RETRY, FIRST_RETRY * 2.0**row.attempts)
+        due = self.served.clock().timestamp() + wait
+        log.warning("mail_not_sent", kind=row.kind, reason=reason)
+        await self.served.database.write(
+            partial(outbox.retry, id_=row.id, due_at=due, reason=reason)
+        )
+
+    # --- what a row becomes --------------------------------------------------------------------
+
+    def _letters(self, conn: Connection, row: Any, content: Mapping[str, Any]) -> list[Letter]:
+        if row.kind == "alert":
+            return [self._alert(content)]
+        if row.kind == "confirm":
+            return self._confirm(conn, row, content)
+        if row.hash:
+            return self._centre(conn, row.brand, row.hash)
+        self._take_request(conn, row.brand, content)
+        return []
+
+    def _alert(self, content: Mapping[str, Any]) -> Letter:
+        texts = Texts("en")
+        message = self._message("alert", texts, str(content["to"]), None, text=content["text"])
+        return Letter(str(content["to"]), message)
+
+    def _take_request(
+        self, conn: Connection, brand: str | None, content: Mapping[str, Any]
+    ) -> None:
+        """A mail for each brand that holds the address; none for an address nobody knows."""
+        try:
+            wanted = identity.email(str(content.get("email", "")))
+        except BadIdentifier:
+            return
+        now = self.served.clock().timestamp()
+        hashes = self.served.keys.hashes(wanted)
+        brands = [brand] if brand else list(self.served.settings.brands)
+        for name in brands:
+            controller = self.served.intake.brands[name]
+            for _, kind, hash_, spelled in subjects.find_hashes(conn, controller, hashes):
+                if kind is Kind.EMAIL and spelled:
+                    outbox.add(conn, self.served.keys, "centre_link", name, hash_, {}, now)
+
+    def _centre(self, conn: Connection, brand: str, hash_: bytes) -> list[Letter]:
+        to = self._spelling(conn, brand, hash_)
+        if to is None or not self._within_limits(conn, "centre_link", brand, hash_):
+            return []
+        shown = self.served.settings.brands[brand]
+        owners = subjects.owners(conn, shown.controller, [hash_])
+        only = owners[0] if len(owners) == 1 else None
+        holder = links.Holder(brand, Kind.EMAIL, hash_, only)
+        link = links.fresh_link(self.served, holder)
+        message = self._to_client(conn, "centre", brand, hash_, to, link=link)
+        return [Letter(to, message)]
+
+    def _confirm(self, conn: Connection, row: Any, content: Mapping[str, Any]) -> list[Letter]:
+        to = self._spelling(conn, row.brand, row.hash)
+        if to is None or not self._within_limits(conn, "confirm", row.brand, row.hash):
+            return []
+        brand = self.served.settings.brands[row.brand]
+        holder = links.Holder(row.brand, Kind.EMAIL, row.hash, content["subject_id"])
+        scopes = [Scope(Channel(c), Purpose(p), t) for c, p, t in content["scopes"]]
+        texts = Texts(brand.locale)
+        asked = [
+            (texts.what(brand, scope), links.confirm_link(conn, self.served, holder, scope))
+            for scope in scopes
+        ]
+        message = self._to_client(conn, "confirm", row.brand, row.hash, to, asked=asked)
+        return [Letter(to, message)]
+
+    def _spelling(self, conn: Connection, brand: str, hash_: bytes) -> str | None:
+        controller = self.served.settings.brands[brand].controller
+        known = subjects.known(conn, controller, hash_, self.served.keys)
+        return known.spelling if known and known.kind is Kind.EMAIL else None
+
+    def _within_limits(self, conn: Connection, kind: str, brand: str, hash_: bytes) -> bool:
+        """Three a day to one address, one where it is out; the two kinds are counted apart."""
+        since = self.served.clock().timestamp() - DAY
+        sent = outbox.sent_since(conn, kind, brand, hash_, since)
+        held = permissions.read(conn, brand, [hash_]).get(hash_, NOBODY)
+        view = held.views.get(Scope(Channel.EMAIL, Purpose.MARKETING))
+        out = view is not None and view.word not in ("in", "unconfirmed")
+        return sent < (MOST_A_DAY_WHERE_OUT if out else MOST_A_DAY)
+
+    # --- rendering -----------------------------------------------------------------------------
+
+    def _to_client(
+        self, conn: Connection, name: str, brand: str, hash_: bytes, to: str, **context: Any
+    ) -> EmailMessage:
+        shown = self.served.settings.brands[brand]
+        holder = links.Holder(brand, Kind.EMAIL, hash_)
+        made = links.links_for(conn, self.served, holder, Purpose.MARKETING, None)
+        message = self._message(
+            name,
+            Texts(shown.locale),
+            to,
+            brand,
+            unsubscribe=made.unsubscribe,
+            **context,
+        )
+        for header, value in made.headers.items():
+            message[header] = value
+        return message
+
+    def _message(
+        self, name: str, texts: Texts, to: str, brand: str | None, **context: Any
+    ) -> EmailMessage:
+        mail = self.served.settings.mail
+        shown = self.served.settings.brands[brand] if brand else None
+        controller = self.served.settings.controllers[shown.controller] if shown else None
+        values = {"t": texts, "brand": shown, "controller": controller, **context}
+        message = EmailMessage()
+        called = {"brand": shown.name} if shown else {}
+        message["Subject"] = texts(f"mail.{name}.subject", **called)
+        message["From"] = mail.sender if mail else ""
+        message["To"] = to
+        message["Date"] = format_datetime(self.served.clock())
+        message["Message-ID"] = make_msgid(domain="prefs.invalid")
+        message["Auto-Submitted"] = "auto-generated"
+        message.set_content(_environment.get_template(f"{name}.txt").render(values))
+        html = _environment.get_template(f"{name}.html").render(values)
+        message.add_alternative(html, subtype="html")
+        return message
+
+
+# --- senders -------------------------------------------------------------------------------------
+
+
+async def send(mail: Mail, letter: Letter) -> None:
+    """Raises NotSent."""
+    where = urlsplit(mail.send)
+    if where.scheme == "file":
+        await asyncio.to_thread(_to_folder, Path(unquote(where.netloc + where.path)), letter)
+        return
+    try:
+        await aiosmtplib.send(
+            letter.message,
+            hostname=where.hostname,
+            port=where.port,
+            username=unquote(where.username) if where.username and where.password else None,
+            password=unquote(where.password) if where.password else None,
+            use_tls=where.scheme == "smtps",
+            timeout=SEND_WITHIN,
+            recipients=[letter.to],
+        )
+    except (aiosmtplib.SMTPException, OSError) as fault:
+        raise NotSent(f"the mail server answered {type(fault).__name__}") from fault
+
+
+def _to_folder(folder: Path, letter: Letter) -> None:
+    """One .eml a message, whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = secrets.token_hex(12)
+    part = folder / f".{name}.part"
+    part.write_bytes(letter.message.as_bytes())
+    part.replace(folder / f"{name}.eml")

@@ -1,0 +1,201 @@
+"""Pages for people: how they look, what every answer carries, and what happens on a fault.
+
+Rendered here, readable without scripts, nothing from third parties. No cookie is set or read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeVar
+
+import structlog
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from sqlalchemy import Connection
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from prefs.core import identity
+from prefs.core.errors import BadInput, NotFound, Unavailable
+from prefs.core.signals import Evidence, Identifier
+from prefs.core.tokens import Forged, Token, TokenKind, read
+from prefs.core.words import KIND_OF, Channel, Kind
+from prefs.settings import Settings
+from prefs.store import subjects
+from prefs.web.context import Service, service
+from prefs.web.problems import RETRY_AFTER
+from prefs.web.texts import Texts
+
+T = TypeVar("T")
+Handler = Callable[[Request], Awaitable[Response]]
+
+HERE = Path(__file__).parent
+BODY_LIMIT = 64 * 1024
+WRITE_WITHIN = 5.5
+"""Seconds. A locked store gives up after 5; behind others in the queue it may take longer."""
+METHODS = ["GET", "HEAD", "OPTIONS", "POST"]
+
+CSP = "; ".join(  # noqa: FLY002  # one directive a line
+    [
+        "default-src 'none'",
+        "style-src 'self'",
+        "img-src 'self'",
+        "form-action 'self'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+    ]
+)
+HEADERS = {
+    "Content-Security-Policy": CSP,
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "X-Robots-Tag": "noindex, nofollow",
+}
+
+log = structlog.get_logger()
+
+environment = Environment(
+    loader=FileSystemLoader(HERE / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+STYLE = (HERE / "static" / "pages.css").read_bytes()
+environment.globals["style"] = f"/static/pages.css?{sha256(STYLE).hexdigest()[:12]}"
+
+
+# --- rendering ---------------------------------------------------------------------------------
+
+
+def page(
+    settings: Settings, brand: str | None, template: str, status: int = 200, **context: Any
+) -> Response:
+    """A page in the brand's name and language; without a brand, in nobody's."""
+    shown = settings.brands[brand] if brand else None
+    texts = Texts(shown.locale if shown else "en")
+    body = environment.get_template(template).render(
+        t=texts,
+        brand=shown,
+        controller=settings.controllers[shown.controller] if shown else None,
+        **context,
+    )
+    return Response(body, status, headers=HEADERS, media_type="text/html")
+
+
+def forged_page(settings: Settings) -> Response:
+    """The same bytes for every link that is none of ours."""
+    return page(settings, None, "forged.html", 404)
+
+
+def away_page(settings: Settings, brand: str | None) -> Response:
+    """Nothing was recorded: say so, and name another way out."""
+    answer = page(settings, brand, "away.html", 503)
+    answer.headers["Retry-After"] = RETRY_AFTER
+    return answer
+
+
+def options() -> Response:
+    return Response(status_code=204, headers={**HEADERS, "Allow": ", ".join(METHODS)})
+
+
+def guarded(handler: Handler) -> Handler:
+    """Answers a fault with a page, and OPTIONS without asking the handler."""
+
+    async def answer(request: Request) -> Response:
+        settings = service(request).settings
+        if request.method == "OPTIONS":
+            return options()
+        try:
+            return await handler(request)
+        except NotFound:
+            return forged_page(settings)
+        except BadInput:
+            return page(settings, _brand(request), "bad.html", 422, back=request.url.path)
+        except Unavailable:
+            return away_page(settings, _brand(request))
+
+    return answer
+
+
+def _brand(request: Request) -> str | None:
+    """Whose page it is, as far as it was found out before the fault."""
+    found: str | None = getattr(request.state, "brand", None)
+    return found
+
+
+# --- what a request brings ---------------------------------------------------------------------
+
+
+def opened(request: Request, kinds: Collection[TokenKind]) -> Token:
+    """The token in the path. Raises Forged, also for a brand that is no longer configured."""
+    served = service(request)
+    token = read(served.keys, request.path_params["token"], kinds)
+    if token.brand not in served.settings.brands:
+        raise Forged
+    request.state.brand = token.brand
+    return token
+
+
+async def swallow(request: Request) -> None:
+    """Read a body of whatever kind, up to 64 KiB, and forget it. Whoever hangs up meanwhile has
+    posted all the same."""
+    size = 0
+    try:
+        async for part in request.stream():
+            size += len(part)
+            if size >= BODY_LIMIT:
+                return
+    except ClientDisconnect:
+        return
+
+
+def evidence_of(request: Request, path: str, wording: str | None = None) -> Evidence:
+    """`path` is the page's template: a token proves nothing and opens doors."""
+    client = request.client
+    agent = request.headers.get("user-agent")
+    return Evidence(
+        wording=wording,
+        page=path,
+        ip=client.host if client else None,
+        user_agent=agent[:300] if agent else None,
+    )
+
+
+async def write(served: Service, job: Callable[[Connection], T]) -> T:
+    """Run `job` in the store; returns once it is on disk. Raises Unavailable after 5.5 s."""
+    try:
+        return await asyncio.wait_for(served.database.write(job), WRITE_WITHIN)
+    except TimeoutError:
+        raise Unavailable("the store does not answer in time") from None
+
+
+def masked(conn: Connection, served: Service, token: Token) -> tuple[Channel, str] | None:
+    """The channel and masked spelling of the token's identifier; None where only its hash is
+    left."""
+    controller = served.settings.brands[token.brand].controller
+    known = subjects.known(conn, controller, token.hash, served.keys)
+    if known is None or known.spelling is None:
+        return None
+    spelled = Identifier(known.kind, known.spelling, known.spelling)
+    return _channel(known.kind), identity.masked(spelled)
+
+
+def _channel(kind: Kind) -> Channel:
+    return next(channel for channel, of in KIND_OF.items() if of is kind)
+
+
+# --- static files ------------------------------------------------------------------------------
+
+
+async def stylesheet(request: Request) -> Response:
+    """Its address changes with its content, so it may be kept."""
+    headers = {**HEADERS, "Cache-Control": "public, max-age=31536000, immutable"}
+    return Response(STYLE, headers=headers, media_type="text/css")
+
+
+routes = [Route("/static/pages.css", stylesheet, methods=["GET"])]

@@ -1,0 +1,134 @@
+"""/u/{token}: GET shows, POST stops (RFC 8058); /u/{token}/all stops all marketing.
+
+Nothing but a POST changes anything: mail scanners and prefetching visit every link.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sqlalchemy import Connection
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from prefs import links
+from prefs.core.decision import Word
+from prefs.core.errors import Unavailable
+from prefs.core.signals import Evidence, Signal, Statement
+from prefs.core.tokens import Token, TokenKind
+from prefs.core.words import Channel, Choice, Purpose, Scope, Source
+from prefs.store import permissions
+from prefs.web.context import Service, service
+from prefs.web.pages import METHODS, evidence_of, guarded, masked, opened, page, swallow, write
+
+ONLY = (TokenKind.FOOTER_UNSUBSCRIBE,)
+ALL_MARKETING = tuple(Statement(Scope(one, Purpose.MARKETING), Choice.OUT) for one in Channel)
+STOPPED = (Word.SUPPRESSED, Word.OBJECTED, Word.OPTED_OUT)
+
+
+class Shown(NamedTuple):
+    """What the page tells: the scope, whose address, whether it is off already."""
+
+    scope: Scope
+    address: tuple[Channel, str] | None
+    off: bool
+
+
+@guarded
+async def one(request: Request) -> Response:
+    """The scope that the link was made for; source `one_click`, whoever posts."""
+    served, token = service(request), opened(request, ONLY)
+    if request.method != "POST":
+        return await _ask(served, token)
+    await swallow(request)
+    seen = evidence_of(request, "/u/{token}")
+    return _page(served, token, await write(served, lambda conn: _stop(conn, served, token, seen)))
+
+
+@guarded
+async def everything(request: Request) -> Response:
+    """All five channels, for every brand of the controller."""
+    served, token = service(request), opened(request, ONLY)
+    if request.method != "POST":
+        return await _ask(served, token)
+    await swallow(request)
+    seen = evidence_of(request, "/u/{token}/all")
+    shown = await write(served, lambda conn: _stop_all(conn, served, token, seen))
+    return _page(served, token, shown, everything=True)
+
+
+async def _ask(served: Service, token: Token) -> Response:
+    try:
+        shown = await served.database.read(lambda conn: _look(conn, served, token))
+    except Unavailable:
+        scope = Scope(token.channel, token.purpose)
+        shown = Shown(scope, None, off=False)
+    return _page(served, token, shown, asks=True)
+
+
+def _look(conn: Connection, served: Service, token: Token) -> Shown:
+    scope = links.scope_of(conn, token)
+    held = permissions.read(conn, token.brand, [token.hash]).get(token.hash)
+    views = [held.views.get(part) for part in (scope, scope.covering)] if held else []
+    off = any(view is not None and view.word in STOPPED for view in views)
+    return Shown(scope, masked(conn, served, token), off)
+
+
+def _stop(conn: Connection, served: Service, token: Token, seen: Evidence) -> Shown:
+    scope = links.scope_of(conn, token)
+    signal = Signal(
+        brand=token.brand,
+        source=Source.ONE_CLICK,
+        statements=(Statement(scope, Choice.OUT),),
+        hashes=((token.identifier_kind, token.hash),),
+        evidence=seen,
+        token=token.use,
+    )
+    served.intake.record(conn, signal)
+    return Shown(scope, masked(conn, served, token), off=True)
+
+
+def _stop_all(conn: Connection, served: Service, token: Token, seen: Evidence) -> Shown:
+    signal = Signal(
+        brand=token.brand,
+        source=Source.LINK,
+        statements=ALL_MARKETING,
+        hashes=((token.identifier_kind, token.hash),),
+        evidence=seen,
+        token=token.use,
+        every_brand=True,
+    )
+    served.intake.record(conn, signal)
+    scope = Scope(token.channel, Purpose.MARKETING)
+    return Shown(scope, masked(conn, served, token), off=True)
+
+
+def _page(
+    served: Service, token: Token, shown: Shown, *, asks: bool = False, everything: bool = False
+) -> Response:
+    text = links.seal(
+        served,
+        TokenKind.FOOTER_UNSUBSCRIBE,
+        links.holder_of(token),
+        purpose=token.purpose,
+        topic=token.topic,
+    )
+    return page(
+        served.settings,
+        token.brand,
+        "unsubscribe.html",
+        asks=asks,
+        everything=everything,
+        scope=shown.scope,
+        address=shown.address,
+        off=shown.off,
+        action=f"/u/{text}",
+        preferences=links.path(served, TokenKind.CENTRE_FOOTER, links.holder_of(token)),
+    )
+
+
+routes = [
+    Route("/u/{token}", one, methods=METHODS),
+    Route("/u/{token}/all", everything, methods=METHODS),
+]
