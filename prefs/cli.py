@@ -317,7 +317,7 @@ def import_(path: Path | None, as_json: bool, file: Path, brand: str | None, app
             raise click.UsageError(f"give --brand, one of: {', '.join(brands)}")
         _known_brand(runtime, chosen)
         report = importing.run(
-            runtime, chosen, file, write=apply_, console=None if as_json else err
+            runtime.service, chosen, file, write=apply_, console=None if as_json else err
         )
     say(as_json, report, importing.shown(report))
     if report["rejected"]:

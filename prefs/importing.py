@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
@@ -25,10 +25,8 @@ from prefs.core.errors import BadInput
 from prefs.core.signals import Evidence, Identifier, Signal, Statement
 from prefs.core.words import Basis, Choice, Source
 from prefs.store import events
+from prefs.web.context import Service
 from prefs.web.scopes import scope_of
-
-if TYPE_CHECKING:
-    from prefs.app import Runtime
 
 COLUMNS = (
     "email",
@@ -62,7 +60,7 @@ class _DryRun(Exception):
 
 
 def run(
-    runtime: Runtime, brand: str, file: Path, *, write: bool, console: Console | None
+    served: Service, brand: str, file: Path, *, write: bool, console: Console | None
 ) -> dict[str, Any]:
     """Import the file; a dry run judges every row and writes nothing."""
     tally = _Tally()
@@ -73,7 +71,7 @@ def run(
         with Progress(console=console, disable=console is None) as progress:
             job = progress.add_task("importing" if write else "trying", total=None)
             for number, chunk in enumerate(_chunks(reader)):
-                _chunk(runtime, brand, chunk, tally, f"import {digest} {number}", write=write)
+                _chunk(served, brand, chunk, tally, f"import {digest} {number}", write=write)
                 progress.update(job, completed=tally.rows)
     rejected = _write_rejected(file, tally) if tally.rejected else None
     return {
@@ -107,7 +105,7 @@ def _chunks(reader: csv.DictReader[str]) -> Iterator[list[dict[str, str]]]:
 
 
 def _chunk(
-    runtime: Runtime,
+    served: Service,
     brand: str,
     rows: list[dict[str, str]],
     tally: _Tally,
@@ -120,18 +118,18 @@ def _chunk(
     signals = []
     for row in rows:
         try:
-            signals.append(signal_of(runtime, brand, row))
+            signals.append(signal_of(served, brand, row))
         except BadInput as fault:
             tally.rejected.append((row, str(fault)))
 
     def job(conn: Connection) -> None:
-        if write and not events.first_time(conn, brand, label, runtime.clock().timestamp()):
+        if write and not events.first_time(conn, brand, label, served.clock().timestamp()):
             tally.skipped += len(rows)
             return
         results = [
             outcome.result
             for signal in signals
-            for outcome in runtime.intake.record(conn, signal).outcomes
+            for outcome in served.intake.record(conn, signal).outcomes
         ]
         for result in results:
             tally.results[result.value] = tally.results.get(result.value, 0) + 1
@@ -139,24 +137,24 @@ def _chunk(
             raise _DryRun
 
     try:
-        runtime.database.write_now(job)
+        served.database.write_now(job)
     except _DryRun:
         return
 
 
-def signal_of(runtime: Runtime, brand: str, row: dict[str, str]) -> Signal:
+def signal_of(served: Service, brand: str, row: dict[str, str]) -> Signal:
     """Raises BadInput with what is wrong with the row; the value itself is never repeated."""
     cells = {name: (value or "").strip() for name, value in row.items() if isinstance(name, str)}
     if None in row:
         raise BadInput("more cells than columns")
     scope = scope_of(
-        runtime.settings,
+        served.settings,
         brand,
         cells.get("channel", ""),
         cells.get("purpose", ""),
         cells.get("topic") or None,
     )
-    identifiers = _identifiers(cells, runtime.settings.brands[brand].region)
+    identifiers = _identifiers(cells, served.settings.brands[brand].region)
     if not identifiers and not cells.get("ref"):
         raise BadInput("no email, phone or ref")
     return Signal(

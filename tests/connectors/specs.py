@@ -19,8 +19,6 @@ from urllib.parse import unquote
 
 import pytest
 from jsonschema import Draft4Validator
-from referencing import Registry
-from referencing.jsonschema import DRAFT4
 
 from tests.twins.kit import Call
 
@@ -158,8 +156,7 @@ def _body(
         yield "takes no body"
         return
     content = _form(call, _resolved(document, schema)) if form else json.loads(call.body)
-    registry: Registry[Any] = Registry().with_resource("", DRAFT4.create_resource(document))
-    validator = Draft4Validator(dict(schema), registry=registry)
+    validator = Draft4Validator({**document, "allOf": [schema]})
     for error in validator.iter_errors(content):
         yield f"{'/'.join(map(str, error.path)) or 'body'}: {error.message}"
 
