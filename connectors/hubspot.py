@@ -318,6 +318,8 @@ class HubSpot:
 
     async def _unsubscribe_in_bulk(self, changes: Sequence[Change]) -> dict[Change, Answer]:
         addresses, answers = _split(await _each(self._written_to, changes), str)
+        if not addresses:
+            return answers
         inputs = [
             {"subscriberIdString": address, **_status(change)}
             for change, address in addresses.items()
@@ -357,6 +359,8 @@ class HubSpot:
     async def _mark(self, changes: Sequence[Change], *, repeat: bool) -> dict[Change, Answer]:
         """Sets our properties of contacts that exist: an upsert would create the others."""
         contacts, answers = _split(await _each(self._holder, changes), Contact)
+        if not contacts:
+            return answers
         try:
             reply = await self._line.upsert(_upserts(contacts), repeat=repeat)
         except PropagationError as failure:

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import httpx
 import pytest
 import respx
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
 
 from connectors.budget import TokenBudget
 from connectors.hubspot import HubSpot, Walk
+from connectors.hubspot_line import READS_BY_POST
 from prefs.core.errors import Refused, SettingsError, Temporary, Unusable
 from prefs.core.propagation import (
+    Absent,
+    Applied,
     Change,
+    Connector,
+    Container,
     Limit,
+    Local,
     Observed,
+    Page,
     Ref,
     Seen,
     Slot,
@@ -27,6 +38,8 @@ from prefs.core.propagation import (
     Wish,
 )
 from prefs.core.words import Channel, Kind, Purpose, Source
+from tests.connectors.contract import ConnectorContract
+from tests.twins.hubspot import HubspotTwin
 
 T = TypeVar("T")
 BASE = "http://127.0.0.1:9"
@@ -35,6 +48,359 @@ AMYS = f"{BASE}/communication-preferences/v4/statuses/amy%2B1%40example.com"
 NEWS = Slot("11", Channel.EMAIL, topics=("news",))
 OFFERS = Slot("12", Channel.EMAIL, topics=("offers",))
 REMINDERS = Slot("90", Channel.EMAIL, Purpose.REMINDERS)
+
+
+STATUSES = "/communication-preferences/v4/statuses"
+CONTACTS = "/crm/v3/objects/contacts"
+HELD = {"SUBSCRIBED": Value.ON, "UNSUBSCRIBED": Value.OFF, "NOT_SPECIFIED": Value.UNSET}
+
+
+class Vendor(HubspotTwin):
+    """The twin with the answers of HubSpot's own interface where the twin differs: a status write
+    answers a list of results, and unsubscribes from all are read in bulk too."""
+
+    def routes(self) -> Sequence[BaseRoute]:
+        path = f"{STATUSES}/batch/unsubscribe-all/read"
+        return [Route(path, self.batch_read_wide, methods=["POST"]), *super().routes()]
+
+    async def post_status(self, request: Request) -> Response:
+        found = json.loads(bytes((await super().post_status(request)).body))
+        if "results" in found:
+            return JSONResponse(found)
+        return JSONResponse({"status": "COMPLETE", "results": [found], **self._times()})
+
+    async def batch_read_wide(self, request: Request) -> Response:
+        self._enterprise()
+        self._needs_channel(request)
+        out = self.state.out_of_all
+        results = [
+            {
+                "subscriberIdString": email,
+                "wideStatuses": [self._wide(email, out[email])] if email in out else [],
+            }
+            for email in map(str.lower, json.loads(await request.body())["inputs"])
+        ]
+        return JSONResponse({"status": "COMPLETE", "results": results, **self._times()})
+
+
+class Account(ConnectorContract):
+    """A HubSpot account, with or without the batch calls of Marketing Hub Enterprise."""
+
+    system = "hubspot"
+    enterprise: ClassVar[bool] = True
+
+    def make_twin(self) -> HubspotTwin:
+        return Vendor()
+
+    def furnish(self) -> None:
+        self.twin.configure(enterprise=self.enterprise)
+        self.twin.new_type("101", "Treatments")
+        self.twin.new_type("102", "Offers")
+        self.twin.new_type("109", "Appointments", purpose="reminders")
+        self.twin.new_property("marketing_sms")
+        self.twin.new_property("marketing_phone")
+
+    def reminders_untouched(self) -> bool:
+        return not self.twin.api_changes_of_reminders()
+
+    def reads_by_post(self) -> Sequence[tuple[str, str]]:
+        return READS_BY_POST
+
+
+class TestHubSpot(Account):
+    read_path = STATUSES
+    write_path = STATUSES
+    write_method = "POST"
+    scan_path = f"{CONTACTS}$"
+
+    def options(self) -> Mapping[str, Any]:
+        return {
+            "token": self.twin.token,
+            "types": {"101": "treatments", "102": "offers"},
+            "reminder_types": ["109"],
+        }
+
+    def put(self, ref: Ref) -> None:
+        self.twin.new_contact(ref.value, statuses={"101": "SUBSCRIBED"})
+
+    def unset(self, ref: Ref) -> None:
+        self.twin.new_contact(ref.value)
+
+    def held(self, ref: Ref) -> Value:
+        return HELD[self.twin.status(ref.value, "101")]
+
+    def break_word(self, ref: Ref) -> None:
+        self.twin.set_status(ref.value, "101", "PAUSED")
+
+    def test_a_public_app_gets_in_by_its_refresh_token(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        oauth = {key: getattr(self.twin, key) for key in sorted(OAUTH.keys() - {"token"})}
+        options = {**self.options(), **oauth, "token": None}
+        monkeypatch.setattr(self, "options", lambda: options)
+        self.put(self.ref(1))
+        assert self.value(self.ref(1)) is Value.ON
+        assert [call.path for call in self.twin.writes()] == ["/oauth/v1/token"]
+
+    # --- bulk -------------------------------------------------------------------------------------
+
+    def test_many_are_read_and_turned_off_by_hundreds(self) -> None:
+        refs = [self.ref(number) for number in range(150)]
+        for ref in refs:
+            self.put(ref)
+        found = self.observe(*refs)
+        assert all(isinstance(found[ref], Observed) for ref in refs)
+        answers = self.apply(Wish.OFF, *refs)
+        assert set(answers) == set(refs)
+        assert all(self.held(ref) is Value.OFF for ref in refs)
+        assert len(self.twin.calls) == 6
+
+    def test_what_a_bulk_read_leaves_out_is_read_alone(self) -> None:
+        refs = [self.ref(number) for number in range(3)]
+        for ref in refs:
+            self.put(ref)
+        self.twin.faults.add("omit_item", key=re.escape(refs[1].value), times=None)
+        found = self.observe(*refs)
+        assert all(isinstance(found[ref], Observed) for ref in refs)
+
+    # --- contacts ---------------------------------------------------------------------------------
+
+    def test_a_contact_is_found_by_its_id(self) -> None:
+        number = self.twin.new_contact("Amy@Example.com", statuses={"101": "SUBSCRIBED"})
+        ref, gone = Ref(None, "", str(number)), Ref(None, "", "999")
+        found = self.observe(ref, gone)
+        assert found[ref].identifiers == ((Kind.EMAIL, "amy@example.com"),)
+        assert found[ref].vendor_id == str(number)
+        assert isinstance(found[gone], Absent)
+        assert isinstance(self.apply(Wish.OFF, ref)[ref], Applied)
+        assert self.twin.status("amy@example.com", "101") == "UNSUBSCRIBED"
+
+    def test_an_address_without_a_contact_is_known_by_what_it_chose(self) -> None:
+        self.twin.set_status("chose@example.com", "102", "UNSUBSCRIBED", by="person")
+        chose, never = (Ref(Kind.EMAIL, f"{who}@example.com") for who in ("chose", "never"))
+        found = self.observe(chose, never)
+        assert isinstance(found[chose], Observed)
+        assert isinstance(found[never], Absent)
+
+    def test_a_contact_that_never_chose_is_unset_and_turned_off(self) -> None:
+        self.unset(self.ref(1))
+        assert self.value(self.ref(1)) is Value.UNSET
+        assert isinstance(self.apply(Wish.OFF, self.ref(1))[self.ref(1)], Applied)
+        assert self.held(self.ref(1)) is Value.OFF
+
+    def test_other_kinds_are_refused(self) -> None:
+        ref = Ref(Kind.PHONE, "+447700900123")
+        assert isinstance(self.observe(ref)[ref], Refused)
+        assert self.twin.calls == []
+
+    # --- unsubscribe-all --------------------------------------------------------------------------
+
+    def test_unsubscribe_all_is_read_and_never_lifted(self) -> None:
+        self.put(self.ref(1))
+        self.twin.person_unsubscribes(self.ref(1).value)
+        values = self.observe(self.ref(1))[self.ref(1)].values
+        marketing = [seen for slot, seen in values.items() if slot.purpose is Purpose.MARKETING]
+        assert {seen.value for seen in marketing} == {Value.OFF}
+        reminders = Slot("109", Channel.EMAIL, Purpose.REMINDERS)
+        assert values[reminders] == Seen(Value.SILENT, fact="blocked")
+        assert isinstance(self.apply(Wish.ON, self.ref(1))[self.ref(1)], Refused)
+        assert self.twin.unsubscribed_from_all(self.ref(1).value)
+        assert self.twin.writes() == []
+
+    def test_no_off_becomes_an_unsubscribe_all(self) -> None:
+        self.put(self.ref(1))
+        self.apply(Wish.OFF, self.ref(1))
+        assert not self.twin.unsubscribed_from_all(self.ref(1).value)
+
+    def test_a_person_who_left_by_themselves_is_taken_back(self) -> None:
+        """v4 allows it (RESUBSCRIBE_OCCURRED): our side alone decides that there is consent."""
+        self.put(self.ref(1))
+        self.twin.person_unsubscribes(self.ref(1).value, "101")
+        assert isinstance(self.apply(Wish.ON, self.ref(1))[self.ref(1)], Applied)
+        assert self.held(self.ref(1)) is Value.ON
+
+    def test_the_vendors_refusal_of_an_on_is_told(self) -> None:
+        self.unset(self.ref(1))
+        self.twin.configure(legal_basis_required=True)
+
+        async def job(connector: Connector) -> Mapping[Change, Any]:
+            return await connector.apply([Change(self.ref(1), connector.slots[0], Wish.ON)])
+
+        (refusal,) = self.run(job).values()
+        assert isinstance(refusal, Refused)
+        assert "legalBasis" in str(refusal)
+
+    # --- containers and walks ---------------------------------------------------------------------
+
+    def test_containers_are_the_subscription_types(self) -> None:
+        self.twin.new_type("110", "One to one", internal=True)
+        self.twin.new_type("111", "Old letter", active=False)
+
+        async def job(connector: Connector) -> Sequence[Container]:
+            return await connector.containers()
+
+        found = {one.id: one for one in self.run(job)}
+        assert found["101"] == Container("101", "Treatments", sends=True)
+        assert found["110"].inactive
+        assert found["111"].inactive
+
+    def walk(self, cursor: str | None) -> list[Page]:
+        async def job(connector: Connector) -> list[Page]:
+            return [page async for page in connector.scan(cursor)]
+
+        return self.run(job)
+
+    def test_a_walk_tells_who_left_and_when(self) -> None:
+        for number in range(1, 4):
+            self.put(self.ref(number))
+        self.twin.person_unsubscribes(self.ref(2).value, "101")
+        (page,) = self.walk(None)
+        seen = {ref.value: read.values for ref, read in page.records}
+        slots = {slot.place: slot for slot in seen[self.ref(2).value]}
+        assert set(slots) == {"101", "102"}
+        left = seen[self.ref(2).value][slots["101"]]
+        assert (left.value, left.at is None) == (Value.OFF, False)
+        assert seen[self.ref(1).value][slots["101"]].value is Value.ON
+        assert seen[self.ref(1).value][slots["102"]].value is Value.UNSET
+
+    def test_a_walk_of_changes_sees_only_those(self) -> None:
+        self.twin.clock.move(-3600)
+        for number in range(1, 4):
+            self.put(self.ref(number))
+        self.twin.clock.reset()
+        (page,) = self.walk(None)
+        assert (len(page.records), page.complete) == (3, True)
+        self.twin.person_unsubscribes(self.ref(2).value, "101")
+        (changes,) = self.walk(page.next_cursor)
+        assert [ref.value for ref, _ in changes.records] == [self.ref(2).value]
+        assert not changes.complete
+
+    def test_a_walk_goes_on_where_it_broke_off(self) -> None:
+        for number in range(250):
+            self.put(self.ref(number))
+        self.twin.faults.add("status", path=self.scan_path, status=500, skip=1, times=None)
+        seen: list[Page] = []
+
+        async def kept(connector: Connector) -> None:
+            async for page in connector.scan(None):
+                seen.append(page)
+
+        with pytest.raises(Temporary):
+            self.run(kept)
+        assert [page.complete for page in seen] == [False]
+        self.twin.faults.clear()
+        rest = self.walk(seen[-1].next_cursor)
+        found = {ref.value for page in (*seen, *rest) for ref, _ in page.records}
+        assert len(found) == 250
+        assert [page.complete for page in rest] == [False, True]
+
+    def test_a_record_in_unknown_words_makes_a_walk_incomplete(self) -> None:
+        self.put(self.ref(1))
+        self.put(self.ref(2))
+        self.twin.person_unsubscribes(self.ref(2).value, "102")
+        self.break_word(self.ref(2))
+        (page,) = self.walk(None)
+        assert [ref.value for ref, _ in page.records] == [self.ref(1).value]
+        assert not page.complete
+
+
+class TestWithoutBatches(TestHubSpot):
+    """Any other account: batches answer 403 and everything goes one by one."""
+
+    enterprise = False
+    bulk = False  # HubSpot keeps its batch calls for Marketing Hub Enterprise
+
+    def test_many_are_read_and_turned_off_by_hundreds(self) -> None:
+        """One by one here: three calls each, beside the refused batches."""
+        refs = [self.ref(number) for number in range(12)]
+        for ref in refs:
+            self.put(ref)
+        self.observe(*refs)
+        answers = self.apply(Wish.OFF, *refs)
+        assert all(isinstance(answers[ref], Applied) for ref in refs)
+        assert len(self.twin.calls) == 12 * 3 + 2
+
+    def test_a_refused_batch_is_tried_once(self) -> None:
+        refs = [self.ref(number) for number in range(3)]
+        for ref in refs:
+            self.put(ref)
+
+        async def job(connector: Connector) -> None:
+            for _ in range(2):
+                await connector.observe(refs)
+                changes = [Change(ref, connector.slots[0], Wish.OFF) for ref in refs]
+                await connector.apply(changes)
+
+        self.run(job)
+        batches = [call.path for call in self.twin.calls if "/batch/" in call.path]
+        assert batches == [f"{STATUSES}/batch/read", f"{STATUSES}/batch/write"]
+
+
+class TestProperties(Account):
+    """Channels that HubSpot does not know, kept in properties of the contact."""
+
+    read_path = CONTACTS
+    write_path = f"{CONTACTS}/batch/upsert"
+    scan_path = f"{CONTACTS}$"
+
+    def options(self) -> Mapping[str, Any]:
+        properties = {"sms": "marketing_sms", "phone": "marketing_phone"}
+        return {"token": self.twin.token, "properties": properties}
+
+    def put(self, ref: Ref) -> None:
+        self.twin.new_contact(ref.value, properties={"marketing_sms": "opted_in"})
+
+    def unset(self, ref: Ref) -> None:
+        self.twin.new_contact(ref.value)
+
+    def property_of(self, ref: Ref, name: str = "marketing_sms") -> str:
+        (contact,) = (c for c in self.twin.state.contacts.values() if c.email == ref.value)
+        return str(contact.properties.get(name, ""))
+
+    def held(self, ref: Ref) -> Value:
+        return {"opted_in": Value.ON, "opted_out": Value.OFF, "": Value.UNSET}[
+            self.property_of(ref)
+        ]
+
+    def break_word(self, ref: Ref) -> None:
+        self.twin.property_change(ref.value, "marketing_sms", "ask Amy first")
+
+    def test_an_unknown_word_is_not_repeated(self) -> None:
+        self.put(self.ref(1))
+        self.break_word(self.ref(1))
+        refusal = str(self.observe(self.ref(1))[self.ref(1)])
+        assert "marketing_sms" in refusal
+        assert "Amy" not in refusal
+
+    def test_who_has_no_contact_is_left_to_our_own_check(self) -> None:
+        answer = self.apply(Wish.OFF, self.ref(1))[self.ref(1)]
+        assert isinstance(answer, Local)
+        assert self.twin.writes() == []
+        assert self.twin.state.contacts == {}
+
+    def test_two_properties_of_one_contact_go_together(self) -> None:
+        self.put(self.ref(1))
+
+        async def job(connector: Connector) -> Mapping[Change, Any]:
+            offs = [Change(self.ref(1), slot, Wish.OFF) for slot in connector.slots]
+            return await connector.apply(offs)
+
+        assert [type(answer) for answer in self.run(job).values()] == [Applied, Applied]
+        assert self.property_of(self.ref(1), "marketing_phone") == "opted_out"
+        assert len(self.twin.writes()) == 1
+
+    def test_the_slots_are_not_enforced(self) -> None:
+        self.put(self.ref(1))
+        values = self.observe(self.ref(1))[self.ref(1)].values
+        assert {slot.enforced for slot in values} == {False}
+
+    def test_numbers_are_shown_after_the_address(self) -> None:
+        self.twin.new_contact("amy@example.com", properties={"mobilephone": "+447700900123"})
+        ref = Ref(Kind.EMAIL, "amy@example.com")
+        assert self.observe(ref)[ref].identifiers == (
+            (Kind.EMAIL, "amy@example.com"),
+            (Kind.PHONE, "+447700900123"),
+        )
 
 
 class Clock:
