@@ -27,7 +27,8 @@ MAC_SIZE = 16
 EVERY_TOPIC = 0
 """In the place of a topic's permanent number: the whole channel."""
 _LONGEST = 512
-_DAY = 86400
+_DAY = 86_400_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Forged(NotFound):
@@ -63,7 +64,7 @@ _KIND = {Kind.EMAIL: 1, Kind.PHONE: 2, Kind.MESSENGER: 3, Kind.POST: 4}
 _CHANNEL_OF = {number: channel for channel, number in _CHANNEL.items()}
 _PURPOSE_OF = {number: purpose for purpose, number in _PURPOSE.items()}
 _KIND_OF = {number: kind for kind, number in _KIND.items()}
-_FIELDS = struct.Struct(f">cBBHB{HASH_SIZE}sQI")
+_FIELDS = struct.Struct(f">cBBHB{HASH_SIZE}sQQ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,7 @@ def _packed(token: Token) -> bytes:
         _KIND[token.identifier_kind],
         token.hash,
         token.subject_id or 0,
-        _seconds(token),
+        _milliseconds(token),
     )
     return fields + token.brand.encode()
 
@@ -151,15 +152,16 @@ def _unpacked(packed: bytes) -> Token:
         hash=hash_,
         channel=_CHANNEL_OF[channel],
         purpose=_PURPOSE_OF[purpose],
-        issued_at=datetime.fromtimestamp(issued, UTC),
+        issued_at=_EPOCH + timedelta(milliseconds=issued),
         topic=topic,
         subject_id=subject_id or None,
     )
 
 
-def _seconds(token: Token) -> int:
-    seconds = int(token.issued_at.timestamp())
-    return seconds if token.kind in LIFE else seconds - seconds % _DAY
+def _milliseconds(token: Token) -> int:
+    """Fine enough to tell a link from an out of the same second; footers keep the day only."""
+    issued = (token.issued_at - _EPOCH) // timedelta(milliseconds=1)
+    return issued if token.kind in LIFE else issued - issued % _DAY
 
 
 def _text(raw: bytes) -> str:
