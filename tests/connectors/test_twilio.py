@@ -355,6 +355,7 @@ LATER = format_datetime(datetime.now(UTC) + timedelta(minutes=10), usegmt=True)
         (LATER, 500.0, 600.0),
         ("999999999", 3600.0, 3600.0),
     ],
+    ids=["none", "negative", "word", "seconds", "date", "huge"],
 )
 def test_too_many_calls_pause_the_budget(
     vendor: TwilioTwin, header: str | None, least: float, most: float
