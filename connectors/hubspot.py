@@ -167,7 +167,7 @@ class HubSpot:
         self._marks = _mark_slots(target)
         self._reminders = tuple(
             Slot(str(place), Channel.EMAIL, Purpose.REMINDERS)
-            for place in target.options.get("reminder_types", ())
+            for place in target.options.get("reminder_types") or ()
         )
         self._properties = _properties(self._types, self._marks)
         self._line = Line(target, budget, now)
@@ -520,7 +520,7 @@ def _covers(wide: Json, unit: object) -> bool:
 
 
 def _time(text: object) -> datetime | None:
-    """HubSpot's times are ISO 8601 with a zone, some texts in milliseconds."""
+    """None for what is no ISO 8601 time; HubSpot names the zone."""
     try:
         found = datetime.fromisoformat(str(text))
     except ValueError:
@@ -545,7 +545,7 @@ def _check(target: Target) -> None:
     oauth = all(target.text(key) for key in ("client_id", "client_secret", "refresh_token"))
     if not target.text("token") and not oauth:
         faults.append(f"{target.label}: set token, or client_id, client_secret and refresh_token")
-    reminders = {str(place) for place in target.options.get("reminder_types", ())}
+    reminders = {str(place) for place in target.options.get("reminder_types") or ()}
     for place in map(str, target.table("types")):
         if place in reminders:
             faults.append(f"{target.label}: type {place} cannot be marketing and a reminder type")
