@@ -1,0 +1,1 @@
+"""Kill it, freeze it, race it. `make test` runs a seeded tenth; PREFS_FAULTS=full runs it all."""

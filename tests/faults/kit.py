@@ -1,0 +1,103 @@
+"""The real service as processes of its own, to be killed and frozen."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx
+
+from tests.served import BASE
+
+FULL = os.environ.get("PREFS_FAULTS") == "full"
+SEED = 20260302
+
+
+def count(full: int) -> int:
+    """All of it, or a tenth."""
+    return full if FULL else max(1, full // 10)
+
+
+def dice(name: str) -> random.Random:
+    return random.Random(f"{SEED} {name}")
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+def say(figure: str) -> None:
+    """A figure of the run, for whoever reads the output (-s)."""
+    print(f"\n[faults] {figure}", flush=True)  # noqa: T201  # the run's own report
+
+
+class Installation:
+    """A folder with its configuration, on a port of its own."""
+
+    def __init__(self, folder: Path, extra: str, environ: Mapping[str, str]) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        text = BASE.format(folder=folder, public=self.url)
+        text = text.replace('listen = "127.0.0.1:0"', f'listen = "127.0.0.1:{self.port}"')
+        text = text.replace('lease = "5s"', 'lease = "2s"\ncall_alive = "2s"')
+        self.config = folder / "prefs.toml"
+        self.config.write_text(text + extra)
+        self.log = folder / "log"
+        self.environ = {
+            **os.environ,
+            **environ,
+            "PREFS_TEST_KEY": "a secret of thirty-two bytes or more",
+            "PREFS_CONFIG": str(self.config),
+        }
+
+    def start(self, *command: str) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "prefs.cli", *command],
+                env=self.environ,
+                stdout=log,
+                stderr=log,
+            )
+
+    def until_ready(self, process: subprocess.Popen[bytes]) -> None:
+        for _ in range(400):
+            with suppress(httpx.HTTPError):
+                if httpx.get(f"{self.url}/readyz", timeout=1).status_code == 200:
+                    return
+            assert process.poll() is None, self.log.read_text()[-2000:]
+            time.sleep(0.02)
+        raise AssertionError("the service did not start")
+
+    @contextmanager
+    def serving(self, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+        process = self.start("serve", *options)
+        try:
+            self.until_ready(process)
+            yield process
+        finally:
+            end(process)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, and SIGKILL for one that does not listen (or is frozen)."""
+    if process.poll() is not None:
+        return
+    with suppress(ProcessLookupError):
+        process.send_signal(signal.SIGCONT)
+        process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(5)
