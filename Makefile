@@ -4,7 +4,8 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-PYTHON ?= $(firstword $(foreach v,3.13 3.12 3.11 3,$(shell command -v python$(v) 2>/dev/null)))
+# The first that runs and is new enough: a version manager may put names on PATH that only print an error.
+PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.13 3,$(shell python$(v) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v python$(v))))
 UV := $(shell command -v uv 2>/dev/null)
 WORKERS ?= 2
 
@@ -16,9 +17,7 @@ help:
 
 # One line for a missing part, with its fix.
 $(VENV)/.made:
-	@test -n "$(PYTHON)" || { echo "python3.11 or newer is missing: apt-get install python3.11"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11: apt-get install python3.11, or make PYTHON=/path/to/python3.11"; exit 1; }
-	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "the venv module is missing: apt-get install python3-venv"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 or newer with venv found: apt-get install python3 python3-venv, or make PYTHON=/path/to/python3.11"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@touch $@
 
