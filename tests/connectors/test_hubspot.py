@@ -12,9 +12,6 @@ from typing import Any, ClassVar, TypeVar
 import httpx
 import pytest
 import respx
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
 
 from connectors.budget import TokenBudget
 from connectors.hubspot import HubSpot, Walk
@@ -55,34 +52,6 @@ CONTACTS = "/crm/v3/objects/contacts"
 HELD = {"SUBSCRIBED": Value.ON, "UNSUBSCRIBED": Value.OFF, "NOT_SPECIFIED": Value.UNSET}
 
 
-class Vendor(HubspotTwin):
-    """The twin with the answers of HubSpot's own interface where the twin differs: a status write
-    answers a list of results, and unsubscribes from all are read in bulk too."""
-
-    def routes(self) -> Sequence[BaseRoute]:
-        path = f"{STATUSES}/batch/unsubscribe-all/read"
-        return [Route(path, self.batch_read_wide, methods=["POST"]), *super().routes()]
-
-    async def post_status(self, request: Request) -> Response:
-        found = json.loads(bytes((await super().post_status(request)).body))
-        if "results" in found:
-            return JSONResponse(found)
-        return JSONResponse({"status": "COMPLETE", "results": [found], **self._times()})
-
-    async def batch_read_wide(self, request: Request) -> Response:
-        self._enterprise()
-        self._needs_channel(request)
-        out = self.state.out_of_all
-        results = [
-            {
-                "subscriberIdString": email,
-                "wideStatuses": [self._wide(email, out[email])] if email in out else [],
-            }
-            for email in map(str.lower, json.loads(await request.body())["inputs"])
-        ]
-        return JSONResponse({"status": "COMPLETE", "results": results, **self._times()})
-
-
 class Account(ConnectorContract):
     """A HubSpot account, with or without the batch calls of Marketing Hub Enterprise."""
 
@@ -90,7 +59,7 @@ class Account(ConnectorContract):
     enterprise: ClassVar[bool] = True
 
     def make_twin(self) -> HubspotTwin:
-        return Vendor()
+        return HubspotTwin()
 
     def furnish(self) -> None:
         self.twin.configure(enterprise=self.enterprise)

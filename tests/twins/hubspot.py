@@ -113,8 +113,12 @@ class Account:
     next_event: int = 1
 
 
-SOURCES = {"person": "SUBSCRIPTION_STATUS_PAGE", "admin": "CRM_UI", "api": "PUBLIC_API"}
-"""What a status says of who set it. The vendor lists no full set of words."""
+SOURCES = {
+    "person": "SOURCE_RECIPIENT",
+    "admin": "SOURCE_HUBSPOT_CUSTOMER",
+    "api": "Public status API, App ID: 54321",
+}
+"""What a status says of who set it, as seen in public captures; the vendor lists no full set."""
 
 
 def _error(status: int, category: str, message: str, **more: Any) -> Response:
@@ -192,6 +196,7 @@ class HubspotTwin(Twin[Account]):
         return [
             Route(V4 + "/definitions", self.get_definitions, methods=["GET"]),
             Route(V4 + "/statuses/batch/read", self.batch_read, methods=["POST"]),
+            Route(V4 + "/statuses/batch/unsubscribe-all/read", self.batch_wide, methods=["POST"]),
             Route(V4 + "/statuses/batch/write", self.batch_write, methods=["POST"]),
             Route(one + "/unsubscribe-all", self.get_out_of_all, methods=["GET"]),
             Route(one + "/unsubscribe-all", self.post_out_of_all, methods=["POST"]),
@@ -262,7 +267,7 @@ class HubspotTwin(Twin[Account]):
     async def get_definitions(self, request: Request) -> Response:
         shown = [
             {
-                "id": int(t.id),
+                "id": t.id,
                 "name": t.name,
                 "description": t.name,
                 "purpose": t.purpose,
@@ -314,7 +319,7 @@ class HubspotTwin(Twin[Account]):
     async def post_status(self, request: Request) -> Response:
         body = await _json(request, self)
         result = self._set(self._email(request), body)
-        return JSONResponse(result)
+        return JSONResponse({"status": "COMPLETE", "results": [result], **self._times()})
 
     def _set(self, email: str, body: Mapping[str, Any]) -> dict[str, Any]:
         known = {
@@ -420,6 +425,19 @@ class HubspotTwin(Twin[Account]):
             if self.item_fault(request, str(email)) is None:
                 shown = [self._status(str(email).lower(), t) for t in self.state.types]
                 results.append({"subscriberIdString": str(email), "statuses": shown})
+        return JSONResponse({"status": "COMPLETE", "results": results, **self._times()})
+
+    async def batch_wide(self, request: Request) -> Response:
+        self._enterprise()
+        self._needs_channel(request)
+        out = self.state.out_of_all
+        results = [
+            {
+                "subscriberIdString": email,
+                "wideStatuses": [self._wide(email, out[email])] if email in out else [],
+            }
+            for email in (str(one).lower() for one in _inputs(await _json(request, self), self))
+        ]
         return JSONResponse({"status": "COMPLETE", "results": results, **self._times()})
 
     async def batch_write(self, request: Request) -> Response:
