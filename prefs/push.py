@@ -250,13 +250,14 @@ class Push:
             for identifier in identifiers_shown(record.read, self.target.region)
             if identifier.kind in self.connector.facts.keys_on
         ]
+        carried = set(self.connector.slots)
         for slot, seen in record.read.values.items():
             pair = (slot.channel, slot.purpose)
             known = any(pair in held.undeliverable for held in record.held)
             for identifier in shown:
                 if seen.fact and not known:
                     yield DeliveryFact(identifier, slot.purpose, seen.fact)
-                if known and not seen.fact and seen.value is Value.ON:
+                if known and not seen.fact and (seen.value is Value.ON or slot not in carried):
                     yield DeliveryFact(identifier, slot.purpose, "delivers", ended=True)
 
     def _take(
