@@ -1,0 +1,141 @@
+"""A worker frozen past its lease wakes: neither its receipt nor its late write may win."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from prefs.app import load_settings, open_runtime
+from prefs.store import access, marks
+from prefs.store.database import make_engine
+from tests.faults.kit import Installation, count, dice, end, say
+from tests.served import eventually
+from tests.twins.hubspot import HubspotTwin
+from tests.twins.kit import running
+
+ROUNDS = count(20)
+TARGET = """
+[brands.rt.targets.hubspot]
+system = "hubspot"
+mode = "live"
+base_url = "{url}"
+token = "env:HUBSPOT"
+types = {{ 101 = "*" }}
+"""
+LABEL = "rt/hubspot"
+STATUSES = "/communication-preferences/v4/statuses/"
+
+
+class Scene:
+    """The service without a worker, and two workers beside it."""
+
+    def __init__(self, made: Installation, twin: HubspotTwin) -> None:
+        self.made, self.twin = made, twin
+        self.key = key_of(made)
+        self.engine = make_engine(f"sqlite:///{made.config.parent}/prefs.db", read_only=True)
+        self.workers: dict[int, subprocess.Popen[bytes]] = {}
+
+    def say(self, address: str, choice: str) -> None:
+        consent = {"basis": "consent", "evidence": {"wording": "Yes"}} if choice == "in" else {}
+        body = {
+            "brand": "rt",
+            "subject": {"email": address},
+            "changes": [{"channel": "email", "purpose": "marketing", "choice": choice}],
+            "source": "api",
+            **consent,
+        }
+        headers = {"Authorization": f"Bearer {self.key}"}
+        answer = httpx.post(f"{self.made.url}/v1/preferences", json=body, headers=headers)
+        answer.raise_for_status()
+
+    def lane(self) -> Any:
+        with self.engine.connect() as conn:
+            return marks.lane(conn, LABEL)
+
+    def backlog(self) -> int:
+        with self.engine.connect() as conn:
+            return marks.backlog(conn).get(LABEL, (0, 0.0))[0]
+
+    def outcomes(self) -> set[str]:
+        with self.engine.connect() as conn:
+            rows = conn.exec_driver_sql("SELECT outcome FROM receipts WHERE target = ?", (LABEL,))
+            return {row[0] for row in rows}
+
+
+def key_of(made: Installation) -> str:
+    runtime = open_runtime(load_settings(made.config, made.environ))
+    try:
+        scopes = ["write"]
+        _, key = runtime.database.write_now(lambda conn: access.add_key(conn, "rt", scopes, 0.0))
+        return key
+    finally:
+        runtime.close()
+
+
+@pytest.mark.timeout(1500)
+def test_a_frozen_worker_leaves_the_vendor_right(tmp_path: Path) -> None:
+    rest = dice("frozen")
+    late = 0
+    with ExitStack() as stack:
+        twin, url = stack.enter_context(running(HubspotTwin()))
+        twin.new_type("101", "Treatments")
+        made = Installation(tmp_path, TARGET.format(url=url), {"HUBSPOT": twin.token})
+        stack.enter_context(made.serving("--no-work"))
+        scene = Scene(made, twin)
+        for round_ in range(ROUNDS):
+            on_the_way = round_ % 2 == 1
+            late += one_round(scene, f"f{round_}@example.com", rest.uniform(0.0, 0.4), on_the_way)
+    say(f"frozen workers: {ROUNDS} of {ROUNDS} end off and confirmed; {late} late writes landed")
+
+
+def one_round(scene: Scene, address: str, moment: float, on_the_way: bool) -> int:
+    """Freeze the first worker while it decides on an opt-in, or while that is on the way and lands
+    late at the vendor; opt out; let the second work. Returns how many late writes landed."""
+    twin = scene.twin
+    twin.new_contact(address)
+    first = scene.made.start("work")
+    second: subprocess.Popen[bytes] | None = None
+    try:
+        eventually(lambda: (row := scene.lane()) and row.holder and scene.backlog() == 0, 20)
+        epoch = scene.lane().epoch
+        if on_the_way:
+            twin.faults.add("late_work", method="POST", path=STATUSES, seconds=3.0 + moment)
+        else:
+            twin.faults.add("delay", method="GET", path="/communication-preferences", seconds=0.4)
+        scene.say(address, "in")
+        sent = len(twin.writes())
+        if on_the_way:
+            eventually(lambda: len(twin.writes()) > sent, 10)
+        else:
+            time.sleep(moment)
+        first.send_signal(signal.SIGSTOP)
+        scene.say(address, "out")
+        second = scene.made.start("work")
+        eventually(lambda: scene.lane().epoch > epoch, 20)
+        eventually(off(scene, address), 30)
+        before = len(twin.changes(address, "101"))
+        if on_the_way:
+            eventually(lambda: len(twin.changes(address, "101")) > before, 10)
+        first.send_signal(signal.SIGCONT)
+        time.sleep(1.0)
+        eventually(lambda: off(scene, address)() and scene.backlog() == 0, 40)
+        assert scene.outcomes() <= {"confirmed", "absent"}
+        late = twin.changes(address, "101")[before:]
+        return sum(one.state == "SUBSCRIBED" for one in late)
+    finally:
+        twin.faults.clear()
+        end(first)
+        if second:
+            end(second)
+
+
+def off(scene: Scene, address: str) -> Callable[[], bool]:
+    return lambda: scene.twin.status(address, "101") == "UNSUBSCRIBED"
