@@ -26,7 +26,7 @@ from prefs.core.words import KIND_OF, Channel, Kind
 from prefs.settings import Settings
 from prefs.store import subjects
 from prefs.web.context import Service, service
-from prefs.web.problems import RETRY_AFTER
+from prefs.web.problems import RETRY_AFTER, Stalled
 from prefs.web.texts import Texts
 
 T = TypeVar("T")
@@ -114,8 +114,8 @@ def guarded(handler: Handler) -> Handler:
             return await handler(request)
         except NotFound:
             return forged_page(settings)
-        except BadInput:
-            return page(settings, _brand(request), "bad.html", 422, back=request.url.path)
+        except BadInput as fault:
+            return page(settings, _brand(request), "bad.html", fault.status, back=request.url.path)
         except Unavailable:
             return away_page(settings, _brand(request))
 
@@ -142,15 +142,15 @@ def opened(request: Request, kinds: Collection[TokenKind]) -> Token:
 
 
 async def swallow(request: Request) -> None:
-    """Read a body of whatever kind, up to 64 KiB, and forget it. Whoever hangs up meanwhile has
-    posted all the same."""
+    """Read a body of whatever kind, up to 64 KiB, and forget it. Whoever hangs up or stalls
+    meanwhile has posted all the same."""
     size = 0
     try:
         async for part in request.stream():
             size += len(part)
             if size >= BODY_LIMIT:
                 return
-    except ClientDisconnect:
+    except (ClientDisconnect, Stalled):
         return
 
 

@@ -15,6 +15,7 @@ from prefs.core.errors import BadInput, Forbidden, NotFound, Unavailable, Unveri
 log = structlog.get_logger()
 
 RETRY_AFTER = "5"
+MORE_HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 408: {"Connection": "close"}}
 
 
 class Unauthorized(BadInput):
@@ -22,6 +23,13 @@ class Unauthorized(BadInput):
 
     def __init__(self) -> None:
         super().__init__("send a valid key as: Authorization: Bearer <key>", status=401)
+
+
+class Stalled(BadInput):
+    """A body stopped arriving (RFC 9110 section 15.5.9)."""
+
+    def __init__(self) -> None:
+        super().__init__("the body did not arrive in time: send it again", status=408)
 
 
 def problem(
@@ -45,7 +53,7 @@ def problem(
 
 def on_bad_input(request: Request, fault: Exception) -> Response:
     assert isinstance(fault, BadInput)  # noqa: S101  # how handlers are registered
-    headers = {"WWW-Authenticate": "Bearer"} if fault.status == HTTPStatus.UNAUTHORIZED else None
+    headers = MORE_HEADERS.get(fault.status)
     return problem(fault.status, str(fault), field=fault.field, headers=headers)
 
 

@@ -14,73 +14,98 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from prefs.web.problems import Stalled
+
 HEADERS_WITHIN = 10.0
 BODY_PIECE_WITHIN = 10.0
+LINGER = 1.0
+"""Seconds for the rest of a body after the answer: a client that still sends may yet read it."""
 HEADER_BYTES = 32 * 1024
+TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+    b"content-length: 0\r\nconnection: close\r\n\r\n"
+)
+IDLE_WITHIN = 30
 SHUTDOWN_WITHIN = 10
 
 
+class TooLarge(Exception):
+    """The headers of a request exceed HEADER_BYTES."""
+
+
 class Deadlines(HttpToolsProtocol):
-    """Closes a connection whose headers do not come, or are too large."""
+    """Closes a connection whose headers do not come in time or are too large, and one whose body
+    goes on after its answer was given."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._headers_due: asyncio.TimerHandle | None = None
-        self._header_bytes = 0
+        self._due: asyncio.TimerHandle | None = None
         self._in_headers = True
+        self._whole = False
+        self._unfinished_bytes = 0
+        self._large = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn itself narrows it
         super().connection_made(transport)
-        self._expect_headers()
+        self._wait(HEADERS_WITHIN)
 
-    def _expect_headers(self) -> None:
-        self._forget_headers()
-        self._in_headers, self._header_bytes = True, 0
-        self._headers_due = self.loop.call_later(HEADERS_WITHIN, self._too_slow)
-
-    def _forget_headers(self) -> None:
-        if self._headers_due:
-            self._headers_due.cancel()
-            self._headers_due = None
-
-    def _too_slow(self) -> None:
-        if self.transport and not self.transport.is_closing():
-            self.transport.close()
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._in_headers:
-            if self._headers_due is None:
-                self._expect_headers()
-            self._header_bytes += len(data)
-            if self._header_bytes > HEADER_BYTES + 64 * 1024:
-                self._too_slow()
-                return
+        if self._in_headers and self._due is None:
+            self._wait(HEADERS_WITHIN)
         super().data_received(data)
+        if self._in_headers:
+            self._unfinished_bytes += len(data)
+            if self._unfinished_bytes > HEADER_BYTES:
+                self._large = True
+                self.send_400_response("")
 
     def on_headers_complete(self) -> None:
-        self._forget_headers()
-        self._in_headers = False
-        size = sum(len(name) + len(value) for name, value in self.headers)
+        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if size > HEADER_BYTES:
-            self._too_slow()
-            return
+            self._large = True
+            raise TooLarge
+        self._stop_waiting()
+        self._in_headers, self._whole = False, False
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        self._in_headers, self._header_bytes = True, 0
+        self._in_headers, self._whole = True, True
+        self._unfinished_bytes = 0
         super().on_message_complete()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._forget_headers()
-        super().connection_lost(exc)
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self._whole:
+            self._wait(LINGER)
 
+    def send_400_response(self, msg: str) -> None:
+        """uvicorn's one way to refuse what its parser could not take, a raised TooLarge too."""
+        if not self._large:
+            super().send_400_response(msg)
+        elif not self.transport.is_closing():
+            self.transport.write(TOO_LARGE)
+            self.transport.close()
 
-class Stalled(Exception):
-    """A body stopped arriving."""
+    def _wait(self, seconds: float) -> None:
+        self._stop_waiting()
+        self._due = self.loop.call_later(seconds, self._close)
+
+    def _stop_waiting(self) -> None:
+        if self._due:
+            self._due.cancel()
+            self._due = None
+
+    def _close(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.close()
 
 
 class BodyDeadline:
-    """Ends a request whose body stalls; the connection is closed with a 408."""
+    """Ends a request whose body stalls: Stalled is raised where the body is read."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -90,7 +115,6 @@ class BodyDeadline:
             await self._app(scope, receive, send)
             return
         whole = False
-        started = False
 
         async def in_time() -> Message:
             nonlocal whole
@@ -103,22 +127,7 @@ class BodyDeadline:
             whole = message["type"] != "http.request" or not message.get("more_body", False)
             return message
 
-        async def noted(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            await self._app(scope, in_time, noted)
-        except Stalled:
-            if not started:
-                await _close(send)
-
-
-async def _close(send: Send) -> None:
-    headers = [(b"connection", b"close"), (b"content-length", b"0")]
-    await send({"type": "http.response.start", "status": 408, "headers": headers})
-    await send({"type": "http.response.body", "body": b""})
+        await self._app(scope, in_time, send)
 
 
 def calm_collector() -> None:
@@ -139,7 +148,7 @@ def config(app: ASGIApp, host: str, port: int) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=30,
+        timeout_keep_alive=IDLE_WITHIN,
         timeout_graceful_shutdown=SHUTDOWN_WITHIN,
         ws="none",
         lifespan="on",
