@@ -213,7 +213,7 @@ class Mailer:
         message["From"] = mail.sender if mail else ""
         message["To"] = to
         message["Date"] = format_datetime(self.served.clock())
-        message["Message-ID"] = make_msgid(domain="prefs.invalid")
+        message["Message-ID"] = make_msgid(domain=message["From"].addresses[0].domain)
         message["Auto-Submitted"] = "auto-generated"
         message.set_content(_environment.get_template(f"{name}.txt").render(values))
         html = _environment.get_template(f"{name}.html").render(values)

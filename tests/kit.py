@@ -32,7 +32,6 @@ from prefs.core.propagation import (
 from prefs.core.signals import Evidence, Signal, Statement
 from prefs.core.words import Basis, Channel, Choice, Kind, Purpose, Scope, Source
 from prefs.intake import Intake, Recorded, TargetInfo
-from prefs.lanes import Lane, Pace
 from prefs.push import Backoff, Push
 from prefs.store import marks, migrate
 from prefs.store.database import Database
@@ -212,10 +211,6 @@ def push_of(clinic: Clinic, connector: MailingList) -> Push:
     return Push(
         TARGET, connector, clinic.database, clinic.intake, clinic.clock, Backoff(1.0, 3600.0)
     )
-
-
-def lane_of(clinic: Clinic, connector: MailingList, holder: str = "one") -> Lane:
-    return Lane(TARGET, connector, clinic.database, clinic.intake, clinic.clock, Pace(), holder)
 
 
 async def one_round(clinic: Clinic, push: Push, holder: str = "one") -> int:

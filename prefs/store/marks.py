@@ -95,13 +95,7 @@ def take_lease(
     conn: Connection, target: str, holder: str, now: float, seconds: float
 ) -> Lease | None:
     """Become (or stay) the one worker of a target. A new holder gets a new epoch."""
-    row = conn.execute(select(lanes).where(lanes.c.target == target)).first()
-    if row is None:
-        conn.execute(
-            insert(lanes),
-            {"target": target, "holder": holder, "epoch": 1, "lease_until": now + seconds},
-        )
-        return Lease(target, holder, 1)
+    row = _lane(conn, target)
     if row.holder == holder and row.lease_until > now:
         epoch = row.epoch
     elif row.holder is None or row.lease_until <= now:
@@ -114,6 +108,15 @@ def take_lease(
         .values(holder=holder, epoch=epoch, lease_until=now + seconds)
     )
     return Lease(target, holder, epoch)
+
+
+def _lane(conn: Connection, target: str) -> Any:
+    """The lane's row, made at first sight, held by nobody."""
+    row = lane(conn, target)
+    if row is None:
+        conn.execute(insert(lanes), {"target": target, "epoch": 0, "lease_until": 0.0})
+        row = lane(conn, target)
+    return row
 
 
 def give_lease_up(conn: Connection, lease: Lease) -> None:
@@ -160,6 +163,7 @@ def set_lane(conn: Connection, lease: Lease, **values: Any) -> bool:
 
 
 def set_unsafe(conn: Connection, target: str, since: float | None) -> None:
+    _lane(conn, target)
     conn.execute(update(lanes).where(lanes.c.target == target).values(unsafe_since=since))
 
 

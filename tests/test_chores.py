@@ -1,0 +1,159 @@
+"""What watches over the lanes: overdue and unsafe targets, alerts, sealing, forgetting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefs.chores import Forgetting, Sealer, Sweep
+from prefs.core.propagation import Target
+from prefs.store import ledger, marks, outbox
+from prefs.store.marks import Lease
+from tests.kit import Clock
+from tests.served import Served, served
+
+ADA = "ada@example.com"
+HOUR, DAY = 3600.0, 86400.0
+MAILCHIMP = """
+[alerts]
+to = ["mail:owner@example.co.uk"]
+[brands.rt.targets.mailchimp]
+system = "mailchimp"
+mode = "live"
+base_url = "http://127.0.0.1:9"
+api_key = "env:MAILCHIMP"
+unsafe_after = "12h"
+audiences = { a1 = ["treatments", "products", "offers", "competitions", "news"] }
+"""
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def rt(tmp_path: Path, clock: Clock) -> Iterator[Served]:
+    environ = {"MAILCHIMP": "0123456789abcdef0123456789abcdef-us6"}
+    with served(tmp_path, MAILCHIMP, environ=environ, clock=clock) as made:
+        made.consent(ADA)
+        yield made
+
+
+def run(rt: Served, chore: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    rt.client.portal.call(chore)
+
+
+def sweep(rt: Served, clock: Clock, later: float = 0.0) -> None:
+    clock.forward(later)
+    settings = rt.runtime.settings
+    run(
+        rt,
+        Sweep(rt.runtime.database, rt.runtime.targets, rt.runtime.keys, clock, settings.alerts).run,
+    )
+
+
+def target(rt: Served) -> Target:
+    (one,) = rt.runtime.targets
+    return one
+
+
+def alerts(rt: Served) -> list[str]:
+    def look(conn: Any) -> list[str]:
+        rows = outbox.due(conn, rt.runtime.clock().timestamp(), 100)
+        kept = [outbox.content(rt.runtime.keys, row) for row in rows if row.kind == "alert"]
+        assert all(one["to"] == "owner@example.co.uk" for one in kept)
+        return [one["text"] for one in kept]
+
+    return rt.runtime.database.read_now(look)
+
+
+def status(rt: Served) -> dict[str, Any]:
+    (one,) = rt.get("/v1/targets").json()["items"]
+    return dict(one)
+
+
+def confirm_all(rt: Served, clock: Clock) -> None:
+    """The lane got an answer for everything."""
+
+    def work(conn: Any) -> None:
+        label, now = target(rt).label, clock().timestamp()
+        lease = marks.take_lease(conn, label, "one", now, 60.0)
+        assert isinstance(lease, Lease)
+        marks.clear(conn, lease, marks.claim(conn, lease, now, 100))
+
+    rt.runtime.database.write_now(work)
+
+
+def test_an_out_that_waits_for_an_hour_is_overdue_and_tells_once_an_hour(
+    rt: Served, clock: Clock
+) -> None:
+    rt.say(ADA)
+    sweep(rt, clock, HOUR - 60)
+    assert alerts(rt) == []
+    sweep(rt, clock, 120)
+    sweep(rt, clock, 5)
+    assert len(alerts(rt)) == 1
+    assert "rt/mailchimp" in alerts(rt)[0]
+    assert ADA not in alerts(rt)[0]
+    sweep(rt, clock, HOUR)
+    assert len(alerts(rt)) == 2
+    assert rt.reason("bob@example.com", via="mailchimp") == "no_basis"
+
+
+def test_a_consent_that_waits_is_no_danger(rt: Served, clock: Clock) -> None:
+    sweep(rt, clock, 30 * DAY)
+    assert alerts(rt) == []
+    assert status(rt)["unsafe"] is False
+
+
+def test_an_unsafe_target_denies_all_marketing_through_it_until_it_is_confirmed(
+    rt: Served, clock: Clock
+) -> None:
+    rt.consent("bob@example.com")
+    rt.say(ADA)
+    sweep(rt, clock, 12 * HOUR + 1)
+    assert status(rt)["unsafe"] is True
+    assert rt.reason("bob@example.com", via="mailchimp") == "target_unsafe"
+    assert rt.reason("bob@example.com") == "consent"
+    assert rt.reason(ADA, via="mailchimp") == "opted_out"
+    assert rt.reason("bob@example.com", purpose="reminders", via="mailchimp") == "service"
+    assert any("unsafe" in one for one in alerts(rt))
+    confirm_all(rt, clock)
+    sweep(rt, clock, 5)
+    assert status(rt)["unsafe"] is False
+    assert rt.reason("bob@example.com", via="mailchimp") == "consent"
+
+
+def test_a_mark_set_again_does_not_grow_young(rt: Served, clock: Clock) -> None:
+    rt.say(ADA, source="api")
+    clock.forward(11 * HOUR)
+    rt.say(ADA, source="staff", evidence={"actor": "Sam", "note": "said so again"})
+    sweep(rt, clock, HOUR + 1)
+    assert status(rt)["unsafe"] is True
+
+
+def test_the_sealer_gives_numbers_without_gaps(rt: Served) -> None:
+    for number in range(5):
+        rt.say(f"p{number}@example.com")
+    run(rt, Sealer(rt.runtime.database).run)
+    number, _ = rt.runtime.database.read_now(ledger.head)
+    items = rt.get("/v1/changes").json()["items"]
+    assert [one["n"] for one in items] == list(range(1, number + 1))
+    assert number == 6
+
+
+def test_kept_answers_are_forgotten_after_seven_days(rt: Served, clock: Clock) -> None:
+    again = {"Idempotency-Key": "one"}
+    change = {"channel": "email", "purpose": "marketing", "choice": "out"}
+    body = {"brand": "rt", "subject": {"email": ADA}, "changes": [change], "source": "api"}
+    first = rt.post("/v1/preferences", body, headers=again).json()
+    run(rt, Forgetting(rt.runtime.database, clock).run)
+    assert rt.post("/v1/preferences", body, headers=again).json() == first
+    clock.forward(7 * DAY + 1)
+    run(rt, Forgetting(rt.runtime.database, clock).run)
+    later = rt.post("/v1/preferences", body, headers=again).json()
+    assert later["outcomes"][0]["result"] == "unchanged"

@@ -1,0 +1,144 @@
+"""Mail through a real SMTP server: what goes out, and what happens while the server refuses."""
+
+from __future__ import annotations
+
+import email
+import socket
+from collections.abc import Iterator
+from email import policy
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, Envelope, Session
+
+from prefs.mailer import Mailer
+from tests.kit import Clock
+from tests.served import Served, served
+
+ADA = "ada@example.com"
+
+
+class Postbox:
+    """Keeps what it takes; `answer` is what it says to a message."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.kept: list[tuple[list[str], EmailMessage]] = []
+        self.answer = "250 kept"
+
+    def start(self) -> None:
+        self.controller = Controller(self, hostname="127.0.0.1", port=self.port)
+        self.controller.start()
+
+    def stop(self) -> None:
+        self.controller.stop()
+
+    async def handle_DATA(  # noqa: N802  # as aiosmtpd names it
+        self, server: SMTP, session: Session, envelope: Envelope
+    ) -> str:
+        if self.answer.startswith("250"):
+            assert isinstance(envelope.content, bytes)
+            message = email.message_from_bytes(envelope.content, policy=policy.default)
+            self.kept.append((list(envelope.rcpt_tos), message))
+        return self.answer
+
+
+@pytest.fixture
+def postbox() -> Iterator[Postbox]:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        made = Postbox(probe.getsockname()[1])
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def rt(tmp_path: Path, postbox: Postbox, clock: Clock) -> Iterator[Served]:
+    url = {"PREFS__MAIL__SEND": f"smtp://127.0.0.1:{postbox.port}"}
+    with served(tmp_path, environ=url, clock=clock) as made:
+        made.consent(ADA)
+        yield made
+
+
+def ask(rt: Served) -> None:
+    assert rt.client.post("/p?brand=rt", data={"email": ADA}).status_code == 200
+
+
+def work(rt: Served, clock: Clock, seconds: float = 0.0) -> None:
+    """Let the outbox be worked through, `seconds` later."""
+    clock.forward(seconds)
+
+    async def rounds() -> None:
+        mailer = Mailer(rt.runtime.service)
+        await mailer.run()
+        await mailer.run()
+
+    rt.client.portal.call(rounds)
+
+
+def states(rt: Served) -> list[Any]:
+    text = "SELECT state, attempts FROM outbox WHERE kind = 'centre_link' AND hash IS NOT NULL"
+    return rt.runtime.database.read_now(lambda conn: list(conn.exec_driver_sql(text)))
+
+
+def test_a_link_arrives(rt: Served, postbox: Postbox, clock: Clock) -> None:
+    ask(rt)
+    work(rt, clock)
+    ((to, message),) = postbox.kept
+    assert to == [ADA]
+    assert message["To"] == ADA
+    assert message["From"] == "prefs@example.co.uk"
+    assert message["Message-ID"].rstrip(">").endswith("@example.co.uk")
+    assert message["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
+    assert message["Auto-Submitted"] == "auto-generated"
+    assert {part.get_content_type() for part in message.walk()} >= {"text/plain", "text/html"}
+
+
+def test_a_server_that_refuses_for_now_gets_it_later(
+    rt: Served, postbox: Postbox, clock: Clock
+) -> None:
+    postbox.answer = "451 try later"
+    ask(rt)
+    work(rt, clock)
+    assert states(rt) == [("waiting", 1)]
+    work(rt, clock)
+    assert states(rt) == [("waiting", 1)], "not before its time"
+    postbox.answer = "250 kept"
+    work(rt, clock, 10)
+    assert states(rt) == [("sent", 1)]
+    assert len(postbox.kept) == 1
+
+
+def test_a_server_that_is_away_loses_nothing(rt: Served, postbox: Postbox, clock: Clock) -> None:
+    postbox.stop()
+    ask(rt)
+    work(rt, clock)
+    assert states(rt) == [("waiting", 1)]
+    postbox.start()
+    work(rt, clock, 10)
+    assert states(rt) == [("sent", 1)]
+
+
+def test_a_mail_is_sent_once(rt: Served, postbox: Postbox, clock: Clock) -> None:
+    ask(rt)
+    for _ in range(3):
+        work(rt, clock, 3600)
+    assert len(postbox.kept) == 1
+
+
+def test_the_error_that_is_kept_names_nobody(rt: Served, postbox: Postbox, clock: Clock) -> None:
+    postbox.answer = f"554 no such user {ADA}"
+    ask(rt)
+    work(rt, clock)
+    text = "SELECT reason FROM outbox WHERE reason IS NOT NULL"
+    kept = rt.runtime.database.read_now(lambda conn: conn.exec_driver_sql(text).scalars().all())
+    assert kept
+    assert not any(ADA in one for one in kept)

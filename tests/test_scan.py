@@ -1,0 +1,178 @@
+"""The poll: outs at a vendor are taken in, what differs is marked, unknown is not empty."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from prefs.core.errors import PropagationError, Temporary
+from prefs.core.propagation import Page, Value
+from prefs.core.words import Choice, Source
+from prefs.lanes import Lane, Pace
+from prefs.scan import Scan
+from prefs.store import ledger, marks, permissions, subjects
+from prefs.store.marks import Lease
+from tests.kit import EMAIL, TARGET, Clinic, MailingList, clinic, one_round, push_of
+
+ADA, BOB, CAT = (f"{name}@example.co.uk" for name in ("ada", "bob", "cat"))
+
+
+@dataclass
+class Paged(MailingList):
+    """One record a page; `breaks_after` so many pages. A cursor is the last address seen."""
+
+    breaks_after: int = 99
+    cursors: list[str | None] = field(default_factory=list)
+
+    async def scan(self, cursor: str | None) -> AsyncIterator[Page]:
+        self.cursors.append(cursor)
+        left = [address for address in sorted(self.held) if cursor is None or address > cursor]
+        async for page in super().scan(None):
+            by_address = {ref.value: (ref, read) for ref, read in page.records}
+        for at, address in enumerate(left):
+            if at == self.breaks_after:
+                raise Temporary("HTTP 503")
+            last = address == left[-1]
+            yield Page((by_address[address],), None if last else address, complete=last)
+
+
+@pytest.fixture
+def rt(tmp_path: Path) -> Iterator[Clinic]:
+    made = clinic(tmp_path)
+    yield made
+    made.database.close()
+
+
+def lease_of(rt: Clinic) -> Lease:
+    now = rt.clock().timestamp()
+    lease = rt.database.write_now(
+        lambda conn: marks.take_lease(conn, TARGET.label, "one", now, 3600.0)
+    )
+    assert lease is not None
+    return lease
+
+
+def walk(rt: Clinic, there: MailingList, *, due: float | None = None) -> None:
+    scan = Scan(TARGET, there, rt.database, rt.intake, rt.clock)
+    lease = lease_of(rt)
+    with suppress(PropagationError):
+        asyncio.run(scan.run(lease, None) if due is None else scan.when_due(lease, due))
+    rt.clock.forward(1)
+
+
+def push(rt: Clinic, there: MailingList) -> int:
+    return asyncio.run(one_round(rt, push_of(rt, there)))
+
+
+def word(rt: Clinic, address: str) -> str | None:
+    hash_ = rt.hash(address)
+    held = rt.database.read_now(lambda conn: permissions.read(conn, "rt", [hash_])).get(hash_)
+    view = held.views.get(EMAIL) if held else None
+    return view.word if view else None
+
+
+def sources(rt: Clinic, address: str) -> list[str]:
+    """Where the outs of an address came from, as its ledger tells."""
+    (owner,) = rt.database.read_now(lambda conn: subjects.owners(conn, "rt", [rt.hash(address)]))
+    rows = rt.database.read_now(lambda conn: ledger.history(conn, owner))
+    return [row.source for row in rows if row.choice == Choice.OUT]
+
+
+def test_an_off_at_first_sight_is_an_out(rt: Clinic) -> None:
+    walk(rt, MailingList(rt.clock, held={ADA: Value.OFF, BOB: Value.ON}))
+    assert word(rt, ADA) == "opted_out"
+    assert word(rt, BOB) is None
+
+
+def test_somebody_who_left_since_the_last_walk_said_so_themselves(rt: Clinic) -> None:
+    there = MailingList(rt.clock, held={ADA: Value.ON})
+    rt.consent(ADA)
+    walk(rt, there)
+    there.held[ADA] = Value.OFF
+    walk(rt, there)
+    assert word(rt, ADA) == "opted_out"
+    assert sources(rt, ADA) == [Source.VENDOR_PERSON]
+
+
+def test_an_on_at_the_vendor_is_never_consent(rt: Clinic) -> None:
+    walk(rt, MailingList(rt.clock, held={ADA: Value.ON}))
+    assert word(rt, ADA) is None
+
+
+def test_an_on_against_an_out_is_marked_and_pushed_back(rt: Clinic) -> None:
+    there = MailingList(rt.clock, held={ADA: Value.ON})
+    rt.say(ADA, Source.ONE_CLICK)
+    assert push(rt, there) == 1
+    there.held[ADA] = Value.ON
+    walk(rt, there)
+    assert push(rt, there) == 1
+    assert there.held[ADA] is Value.OFF
+
+
+def test_a_quiet_walk_marks_nothing(rt: Clinic) -> None:
+    there = MailingList(rt.clock, held={ADA: Value.ON, BOB: Value.OFF})
+    rt.consent(ADA)
+    push(rt, there)
+    walk(rt, there)
+    push(rt, there)
+    walk(rt, there)
+    assert push(rt, there) == 0
+
+
+def test_our_own_off_found_by_the_walk_is_no_signal(rt: Clinic) -> None:
+    there = MailingList(rt.clock, held={ADA: Value.ON})
+    rt.say(ADA, Source.STAFF)
+    push(rt, there)
+    walk(rt, there)
+    assert sources(rt, ADA) == [Source.STAFF]
+
+
+def test_a_record_that_appears_is_brought_to_its_wish(rt: Clinic) -> None:
+    there = MailingList(rt.clock)
+    rt.say(ADA, Source.ONE_CLICK)
+    push(rt, there)
+    there.held[ADA] = Value.ON
+    walk(rt, there)
+    push(rt, there)
+    assert there.held[ADA] is Value.OFF
+
+
+def test_a_walk_that_broke_goes_on_from_its_cursor(rt: Clinic) -> None:
+    there = Paged(rt.clock, held=dict.fromkeys((ADA, BOB, CAT), Value.OFF), breaks_after=2)
+    walk(rt, there, due=60.0)
+    assert [word(rt, one) for one in (ADA, BOB, CAT)] == ["opted_out", "opted_out", None]
+    there.breaks_after = 99
+    walk(rt, there, due=60.0)
+    assert there.cursors == [None, BOB]
+    assert word(rt, CAT) == "opted_out"
+
+
+def test_a_walk_is_done_once_in_its_time(rt: Clinic) -> None:
+    there = Paged(rt.clock, held={ADA: Value.ON})
+    walk(rt, there, due=60.0)
+    walk(rt, there, due=60.0)
+    assert len(there.cursors) == 1
+    rt.clock.forward(61)
+    walk(rt, there, due=60.0)
+    assert len(there.cursors) == 2
+
+
+def test_a_target_that_is_only_observed_is_read_and_never_written(rt: Clinic) -> None:
+    there = MailingList(rt.clock, held={ADA: Value.ON, BOB: Value.OFF})
+    rt.say(ADA, Source.ONE_CLICK)
+    observed = replace(TARGET, live=False)
+    lane = Lane(observed, there, rt.database, rt.intake, rt.clock, Pace(), "one")
+
+    async def a_while() -> None:
+        work = asyncio.create_task(lane.run())
+        await asyncio.sleep(0.4)
+        work.cancel()
+
+    asyncio.run(a_while())
+    assert there.written == []
+    assert word(rt, BOB) == "opted_out"
