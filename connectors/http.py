@@ -11,8 +11,10 @@ import asyncio
 import ipaddress
 import json as jsonlib
 import logging
+import math
 import re
 import socket
+import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -41,6 +43,8 @@ ATTEMPTS = 3
 LONGEST_WAIT = 2.0
 """A Retry-After beyond this is not waited for inside a call."""
 MOST_PAUSE = 3600.0
+HOST_FINE_FOR = 60.0
+"""Seconds until a vendor's host name is looked up again."""
 
 for _name in ("httpx", "httpcore", "urllib3", "requests"):
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -80,7 +84,7 @@ class Way:
         self.base = (target.base_url or host).rstrip("/")
         self._budget = budget
         self._allowed = [(method, re.compile(path)) for method, path in (*writes, *reads_by_post)]
-        self._private_ok = target.base_url is not None
+        self._host_fine_until = math.inf if target.base_url else 0.0
         self._client = httpx.AsyncClient(
             base_url=self.base,
             timeout=httpx.Timeout(CALL_LIMIT, connect=CONNECT_LIMIT),
@@ -103,7 +107,7 @@ class Way:
         auth: tuple[str, str] | None = None,
     ) -> Reply:
         """One call by httpx. Raises Temporary for transport faults, never for a status."""
-        self._check(method, path)
+        await self._check(method, path)
 
         async def call() -> Reply:
             answer = await self._client.request(
@@ -122,21 +126,22 @@ class Way:
 
     async def in_thread(self, method: str, path: str, call: Callable[[], T]) -> T:
         """One call of a vendor's synchronous SDK, which keeps a time-out of its own as well."""
-        self._check(method, path)
+        await self._check(method, path)
 
         async def threaded() -> T:
             return await asyncio.to_thread(call)
 
         return await self._in_budget(threaded)
 
-    def _check(self, method: str, path: str) -> None:
+    async def _check(self, method: str, path: str) -> None:
         if method.upper() not in READS and not any(
             method.upper() == allowed and pattern.fullmatch(path)
             for allowed, pattern in self._allowed
         ):
             raise Undeclared(f"{method.upper()} is not among the declared writes")
-        if not self._private_ok:
-            refuse_private(self.base)
+        if time.monotonic() > self._host_fine_until:
+            await asyncio.to_thread(refuse_private, self.base)
+            self._host_fine_until = time.monotonic() + HOST_FINE_FOR
 
     async def _in_budget(self, call: Callable[[], Awaitable[T]]) -> T:
         await self._budget.acquire()
