@@ -65,8 +65,18 @@ environment = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-STYLE = (HERE / "static" / "pages.css").read_bytes()
-environment.globals["style"] = f"/static/pages.css?{sha256(STYLE).hexdigest()[:12]}"
+STATIC = {
+    "pages.css": ("text/css", (HERE / "static" / "pages.css").read_bytes()),
+    "icon.svg": ("image/svg+xml", (HERE / "static" / "icon.svg").read_bytes()),
+}
+
+
+def static(name: str) -> str:
+    """The address of a file; it changes with the content, so the file may be kept for ever."""
+    return f"/static/{name}?{sha256(STATIC[name][1]).hexdigest()[:12]}"
+
+
+environment.globals["static"] = static
 
 
 # --- rendering ---------------------------------------------------------------------------------
@@ -192,10 +202,13 @@ def _channel(kind: Kind) -> Channel:
 # --- static files ------------------------------------------------------------------------------
 
 
-async def stylesheet(request: Request) -> Response:
-    """Its address changes with its content, so it may be kept."""
+async def one_file(request: Request) -> Response:
+    name = request.path_params["name"]
+    if name not in STATIC:
+        raise NotFound
+    kind, content = STATIC[name]
     headers = {**HEADERS, "Cache-Control": "public, max-age=31536000, immutable"}
-    return Response(STYLE, headers=headers, media_type="text/css")
+    return Response(content, headers=headers, media_type=kind)
 
 
-routes = [Route("/static/pages.css", stylesheet, methods=["GET"])]
+routes = [Route("/static/{name}", one_file, methods=["GET"])]
