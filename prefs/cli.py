@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,11 +22,9 @@ from rich.table import Table
 from prefs import app, doctor, importing
 from prefs.app import Runtime, load_settings, make_app, make_worker, open_runtime
 from prefs.core.errors import PrefsError, SettingsError, Unavailable
-from prefs.core.keys import Keyring
 from prefs.logs import set_up_logs
 from prefs.settings import Settings
 from prefs.store import access, ledger, migrate
-from prefs.store.database import Database
 from prefs.web import bodies, people
 from prefs.web.server import config as server_config
 
@@ -33,8 +32,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 REFUSED, TRY_LATER = 1, 75
 
-out = Console()
-err = Console(stderr=True)
+out = Console(soft_wrap=True)
+err = Console(stderr=True, soft_wrap=True)
 
 
 def say(as_json: bool, content: Any, text: str | Table | None = None) -> None:
@@ -203,35 +202,33 @@ def ledger_() -> None:
 @click.option("--rebuild", is_flag=True, help="Write states and permission rows anew.")
 def verify(path: Path | None, as_json: bool, rebuild: bool) -> None:
     """Walk the chain; exit 1 on findings, naming the first bad row."""
-    settings = settings_at(path)
-    keys = Keyring(settings.secret_keys)
-    with Database(settings.database) as database:
-        findings, rows = _verified(database, keys, quiet=as_json)
-    if rebuild:
-        with opened(path) as runtime:
+    with opened(path) as runtime:
+        findings, rows = _verified(runtime, quiet=as_json)
+        unsealed = runtime.database.read_now(ledger.count_unsealed)
+        if rebuild:
             runtime.database.write_now(runtime.intake.rebuild)
     found = [finding._asdict() for finding in findings]
     text = f"{rows} rows, no findings" if not found else "\n".join(f["what"] for f in found[:20])
-    say(as_json, {"rows": rows, "findings": found}, text)
+    if unsealed:
+        text += f"\n{unsealed} rows wait for their seal (prefs serve or prefs work gives it)"
+    say(as_json, {"rows": rows, "unsealed": unsealed, "findings": found}, text)
     if found:
         sys.exit(REFUSED)
 
 
-def _verified(
-    database: Database, keys: Keyring, *, quiet: bool
-) -> tuple[list[ledger.Finding], int]:
+def _verified(runtime: Runtime, *, quiet: bool) -> tuple[list[ledger.Finding], int]:
     with err.status("reading the ledger", spinner="dots") as status:
 
         def walk(conn: Any) -> tuple[list[ledger.Finding], int]:
             findings = []
-            for step in ledger.verify(conn, keys):
+            for step in chain(ledger.verify(conn, runtime.keys), runtime.intake.verify(conn)):
                 if isinstance(step, ledger.Finding):
                     findings.append(step)
                 elif not quiet:
                     status.update(f"{step} rows read")
             return findings, ledger.head(conn)[0]
 
-        return database.read_now(walk)
+        return runtime.database.read_now(walk)
 
 
 # --- people ------------------------------------------------------------------------------------

@@ -37,6 +37,15 @@ ACCOUNT = "AC" + "0" * 32
 MARKETING = ("MG" + "1" * 32, "+447700900001")
 REMINDERS = ("MG" + "2" * 32, "+447700900002")
 
+SECRETS = (
+    "store",
+    "mailchimp_key",
+    "mailchimp_signing",
+    "hubspot_token",
+    "hubspot_signing",
+    "twilio_token",
+)
+
 PEOPLE = [
     ("amelia@example.com", "+447700900101", "Amelia Hart", "p1"),
     ("beth@example.com", "+447700900102", "Beth Lowe", "p2"),
@@ -50,7 +59,7 @@ CONFIG = """\
 listen = "127.0.0.1:{port}"
 public_url = "http://127.0.0.1:{port}"
 database = "sqlite:///prefs.db"
-secret_keys = ["env:PREFS_DEMO_SECRET"]
+secret_keys = ["file:secrets/store"]
 [mail]
 send = "file://{folder}/mail"
 from = "prefs@example.co.uk"
@@ -74,15 +83,15 @@ sms = {{ marketing = {marketing}, reminders = {reminders} }}
 system = "mailchimp"
 mode = "live"
 base_url = "{mailchimp}"
-api_key = "env:DEMO_MAILCHIMP_KEY"
-webhook_secret = "env:DEMO_MAILCHIMP_SIGNING"
+api_key = "file:secrets/mailchimp_key"
+webhook_secret = "file:secrets/mailchimp_signing"
 audiences = {{ {list} = ["treatments", "products", "offers", "competitions", "news"] }}
 [brands.rt.targets.hubspot]
 system = "hubspot"
 mode = "live"
 base_url = "{hubspot}"
-token = "env:DEMO_HUBSPOT_TOKEN"
-signing_secret = "env:DEMO_HUBSPOT_SECRET"
+token = "file:secrets/hubspot_token"
+signing_secret = "file:secrets/hubspot_signing"
 types = {{ 101 = "*" }}
 reminder_types = ["{reminder_type}"]
 [brands.rt.targets.twilio]
@@ -90,7 +99,7 @@ system = "twilio"
 mode = "live"
 base_url = "{twilio}"
 account_sid = "{account}"
-auth_token = "env:DEMO_TWILIO_TOKEN"
+auth_token = "file:secrets/twilio_token"
 consents = true
 """
 
@@ -146,6 +155,7 @@ class Story:
     port: int
     env: dict[str, str]
     urls: dict[str, str] = field(default_factory=dict)
+    secrets: dict[str, str] = field(default_factory=dict)
     key: str = ""
 
     @property
@@ -154,12 +164,13 @@ class Story:
 
     # --- setting up ----------------------------------------------------------------------------
 
-    def secrets(self) -> None:
-        names = ("SECRET", "MAILCHIMP_SIGNING", "HUBSPOT_TOKEN", "HUBSPOT_SECRET", "TWILIO_TOKEN")
-        for name in names:
-            prefix = "PREFS_DEMO_" if name == "SECRET" else "DEMO_"
-            self.env[prefix + name] = secrets.token_hex(32)
-        self.env["DEMO_MAILCHIMP_KEY"] = secrets.token_hex(16) + "-us6"
+    def make_secrets(self) -> None:
+        """In files, so that every command works on the demo's configuration as it stands."""
+        folder = FOLDER / "secrets"
+        folder.mkdir(mode=0o700)
+        for name in SECRETS:
+            self.secrets[name] = secrets.token_hex(16) + ("-us6" if name == "mailchimp_key" else "")
+            (folder / name).write_text(self.secrets[name])
 
     def configure(self) -> None:
         self.env["PREFS_CONFIG"] = str(FOLDER / "prefs.toml")
@@ -231,7 +242,8 @@ class Story:
 
 def run(*, check: bool, port: int, keep: bool) -> int:
     """Returns the exit code."""
-    console = Console()
+    console = Console(soft_wrap=True)
+    signal.signal(signal.SIGTERM, _interrupted)
     if not (ROOT / "tests" / "twins").is_dir():
         console.print("prefs demo needs a checkout: its vendor twins live in tests/twins")
         return 1
@@ -253,8 +265,13 @@ def run(*, check: bool, port: int, keep: bool) -> int:
     return 0
 
 
+def _interrupted(number: int, frame: object) -> None:
+    """SIGTERM ends the demo as Ctrl-C does, its children with it."""
+    raise KeyboardInterrupt
+
+
 def _start(story: Story, stack: ExitStack) -> None:
-    story.secrets()
+    story.make_secrets()
     twins = stack.enter_context(
         started(
             [sys.executable, "-m", "tests.twins", *(f"{name}=0" for name in TWINS)],
@@ -287,7 +304,7 @@ def _ready(story: Story) -> bool:
 def _furnish(story: Story) -> None:
     """Each vendor as a clinic has it: an audience, subscription types, senders, and the people."""
     hooks = {name: f"{story.url}/webhooks/{name}/rt/{name}" for name in TWINS}
-    story.twin("mailchimp", "configure", {"api_key": story.env["DEMO_MAILCHIMP_KEY"]})
+    story.twin("mailchimp", "configure", {"api_key": story.secrets["mailchimp_key"]})
     story.act("mailchimp", "new_audience", list_id=LIST, name="Newsletter")
     story.act(
         "mailchimp",
@@ -295,11 +312,11 @@ def _furnish(story: Story) -> None:
         list_id=LIST,
         url=hooks["mailchimp"],
         sources=["user", "admin"],
-        secret=story.env["DEMO_MAILCHIMP_SIGNING"],
+        secret=story.secrets["mailchimp_signing"],
     )
     hubspot = {
-        "token": story.env["DEMO_HUBSPOT_TOKEN"],
-        "signing_secret": story.env["DEMO_HUBSPOT_SECRET"],
+        "token": story.secrets["hubspot_token"],
+        "signing_secret": story.secrets["hubspot_signing"],
         "webhook_url": hooks["hubspot"],
     }
     story.twin("hubspot", "configure", hubspot)
@@ -309,7 +326,7 @@ def _furnish(story: Story) -> None:
     )
     twilio = {
         "account_sid": ACCOUNT,
-        "auth_token": story.env["DEMO_TWILIO_TOKEN"],
+        "auth_token": story.secrets["twilio_token"],
         "webhook_url": hooks["twilio"],
     }
     story.twin("twilio", "configure", twilio)
@@ -405,7 +422,7 @@ def _hubspot_status(story: Story, email: str, type_id: str) -> str:
     answer = httpx.get(
         f"{story.urls['hubspot']}/communication-preferences/v4/statuses/{email}",
         params={"channel": "EMAIL"},
-        headers={"Authorization": f"Bearer {story.env['DEMO_HUBSPOT_TOKEN']}"},
+        headers={"Authorization": f"Bearer {story.secrets['hubspot_token']}"},
         timeout=10,
     )
     found = {str(one["subscriptionId"]): one["status"] for one in answer.json()["results"]}
@@ -479,8 +496,8 @@ def _wait(story: Story) -> None:
     made = story.ask("POST", "/v1/links", {"brand": "rt", "email": PEOPLE[4][0]})
     say = story.console.print
     say("\nThe story held. Everything stays up; try it yourself, as Erin:")
-    say(f"  unsubscribe page   {made['unsubscribe']}", highlight=False, soft_wrap=True)
-    say(f"  preference centre  {made['preferences']}", highlight=False, soft_wrap=True)
+    say(f"  unsubscribe page   {made['unsubscribe']}", highlight=False)
+    say(f"  preference centre  {made['preferences']}", highlight=False)
     say(f"  ask for a link     {story.url}/p?brand=rt  (mails land in {FOLDER.name}/mail)")
     for name in TWINS:
         say(f"  {name:<18} {story.urls[name]}/", highlight=False)
@@ -489,7 +506,11 @@ def _wait(story: Story) -> None:
     say(
         f"  curl -s {story.url}/v1/check -H 'Authorization: Bearer {story.key}' -d '{body}'",
         highlight=False,
-        soft_wrap=True,
     )
+    say("\nOr look into the store (the database stays when the demo ends):", highlight=False)
+    command = f".venv/bin/prefs --config {FOLDER.name}/prefs.toml"
+    say(f"  {command} ledger verify", highlight=False)
+    say(f"  {command} doctor", highlight=False)
     say("\nCtrl-C ends it.", highlight=False)
-    signal.sigwait({signal.SIGINT, signal.SIGTERM})
+    while True:
+        signal.pause()

@@ -24,7 +24,7 @@ from prefs.core import identity
 from prefs.core.errors import BadInput
 from prefs.core.signals import Evidence, Identifier, Signal, Statement
 from prefs.core.words import Basis, Choice, Source
-from prefs.store import events
+from prefs.store import events, ledger
 from prefs.web.context import Service
 from prefs.web.scopes import scope_of
 
@@ -73,6 +73,8 @@ def run(
             for number, chunk in enumerate(_chunks(reader)):
                 _chunk(served, brand, chunk, tally, f"import {digest} {number}", write=write)
                 progress.update(job, completed=tally.rows)
+    while write and served.database.write_now(ledger.seal):
+        continue
     rejected = _write_rejected(file, tally) if tally.rejected else None
     return {
         "rows": tally.rows,

@@ -7,7 +7,7 @@ nothing marks nothing, so that echoes die out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -16,12 +16,14 @@ from sqlalchemy import Connection
 
 from prefs.core.errors import NotFound
 from prefs.core.fold import RELEASED, Entry, Judgement, State, apply, judge, release
+from prefs.core.ids import subject_text
 from prefs.core.keys import Keyring
 from prefs.core.order import lacking, moment
 from prefs.core.signals import DeliveryFact, Evidence, Identifier, Renamed, Signal, Statement
 from prefs.core.words import KIND_OF, Channel, Choice, Kind, Purpose, Result, Scope, Source, Why
 from prefs.store import events, ledger, marks, notices, outbox, permissions, subjects
 from prefs.store.counters import next_numbers
+from prefs.store.ledger import Finding
 from prefs.store.subjects import Subject
 
 Clock = Callable[[], datetime]
@@ -298,6 +300,14 @@ class Intake:
     def refresh(self, conn: Connection, controller: str, moved: Sequence[int]) -> set[int]:
         """Recompute the permission rows of these subjects' identifiers; returns the ids of all
         who share one."""
+        shared, sharers = self._shared(conn, moved)
+        permissions.write(conn, self._brands_of(controller), shared)
+        return sharers
+
+    def _shared(
+        self, conn: Connection, moved: Sequence[int]
+    ) -> tuple[list[tuple[bytes, list[State]]], set[int]]:
+        """Each identifier of these subjects with the states of all who share it; their ids."""
         hashes = {
             id_: hash_ for found in subjects.hashes_of(conn, moved).values() for id_, hash_ in found
         }
@@ -307,8 +317,7 @@ class Intake:
         shared = [
             (hashes[id_], [states[s] for s in sorted(found)]) for id_, found in linked.items()
         ]
-        permissions.write(conn, self._brands_of(controller), shared)
-        return sharers
+        return shared, sharers
 
     def _mark(
         self,
@@ -376,6 +385,18 @@ class Intake:
                 self.refresh(conn, controller, ids)
                 total += len(ids)
         return total
+
+    def verify(self, conn: Connection) -> Iterator[Finding]:
+        """Whether every permission row is what the states behind it add up to."""
+        for controller in sorted(set(self.brands.values())):
+            brands = self._brands_of(controller)
+            for ids in subjects.all_ids(conn, controller):
+                shared, _ = self._shared(conn, ids)
+                for brand, hash_ in permissions.differing(conn, brands, shared):
+                    owners = subjects.owners(conn, controller, [hash_])
+                    who = ", ".join(map(subject_text, owners))
+                    what = f"what {brand} may send to {who} is not what their states say"
+                    yield Finding(None, None, what)
 
     def owner(self, conn: Connection, brand: str, identifier: Identifier) -> int | None:
         """The one person known by this identifier, if it is one."""

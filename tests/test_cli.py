@@ -132,14 +132,34 @@ def test_links_come_without_the_address(folder: Path) -> None:
     assert "ada" not in json.dumps(made)
 
 
-def test_the_ledger_verifies_and_a_hand_edit_is_named(people: Path) -> None:
+EDITS = {
+    "UPDATE ledger SET choice = 'in' WHERE n = 2": "row 2 (event 2) was changed after sealing",
+    "UPDATE ledger SET received_at = 1 WHERE n = 1": "row 1 (event 1) was changed after sealing",
+    "DELETE FROM ledger WHERE n = 1": "row 1 is missing: the next one is 2",
+    "DELETE FROM ledger WHERE n = (SELECT max(n) FROM ledger)": "has a hole in its revisions",
+    "UPDATE payloads SET body = x'00' WHERE id = 1": "the payload of event 1 was changed",
+    "DELETE FROM payloads WHERE id = 1": "the payload of event 1 is gone",
+    "UPDATE subjects SET state = x'90'": "is not the fold of its rows",
+    "DELETE FROM permissions": "is not what their states say",
+}
+
+
+@pytest.mark.parametrize(("edit", "named"), EDITS.items())
+def test_the_ledger_verifies_and_a_hand_edit_is_named(people: Path, edit: str, named: str) -> None:
     answer("import", str(people), "--brand", "rt", "--apply", code=1)
     assert answer("ledger", "verify")["findings"] == []
     with sqlite3.connect(people.parent / "prefs.db") as conn:
-        conn.execute("UPDATE ledger SET choice = 'in' WHERE choice = 'out'")
+        assert conn.execute(edit).rowcount
     found = answer("ledger", "verify", code=1)["findings"]
-    assert found
-    assert found[0]["what"]
+    assert named in found[0]["what"]
+
+
+def test_permissions_are_built_anew_from_the_ledger(people: Path) -> None:
+    answer("import", str(people), "--brand", "rt", "--apply", code=1)
+    with sqlite3.connect(people.parent / "prefs.db") as conn:
+        conn.execute("DELETE FROM permissions")
+    answer("ledger", "verify", "--rebuild", code=1)
+    assert answer("ledger", "verify")["findings"] == []
 
 
 def test_an_older_database_asks_for_migrate(folder: Path) -> None:

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from prefs.core.errors import PrefsError
 from prefs.core.fold import Entry, Judgement, State, fold
+from prefs.core.ids import subject_text
 from prefs.core.keys import Keyring
 from prefs.core.words import Basis, Channel, Choice, Purpose, Result, Scope, Source, Why
 from prefs.store.codec import encode_state
@@ -210,6 +211,10 @@ def any_unsealed(conn: Connection) -> bool:
     )
 
 
+def count_unsealed(conn: Connection) -> int:
+    return int(conn.execute(select(func.count()).where(ledger.c.n.is_(None))).scalar_one())
+
+
 def head(conn: Connection) -> tuple[int, bytes]:
     row = conn.execute(
         select(ledger.c.n, ledger.c.hash).where(ledger.c.n.is_not(None)).order_by(ledger.c.n.desc())
@@ -293,6 +298,7 @@ def _verify_subjects(conn: Connection) -> Iterator[Finding | int]:
     ).outerjoin(counted, counted.c.subject_id == subjects.c.id)
     for row in conn.execution_options(yield_per=5000).execute(wanted).all():
         if (row.rows or 0) != row.revision or (row.last or 0) != row.revision:
-            yield Finding(None, None, f"subject {row.id} has a hole in its revisions")
+            yield Finding(None, None, f"subject {subject_text(row.id)} has a hole in its revisions")
         elif encode_state(state_of(conn, row.id)) != row.state:
-            yield Finding(None, None, f"the state of subject {row.id} is not the fold of its rows")
+            what = f"the state of subject {subject_text(row.id)} is not the fold of its rows"
+            yield Finding(None, None, what)

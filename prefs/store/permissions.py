@@ -6,6 +6,7 @@ The row is keyed by keyed hash only, so that a suppression outlives the person's
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 from msgspec.structs import replace
 from sqlalchemy import Connection, bindparam, delete, select
@@ -89,15 +90,46 @@ def write(
 ) -> None:
     """Recompute the rows of these hashes, at each of these brands, from the states of all who
     share each."""
-    pairs = list(sharers)
-    facts = _facts(conn, [hash_ for hash_, _ in pairs])
-    rows = [
-        {"brand": brand, "hash": hash_, "value": _value(brand, hash_, states, facts)}
-        for hash_, states in pairs
-        for brand in brands
-    ]
+    rows = _rows(conn, brands, list(sharers))
     _DELETE.run_many(conn, [row for row in rows if row["value"] is None])
     _UPSERT.run_many(conn, [row for row in rows if row["value"] is not None])
+
+
+_VALUES = ByKeys(
+    lambda hashes: _BY_HASHES.where(
+        permissions.c.brand == bindparam("brand"), permissions.c.hash.in_(hashes)
+    )
+)
+
+
+def differing(
+    conn: Connection,
+    brands: Collection[str],
+    sharers: Iterable[tuple[bytes, Sequence[State]]],
+) -> list[tuple[str, bytes]]:
+    """(brand, hash) of the rows that are not what `write` would make them."""
+    wanted = _rows(conn, brands, list(sharers))
+    stored = {
+        (brand, hash_): value
+        for brand in brands
+        for hash_, value in _VALUES.run(conn, {row["hash"] for row in wanted}, {"brand": brand})
+    }
+    return [
+        (row["brand"], row["hash"])
+        for row in wanted
+        if row["value"] != stored.get((row["brand"], row["hash"]))
+    ]
+
+
+def _rows(
+    conn: Connection, brands: Collection[str], sharers: Sequence[tuple[bytes, Sequence[State]]]
+) -> list[dict[str, Any]]:
+    facts = _facts(conn, [hash_ for hash_, _ in sharers])
+    return [
+        {"brand": brand, "hash": hash_, "value": _value(brand, hash_, states, facts)}
+        for hash_, states in sharers
+        for brand in brands
+    ]
 
 
 def _value(brand: str, hash_: bytes, states: Sequence[State], facts: Facts) -> bytes | None:

@@ -14,6 +14,7 @@ from starlette.routing import Route
 from prefs.core import identity
 from prefs.core.errors import BadInput, NotFound
 from prefs.core.fold import Standing, State
+from prefs.core.ids import subject_number, subject_text
 from prefs.core.propagation import SETTLED, Outcome, worst
 from prefs.core.signals import Identifier
 from prefs.core.words import CHANNELS_OF, KIND_OF, Channel, Kind, Purpose, Scope
@@ -25,7 +26,6 @@ from prefs.web.auth import needs, same_brand
 from prefs.web.bodies import BODY_LIMIT, LinksBody, SearchBody, parse, read_body
 from prefs.web.check import rfc3339
 from prefs.web.context import Service
-from prefs.web.ids import subject_number, subject_text
 from prefs.web.scopes import scope_of
 
 _decode_search = msgspec.json.Decoder(SearchBody)

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from prefs.core.errors import BadInput, Forbidden
+from prefs.core.ids import subject_text
 from prefs.core.signals import Signal, Statement
 from prefs.core.words import Choice, Source
 from prefs.intake import Recorded
@@ -29,7 +30,6 @@ from prefs.web.bodies import (
     read_body,
 )
 from prefs.web.context import Service
-from prefs.web.ids import subject_text
 from prefs.web.scopes import scope_of
 
 _decode = msgspec.json.Decoder(PreferencesBody)

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from prefs.core.errors import BadInput, NotFound, PrefsError
+from prefs.core.ids import subject_text
 from prefs.core.signals import Evidence, Signal, Statement
 from prefs.core.words import Channel, Choice, Purpose, Scope, Source
 from prefs.metrics import REGISTRY
@@ -22,7 +23,6 @@ from prefs.web.auth import needs
 from prefs.web.bodies import BODY_LIMIT, TaskBody, parse, read_body
 from prefs.web.check import rfc3339
 from prefs.web.context import Service, service
-from prefs.web.ids import subject_text
 from prefs.web.people import json
 
 _decode_task = msgspec.json.Decoder(TaskBody)
