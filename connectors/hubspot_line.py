@@ -6,11 +6,10 @@ Limits: https://developers.hubspot.com/docs/developer-tooling/platform/usage-gui
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +17,7 @@ import urllib3
 from urllib3.util import Retry
 
 from connectors import http
+from connectors.oauth import Fixed, OAuth, Tokens
 from prefs.core.errors import Temporary, Unusable
 from prefs.core.propagation import Budget, Target
 
@@ -49,9 +49,6 @@ TEN_SECONDS = 10.0
 """The period of the ordinary limit."""
 LOCKED = 2.0
 """Seconds to wait after 423, at least."""
-EARLY = timedelta(minutes=2)
-"""An OAuth token is refreshed that much before its end."""
-FRESH = timedelta(minutes=1)
 _ADDRESS = re.compile(r"[^\s\"'<>(),:;]+@[^\s\"'<>(),:;]+")
 
 
@@ -65,7 +62,7 @@ class Line:
     def __init__(self, target: Target, budget: Budget, now: Now) -> None:
         self._budget = budget
         self._way = http.Way(target, budget, HOST, WRITES, READS_BY_POST)
-        self._token = Token(target, now, self._way)
+        self._token = tokens(target, now, self._way)
         self._contacts = Contacts(self._way.base)
 
     async def close(self) -> None:
@@ -215,51 +212,17 @@ def _broken(fault: urllib3.exceptions.HTTPError) -> Temporary:
     return Temporary("the connection to HubSpot failed", unclear=not isinstance(reason, never))
 
 
-class Token:
-    """The access token: a private app's, which does not expire, or OAuth's, refreshed early.
+def tokens(target: Target, now: Now, way: http.Way) -> Tokens:
+    """A private app's token, or OAuth's; HubSpot's refresh token stays the same.
 
     https://developers.hubspot.com/docs/apps/legacy-apps/authentication/working-with-oauth
     """
-
-    def __init__(self, target: Target, now: Now, way: http.Way) -> None:
-        self._fixed = target.text("token")
-        keys = ("client_id", "client_secret", "refresh_token")
-        self._form: dict[str, str | None] = {key: target.text(key) for key in keys}
-        self._form["grant_type"] = "refresh_token"
-        self._way, self._now, self._lock = way, now, asyncio.Lock()
-        self._held = ""
-        self._since = self._until = now()
-
-    async def get(self) -> str:
-        if self._fixed:
-            return self._fixed
-        async with self._lock:
-            if not self._held or self._now() >= self._until:
-                await http.retried(self._refresh)
-            return self._held
-
-    def check(self, reply: http.Reply, used: str) -> None:
-        """Raises on 401. OAuth's token may have been revoked before its time, which a new one
-        mends; a token that was hardly used is refused for good."""
-        if reply.status != 401:
-            return
-        if self._fixed or (used == self._held and self._now() - self._since < FRESH):
-            raise Unusable("HubSpot refuses our token (401)")
-        self._held = "" if used == self._held else self._held
-        raise Temporary("HubSpot no longer takes our access token; a new one is asked for")
-
-    async def _refresh(self) -> None:
-        began = self._now()
-        reply = await self._way.send("POST", TOKENS, data=self._form)
-        if reply.status in (400, 401, 403):
-            raise Unusable("HubSpot refuses our refresh token or client secret")
-        answer = http.checked(reply)
-        try:
-            lasting = timedelta(seconds=float(answer["expires_in"]))
-            self._held = str(answer["access_token"])
-        except (KeyError, TypeError, ValueError):
-            raise Temporary("HubSpot's answer holds no token") from None
-        self._since, self._until = began, began + max(lasting - EARLY, lasting / 2)
+    fixed = target.text("token")
+    if fixed:
+        return Fixed(fixed)
+    keys = ("client_id", "client_secret", "refresh_token")
+    form = {"grant_type": "refresh_token", **{key: target.text(key) or "" for key in keys}}
+    return OAuth(way, TOKENS, form, now)
 
 
 def results(answer: Json) -> list[Json]:

@@ -211,6 +211,29 @@ class Key(NamedTuple):
     help: str = ""
 
 
+class Vault(Protocol):
+    """What a target must remember between processes and nobody else may read: a refresh token
+    that the vendor replaced."""
+
+    async def get(self, name: str) -> str | None: ...
+
+    async def put(self, name: str, value: str) -> None:
+        """Returns once it is on disk."""
+
+
+class Memory:
+    """A vault that lasts as long as its process."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, str] = {}
+
+    async def get(self, name: str) -> str | None:
+        return self._held.get(name)
+
+    async def put(self, name: str, value: str) -> None:
+        self._held[name] = value
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """One configured system of one brand, secrets resolved."""
@@ -229,6 +252,7 @@ class Target:
     unsafe_after: float = 86400.0
     call_alive: float | None = None
     """Overrides the system's documented figure (tests move the clock with it)."""
+    vault: Vault = field(default_factory=Memory, compare=False, repr=False)
 
     @property
     def label(self) -> str:
