@@ -7,7 +7,7 @@ import importlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ from prefs.settings import Settings, load
 from prefs.store import events, migrate
 from prefs.store.database import Database
 from prefs.store.keys import check_keys
+from prefs.store.vault import StoreVault
 from prefs.web import (
     centre,
     check,
@@ -151,10 +152,16 @@ def make_worker(runtime: Runtime) -> Worker:
     )
 
 
-def _make_lane(runtime: Runtime, target: Target, pace: Pace, holder: str) -> Lane:
+def make_connector(runtime: Runtime, target: Target) -> Connector:
+    """The adapter of a target, with a budget and a vault of its own."""
     kind = connectors.load(target.system)
+    vault = StoreVault(runtime.database, runtime.keys, target.label, runtime.clock)
     budget = TokenBudget(target.limit or kind.facts.limit)
-    connector = cast(Connector, kind(target, budget, runtime.clock))
+    return cast(Connector, kind(replace(target, vault=vault), budget, runtime.clock))
+
+
+def _make_lane(runtime: Runtime, target: Target, pace: Pace, holder: str) -> Lane:
+    connector = make_connector(runtime, target)
     lane = Lane(target, connector, runtime.database, runtime.intake, runtime.clock, pace, holder)
     if hasattr(connector, "message_time"):
         lane.answer_open = _answer_open

@@ -14,7 +14,8 @@ from prefs.core.errors import PrefsError
 from prefs.core.keys import Keyring
 from prefs.core.propagation import Target
 from prefs.metrics import BACKLOG, OLDEST, OVERDUE, SEALED, UNSAFE
-from prefs.store import access, events, ledger, marks, outbox
+from prefs.store import access, batches, events, ledger, marks, outbox
+from prefs.store.batches import Batch
 from prefs.store.database import Database
 
 log = structlog.get_logger()
@@ -67,6 +68,8 @@ class Sweep:
         backlog = await self.database.read(marks.backlog)
         overdue = await self.database.read(lambda conn: marks.overdue(conn, now - OVERDUE_AFTER))
         self._show(backlog, overdue, now)
+        for batch in await self.database.read(lambda conn: batches.waiting(conn, now)):
+            await self._tell_of(batch, now)
         for target in self.targets:
             await self._judge(target, overdue.get(target.label, 0), now)
 
@@ -107,6 +110,20 @@ class Sweep:
             if events.first_time(conn, target.label, label, now):
                 log.error("outs_overdue", target=target.label, count=overdue)
                 self._tell(conn, f"{target.label}: {overdue} opt-outs unconfirmed for an hour", now)
+
+        await self.database.write(once)
+
+    async def _tell_of(self, batch: Batch, now: float) -> None:
+        """One alert for each batch that waits for a person."""
+        text = (
+            f"{batch.origin} turned {batch.outs} people or more off in one run. They are denied "
+            f"here; other systems are told in four hours, or when the task is settled. "
+            f"Was it a fault? prefs retract {batch.label}"
+        )
+
+        def once(conn: Connection) -> None:
+            if events.first_time(conn, batch.brand, f"batch {batch.label}", now):
+                self._tell(conn, text, now)
 
         await self.database.write(once)
 

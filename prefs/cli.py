@@ -19,12 +19,13 @@ import uvicorn
 from rich.console import Console
 from rich.table import Table
 
-from prefs import app, doctor, importing
+from prefs import app, doctor, importing, retract
 from prefs.app import Runtime, load_settings, make_app, make_worker, open_runtime
 from prefs.core.errors import PrefsError, SettingsError, Unavailable
+from prefs.core.signals import Evidence
 from prefs.logs import set_up_logs
 from prefs.settings import Settings
-from prefs.store import access, ledger, migrate
+from prefs.store import access, batches, ledger, migrate
 from prefs.web import bodies, people
 from prefs.web.server import config as server_config
 
@@ -319,6 +320,46 @@ def import_(path: Path | None, as_json: bool, file: Path, brand: str | None, app
     say(as_json, report, importing.shown(report))
     if report["rejected"]:
         sys.exit(REFUSED)
+
+
+@main.command("retract")
+@common
+@click.argument("batch", required=False)
+@click.option("--note", default="taken back by the operator", show_default=True)
+def retract_(path: Path | None, as_json: bool, batch: str | None, note: str) -> None:
+    """Take a batch of machine-made outs back (without BATCH: list them); a person's own out
+    stays."""
+    with opened(path) as runtime:
+        if batch is None:
+            _list_batches(runtime, as_json)
+            return
+        evidence = Evidence(actor="operator", note=note)
+        taken = last = 0
+        with err.status("taking back", spinner="dots") as status:
+            while last := _retract(runtime, batch, evidence, last):
+                taken += 1
+                status.update(f"{taken * retract.CHUNK} people or fewer")
+        kept = runtime.database.read_now(lambda conn: batches.by_label(conn, batch))
+    answer = {"batch": batch, "origin": kept.origin, "outs": kept.outs, "state": kept.state}
+    say(as_json, answer, f"{kept.outs} outs of {kept.origin} taken back")
+
+
+def _retract(runtime: Runtime, batch: str, evidence: Evidence, after: int) -> int:
+    return runtime.database.write_now(
+        lambda conn: retract.retract(conn, runtime.intake, batch, evidence, after)
+    )
+
+
+def _list_batches(runtime: Runtime, as_json: bool) -> None:
+    found = runtime.database.read_now(batches.listed)
+    table = Table("batch", "brand", "from", "outs", "state")
+    for one in found:
+        table.add_row(one.label, one.brand, one.origin, str(one.outs), one.state)
+    items = [
+        {"batch": b.label, "brand": b.brand, "origin": b.origin, "outs": b.outs, "state": b.state}
+        for b in found
+    ]
+    say(as_json, {"items": items}, table)
 
 
 # --- keys --------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -71,7 +71,8 @@ def run(
         with Progress(console=console, disable=console is None) as progress:
             job = progress.add_task("importing" if write else "trying", total=None)
             for number, chunk in enumerate(_chunks(reader)):
-                _chunk(served, brand, chunk, tally, f"import {digest} {number}", write=write)
+                label = f"import {digest} {number}"
+                _chunk(served, brand, chunk, tally, label, write=write)
                 progress.update(job, completed=tally.rows)
     while write and served.database.write_now(ledger.seal):
         continue
@@ -117,10 +118,11 @@ def _chunk(
 ) -> None:
     """One transaction; a chunk done by an earlier run is skipped."""
     tally.rows += len(rows)
+    run = label.rpartition(" ")[0]
     signals = []
     for row in rows:
         try:
-            signals.append(signal_of(served, brand, row))
+            signals.append(replace(signal_of(served, brand, row), batch=run))
         except BadInput as fault:
             tally.rejected.append((row, str(fault)))
 

@@ -8,10 +8,11 @@ nothing marks nothing, so that echoes die out.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
+import structlog
 from sqlalchemy import Connection
 
 from prefs.core.errors import NotFound
@@ -20,11 +21,36 @@ from prefs.core.ids import subject_text
 from prefs.core.keys import Keyring
 from prefs.core.order import lacking, moment
 from prefs.core.signals import DeliveryFact, Evidence, Identifier, Renamed, Signal, Statement
-from prefs.core.words import KIND_OF, Channel, Choice, Kind, Purpose, Result, Scope, Source, Why
-from prefs.store import events, ledger, marks, notices, outbox, permissions, subjects
+from prefs.core.words import (
+    KIND_OF,
+    Channel,
+    Choice,
+    Kind,
+    Purpose,
+    Result,
+    Scope,
+    Source,
+    Strength,
+    Why,
+    strength,
+)
+from prefs.store import (
+    batches,
+    events,
+    ledger,
+    marks,
+    notices,
+    outbox,
+    permissions,
+    subjects,
+    tasks,
+)
+from prefs.store.batches import Batch
 from prefs.store.counters import next_numbers
 from prefs.store.ledger import Finding
 from prefs.store.subjects import Subject
+
+log = structlog.get_logger()
 
 Clock = Callable[[], datetime]
 
@@ -100,6 +126,9 @@ class Intake:
             conn, origin, signal.event_key, now.timestamp()
         ):
             return Recorded(0, 0, (), duplicate=True)
+        batch = _batch(conn, signal, now.timestamp())
+        if batch:
+            signal = replace(signal, batch=batch.label)
         match = self._match(conn, controller, signal, now.timestamp())
         payload = ledger.add_payload(conn, self.keys, _content(signal))
         changes = [self._judge_one(conn, match, subject, signal, now) for subject in match.everyone]
@@ -107,7 +136,8 @@ class Intake:
         for change in changes:
             if change.rows or change.linked or change.subject.ref == signal.ref:
                 subjects.store(conn, change.subject)
-        self._spread(conn, controller, signal, changes, now.timestamp())
+        due_at = self._grow(conn, batch, signal, changes, now.timestamp()) if batch else None
+        self._spread(conn, controller, signal, changes, now.timestamp(), due_at)
         self._ask_confirmation(conn, signal, match, changes, now.timestamp())
         return _recorded(match, changes)
 
@@ -289,13 +319,34 @@ class Intake:
         signal: Signal,
         changes: Sequence[_Change],
         now: float,
+        due_at: float | None,
     ) -> None:
         moved = [c.subject.id for c in changes if c.state_moved or c.linked]
         if moved:
             sharers = self.refresh(conn, controller, moved)
             if any(change.changed or change.linked for change in changes):
-                self._mark(conn, signal, changes, sharers, now)
+                self._mark(conn, signal, changes, sharers, now, due_at)
         self._mark_refusal(conn, signal, changes, now)
+
+    def _grow(
+        self,
+        conn: Connection,
+        batch: Batch,
+        signal: Signal,
+        changes: Sequence[_Change],
+        now: float,
+    ) -> float | None:
+        """Count the outs into their batch; returns until when their marks wait."""
+        outs = sum(change.changed for change in changes)
+        holds = signal.source is not Source.API
+        grown = batches.grow(conn, batch, outs, now, holds=holds) if outs else batch
+        if grown.state == batches.WAITING and batch.state != batches.WAITING:
+            batches.hold(conn, grown)
+            body = {"batch": grown.label, "origin": grown.origin, "limit": grown.most}
+            due = grown.due_at or now
+            tasks.add(conn, self.keys, grown.brand, "batch", None, body, now, due)
+            log.error("batch_held", batch=grown.label, origin=grown.origin, limit=grown.most)
+        return max(now, grown.due_at) if grown.due_at else None
 
     def refresh(self, conn: Connection, controller: str, moved: Sequence[int]) -> set[int]:
         """Recompute the permission rows of these subjects' identifiers; returns the ids of all
@@ -326,6 +377,7 @@ class Intake:
         changes: Sequence[_Change],
         sharers: set[int],
         now: float,
+        due_at: float | None,
     ) -> None:
         brands = {row.entry.brand for change in changes for row in change.rows}
         channels = {row.entry.scope.channel for change in changes for row in change.rows}
@@ -339,7 +391,8 @@ class Intake:
             if target.brand in brands and target.channels & channels
             for subject_id in sorted(sharers)
         ]
-        marks.set_marks(conn, wanted, now, urgent=urgent or _any_out(changes))
+        urgent = urgent or _any_out(changes)
+        marks.set_marks(conn, wanted, now, urgent=urgent, due_at=due_at)
 
     def _mark_refusal(
         self, conn: Connection, signal: Signal, changes: Sequence[_Change], now: float
@@ -439,15 +492,18 @@ class Intake:
                 last_row_at=now.timestamp(),
             ),
         )
-        controller = self._controller(brand)
-        sharers = self.refresh(conn, controller, [subject.id])
+        self.restored(conn, brand, [subject.id])
+
+    def restored(self, conn: Connection, brand: str, moved: Sequence[int]) -> None:
+        """Something that denied is gone: answer anew, and let every target be told."""
+        sharers = self.refresh(conn, self._controller(brand), moved)
         wanted = [
             (target.label, one, "")
             for target in self.targets
-            if target.brand == brand and channel in target.channels
+            if target.brand == brand
             for one in sorted(sharers)
         ]
-        marks.set_marks(conn, wanted, now.timestamp(), urgent=False)
+        marks.set_marks(conn, wanted, self.clock().timestamp(), urgent=False)
 
     # --- what is no wish -----------------------------------------------------------------------
 
@@ -553,6 +609,15 @@ def _content(signal: Signal) -> dict[str, Any]:
     if signal.raw:
         content["raw"] = signal.raw
     return content
+
+
+def _batch(conn: Connection, signal: Signal, now: float) -> Batch | None:
+    """The run that an out belongs to which no person and no staff said."""
+    machine = strength(signal.source) is Strength.MACHINE
+    if not machine or all(s.choice is not Choice.OUT for s in signal.statements):
+        return None
+    origin = signal.batch or signal.origin or signal.source.value
+    return batches.join(conn, signal.brand, origin, now)
 
 
 def _recorded(match: _Match, changes: Sequence[_Change]) -> Recorded:

@@ -219,7 +219,7 @@ def test_the_state_is_the_fold_of_the_ledger_and_the_ledger_verifies(rt: Clinic)
     (owner,) = owners(rt)
     (subject,) = rt.database.read_now(lambda conn: subjects.by_ids(conn, [owner]))
     rows = rt.database.read_now(lambda conn: ledger.history(conn, owner))
-    rebuilt = fold((row.kind, *ledger.entry_of(row)) for row in rows)
+    rebuilt = fold(ledger.folded(row) for row in rows)
     assert encode_state(rebuilt) == encode_state(subject.state)
     findings = rt.database.read_now(lambda conn: list(ledger.verify(conn, rt.keys)))
     assert [one for one in findings if isinstance(one, ledger.Finding)] == []

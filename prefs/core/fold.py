@@ -348,13 +348,33 @@ def _with_in(standing: Standing, entry: Entry, *, applied: bool) -> Standing:
     return Standing((), In(entry.source, basis, entry.at, entry.at, entry.event_id), hold)
 
 
-def fold(rows: Iterable[tuple[str, Entry, Judgement]]) -> State:
-    """The state of one subject from its ledger rows (kind, entry, judgement) in the order of
-    their revisions."""
+class Folded(NamedTuple):
+    """One ledger row as the fold takes it. `kind` is choice, release or retract."""
+
+    kind: str
+    entry: Entry
+    judgement: Judgement
+    batch: str | None = None
+
+
+def fold(rows: Iterable[Folded]) -> State:
+    """The state of one subject from its ledger rows in the order of their revisions. An out of a
+    batch that a later row takes back counts as never said."""
+    rows = list(rows)
+    retracted = {row.batch: at for at, row in enumerate(rows) if row.kind == "retract"}
     state = State()
-    for kind, entry, judgement in rows:
-        state = release(state, entry) if kind == "release" else apply(state, entry, judgement)
+    for at, row in enumerate(rows):
+        if row.kind == "release":
+            state = release(state, row.entry)
+        elif row.kind == "choice" and not (_of_machine(row) and at < retracted.get(row.batch, -1)):
+            state = apply(state, row.entry, row.judgement)
     return state
+
+
+def _of_machine(row: Folded) -> bool:
+    """A person's own out, and one by staff, is never taken back."""
+    machine = strength(row.entry.source) is Strength.MACHINE
+    return row.batch is not None and machine and row.entry.choice is Choice.OUT
 
 
 def merge(one: State, other: State) -> State:

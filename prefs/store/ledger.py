@@ -17,7 +17,7 @@ import msgspec
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from prefs.core.errors import PrefsError
-from prefs.core.fold import Entry, Judgement, State, fold
+from prefs.core.fold import Entry, Folded, Judgement, State, fold
 from prefs.core.ids import subject_text
 from prefs.core.keys import Keyring
 from prefs.core.words import Basis, Channel, Choice, Purpose, Result, Scope, Source, Why
@@ -137,7 +137,7 @@ def _values(row: Row, payload: Payload) -> dict[str, Any]:
     }
 
 
-def entry_of(row: Any) -> tuple[Entry, Judgement]:
+def folded(row: Any) -> Folded:
     """What the fold needs of a ledger row."""
     entry = Entry(
         event_id=row.id,
@@ -151,7 +151,7 @@ def entry_of(row: Any) -> tuple[Entry, Judgement]:
         token=row.token or b"",
         stop_all=bool(row.stop_all),
     )
-    return entry, Judgement(Result(row.result), Why(row.why))
+    return Folded(row.kind, entry, Judgement(Result(row.result), Why(row.why)), row.batch)
 
 
 def state_of(conn: Connection, subject_id: int, until: float | None = None) -> State:
@@ -160,7 +160,14 @@ def state_of(conn: Connection, subject_id: int, until: float | None = None) -> S
     if until is not None:
         wanted = wanted.where(ledger.c.received_at <= until)
     rows = conn.execute(wanted.order_by(ledger.c.revision))
-    return fold((row.kind, *entry_of(row)) for row in rows)
+    return fold(folded(row) for row in rows)
+
+
+def has_retracted(conn: Connection, subject_id: int, batch: str) -> bool:
+    wanted = select(ledger.c.id).where(
+        ledger.c.subject_id == subject_id, ledger.c.batch == batch, ledger.c.kind == "retract"
+    )
+    return conn.execute(wanted.limit(1)).first() is not None
 
 
 def history(conn: Connection, subject_id: int) -> list[Any]:

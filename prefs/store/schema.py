@@ -127,6 +127,13 @@ ledger = table(
     UniqueConstraint("n"),
 )
 Index(
+    "ledger_batch",
+    ledger.c.batch,
+    ledger.c.subject_id,
+    sqlite_where=text("batch IS NOT NULL"),
+    postgresql_where=text("batch IS NOT NULL"),
+)
+Index(
     "ledger_unsealed",
     ledger.c.id,
     sqlite_where=text("n IS NULL"),
@@ -164,6 +171,7 @@ lanes = table(
     may("parked_until", Time),
     may("parked_reason"),
     may("unsafe_since", Time),
+    may("walked_at", Time),
 )
 
 marks = table(
@@ -224,6 +232,27 @@ receipts = table(
     rowid=False,
 )
 """What is known of one record (by the hash of what the vendor keys on) and one of its slots."""
+
+batches = table(
+    "batches",
+    key("id", Big),
+    need("brand"),
+    need("origin"),
+    need("state"),
+    need("opened_at", Time),
+    need("last_at", Time),
+    need("outs", Integer),
+    may("most", Integer),
+    may("due_at", Time),
+)
+"""Outs that no person said, taken in one run: `open`, `waiting` for a person, `released` or
+`retracted`."""
+Index("batches_origin", batches.c.brand, batches.c.origin, batches.c.last_at)
+
+vault = table(
+    "vault", key("target"), key("name"), need("value", LargeBinary), need("written_at", Time)
+)
+"""What a target must remember between processes: refresh tokens that the vendor replaced."""
 
 pushbacks = table(
     "pushbacks", key("target"), key("hash", LargeBinary), key("at", Time), rowid=False

@@ -196,7 +196,7 @@ def _row(row: Any, evidence: Mapping[str, Any]) -> dict[str, Any]:
         "channel": row.channel,
         "purpose": row.purpose,
         "topic": row.topic,
-        "choice": row.choice or "hold",
+        "choice": row.choice or ("hold" if row.kind == "choice" else "unset"),
         "source": row.source,
         "actor": evidence.get("actor") or row.origin,
         "occurred_at": rfc3339(row.occurred_at or row.at),

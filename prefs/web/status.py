@@ -17,7 +17,7 @@ from prefs.core.ids import subject_text
 from prefs.core.signals import Evidence, Signal, Statement
 from prefs.core.words import Channel, Choice, Purpose, Scope, Source
 from prefs.metrics import REGISTRY
-from prefs.store import ledger, marks, migrate, tasks
+from prefs.store import batches, ledger, marks, migrate, tasks
 from prefs.store.access import ApiKey
 from prefs.web.auth import needs
 from prefs.web.bodies import BODY_LIMIT, TaskBody, parse, read_body
@@ -43,7 +43,7 @@ async def changes(request: Request, served: Service, key: ApiKey) -> Response:
             "channel": row.channel,
             "purpose": row.purpose,
             "topic": row.topic,
-            "choice": row.choice,
+            "choice": row.choice or "unset",
             "source": row.source,
             "occurred_at": rfc3339(row.occurred_at or row.at),
         }
@@ -144,6 +144,9 @@ def _settle(
         raise BadInput("this task is closed already", field="$.state", status=409)
     if row.kind == "held_text":
         _decide_hold(conn, served, key, row, body)
+    elif row.kind == "batch" and body.state == "done":
+        batch = batches.by_label(conn, tasks.body(served.keys, row)["batch"])
+        batches.release(conn, batch, served.clock().timestamp())
     elif body.state != "done":
         raise BadInput("only a held text can be settled as out or release", field="$.state")
     now = served.clock().timestamp()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from prefs.core.fold import (
     Entry,
+    Folded,
     Judgement,
     Restriction,
     Standing,
@@ -298,12 +299,12 @@ entries = st.builds(
 ledgers = st.lists(entries, max_size=12)
 
 
-def states_of(rows: list[Entry]) -> tuple[State, list[tuple[str, Entry, Judgement]]]:
+def states_of(rows: list[Entry]) -> tuple[State, list[Folded]]:
     state, kept = State(), []
     for one in rows:
         judgement = judge(state, one)
         state = apply(state, one, judgement)
-        kept.append(("choice", one, judgement))
+        kept.append(Folded("choice", one, judgement))
     return state, kept
 
 

@@ -1,0 +1,82 @@
+"""Taking a batch back: outs that a machine made, never a person's own.
+
+Each subject's ledger gets a row that says so; its state is the fold without those outs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from itertools import groupby
+from typing import Any
+
+from sqlalchemy import Connection
+
+from prefs.core.fold import RELEASED, Entry
+from prefs.core.signals import Evidence
+from prefs.core.words import Channel, Purpose, Scope, Source
+from prefs.intake import Intake
+from prefs.store import batches, ledger, subjects
+from prefs.store.batches import Batch
+from prefs.store.counters import next_numbers
+from prefs.store.ledger import Row
+from prefs.store.subjects import Subject
+
+CHUNK = 200
+
+
+def retract(conn: Connection, intake: Intake, label: str, evidence: Evidence, after: int) -> int:
+    """Take back the outs of up to CHUNK subjects past `after`; returns the last one's id, or 0
+    when none was left. Safe to repeat. Raises NotFound."""
+    batch = batches.by_label(conn, label)
+    if batch.state != batches.RETRACTED:
+        batch = batches.retracted(conn, batch)
+    rows = batches.rows_of(conn, batch, after, CHUNK)
+    last = 0
+    moved = []
+    for last, group in groupby(rows, key=lambda row: row.subject_id):
+        if _take_back(conn, intake, batch, last, list(group), evidence):
+            moved.append(last)
+    if moved:
+        intake.restored(conn, batch.brand, moved)
+    return last
+
+
+def _take_back(
+    conn: Connection,
+    intake: Intake,
+    batch: Batch,
+    subject_id: int,
+    rows: list[Any],
+    evidence: Evidence,
+) -> bool:
+    """False where an earlier run did it already."""
+    (subject,) = subjects.by_ids(conn, [subject_id])
+    if ledger.has_retracted(conn, subject_id, batch.label):
+        return False
+    now = intake.clock().timestamp()
+    payload = ledger.add_payload(conn, intake.keys, {"evidence": asdict(evidence)})
+    scopes = dict.fromkeys((row.brand, row.channel, row.purpose, row.topic) for row in rows)
+    ids = next_numbers(conn, "event", len(scopes))
+    added = [
+        _row(subject, revision, batch, scope, id_, now)
+        for revision, (scope, id_) in enumerate(zip(scopes, ids, strict=True), subject.revision + 1)
+    ]
+    ledger.append(conn, added, payload)
+    state = ledger.state_of(conn, subject_id)
+    revision = subject.revision + len(added)
+    subjects.store(conn, subject._replace(state=state, revision=revision, last_row_at=now))
+    return True
+
+
+def _row(
+    subject: Subject,
+    revision: int,
+    batch: Batch,
+    scope: tuple[str, str, str, str | None],
+    id_: int,
+    now: float,
+) -> Row:
+    brand, channel, purpose, topic = scope
+    of = Scope(Channel(channel), Purpose(purpose), topic)
+    entry = Entry(id_, brand, of, None, Source.STAFF, now)
+    return Row(subject.id, revision, "retract", entry, RELEASED, None, now, None, batch.label)

@@ -1,0 +1,179 @@
+"""Outs that no person said, gathered by run, so that a fault of a machine can be held and taken
+back.
+
+A batch lasts while its origin goes on without a pause. Above its limit it counts at once in
+`check`, and waits for a person, or for HELD_FOR, before it goes out to other systems.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, bindparam, func, insert, select, update
+
+from prefs.core.errors import NotFound
+from prefs.core.words import PERSONAL, Choice, Source
+from prefs.store.counters import next_numbers
+from prefs.store.hot import Statement
+from prefs.store.schema import batches, ledger, marks, records, subjects
+
+PAUSE = 600.0
+"""Seconds without an out of its origin that end a batch."""
+HELD_FOR = 4 * 3600.0
+FEW = 50
+SHARE = 0.05
+OPEN, WAITING, RELEASED, RETRACTED = "open", "waiting", "released", "retracted"
+
+
+class Batch(NamedTuple):
+    id: int
+    brand: str
+    origin: str
+    state: str
+    opened_at: float
+    last_at: float
+    outs: int
+    most: int | None
+    due_at: float | None
+
+    @property
+    def label(self) -> str:
+        return f"b_{self.id}"
+
+
+_NEWEST = Statement(
+    select(batches)
+    .where(
+        batches.c.brand == bindparam("brand"),
+        batches.c.origin == bindparam("origin"),
+        batches.c.last_at >= bindparam("since"),
+        batches.c.state != RETRACTED,
+    )
+    .order_by(batches.c.last_at.desc())
+    .limit(1)
+)
+_GROW = Statement(
+    update(batches)
+    .where(batches.c.id == bindparam("of"))
+    .values(outs=bindparam("new_outs"), last_at=bindparam("now"))
+)
+
+
+def join(conn: Connection, brand: str, origin: str, now: float) -> Batch:
+    """The batch that an out of this origin belongs to."""
+    since = {"brand": brand, "origin": origin, "since": now - PAUSE}
+    found = _NEWEST.run(conn, since)
+    if found:
+        return Batch(*found[0])
+    (id_,) = next_numbers(conn, "batch", 1)
+    made = Batch(id_, brand, origin, OPEN, now, now, 0, None, None)
+    conn.execute(insert(batches), made._asdict())
+    return made
+
+
+def grow(conn: Connection, batch: Batch, by: int, now: float, *, holds: bool) -> Batch:
+    """Count outs into it; one that `holds` waits past its limit."""
+    count = batch.outs + by
+    _GROW.run_many(conn, [{"of": batch.id, "new_outs": count, "now": now}])
+    batch = batch._replace(outs=count)
+    if not holds or batch.state != OPEN or count <= FEW:
+        return batch
+    most = batch.most or _limit(conn, batch)
+    state, due_at = (WAITING, now + HELD_FOR) if count > most else (OPEN, None)
+    return _set(conn, batch, state=state, most=most, due_at=due_at)
+
+
+def _limit(conn: Connection, batch: Batch) -> int:
+    """Fifty, or one in twenty of what the origin holds."""
+    held = select(func.count()).where(records.c.target == batch.origin, records.c.gone_at.is_(None))
+    known = conn.execute(held).scalar_one()
+    if not known:
+        known = conn.execute(select(func.count()).select_from(subjects)).scalar_one()
+    return max(FEW, int(known * SHARE))
+
+
+def _set(conn: Connection, batch: Batch, **values: Any) -> Batch:
+    conn.execute(update(batches).where(batches.c.id == batch.id).values(**values))
+    return batch._replace(**values)
+
+
+def by_label(conn: Connection, label: str) -> Batch:
+    """Raises NotFound."""
+    digits = label.removeprefix("b_")
+    row = None
+    if label.startswith("b_") and digits.isascii() and digits.isdigit() and len(digits) < 19:
+        row = conn.execute(select(batches).where(batches.c.id == int(digits))).first()
+    if row is None:
+        raise NotFound("there is no such batch")
+    return Batch(*row)
+
+
+def listed(conn: Connection, limit: int = 50) -> list[Batch]:
+    """The newest first, those that took nothing in left out."""
+    wanted = select(batches).where(batches.c.outs > 0).order_by(batches.c.id.desc()).limit(limit)
+    return [Batch(*row) for row in conn.execute(wanted)]
+
+
+def waiting(conn: Connection, now: float) -> list[Batch]:
+    wanted = select(batches).where(batches.c.state == WAITING, batches.c.due_at > now)
+    return [Batch(*row) for row in conn.execute(wanted)]
+
+
+def rows_of(conn: Connection, batch: Batch, after: int, limit: int) -> list[Any]:
+    """Ledger rows of its outs, by subject: those of up to `limit` subjects past `after`."""
+    of_batch = (ledger.c.batch == batch.label, ledger.c.kind == "choice")
+    out = ledger.c.choice == Choice.OUT.value
+    ids = (
+        select(ledger.c.subject_id)
+        .where(*of_batch, out, ledger.c.subject_id > after)
+        .distinct()
+        .order_by(ledger.c.subject_id)
+        .limit(limit)
+    )
+    wanted = select(ledger).where(*of_batch, out, ledger.c.subject_id.in_(ids))
+    return list(conn.execute(wanted.order_by(ledger.c.subject_id, ledger.c.revision)))
+
+
+# --- what it holds back ------------------------------------------------------------------------
+
+
+def hold(conn: Connection, batch: Batch) -> None:
+    """Marks of its people wait until it is due, but not of those who said something themselves
+    or through staff since it began."""
+    spoke = _strings([*PERSONAL, Source.STAFF])
+    themselves = select(ledger.c.subject_id).where(
+        ledger.c.received_at >= batch.opened_at, ledger.c.source.in_(spoke)
+    )
+    conn.execute(
+        update(marks)
+        .where(
+            marks.c.subject_id.in_(_people(batch)),
+            marks.c.subject_id.not_in(themselves),
+            marks.c.since >= batch.opened_at,
+            marks.c.due_at < batch.due_at,
+        )
+        .values(due_at=batch.due_at)
+    )
+
+
+def release(conn: Connection, batch: Batch, now: float) -> Batch:
+    """A person says go."""
+    conn.execute(
+        update(marks)
+        .where(marks.c.subject_id.in_(_people(batch)), marks.c.due_at == batch.due_at)
+        .values(due_at=now)
+    )
+    return _set(conn, batch, state=RELEASED, due_at=None)
+
+
+def retracted(conn: Connection, batch: Batch) -> Batch:
+    return _set(conn, batch, state=RETRACTED, due_at=None)
+
+
+def _people(batch: Batch) -> Any:
+    return select(ledger.c.subject_id).where(ledger.c.batch == batch.label)
+
+
+def _strings(sources: Iterable[Source]) -> list[str]:
+    return sorted(source.value for source in sources)

@@ -1,0 +1,214 @@
+"""A machine that turns many off: denied here at once, held from other systems, taken back whole."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection
+
+from prefs import retract
+from prefs.core.errors import NotFound
+from prefs.core.propagation import Value
+from prefs.core.signals import Evidence
+from prefs.core.words import Choice, Source
+from prefs.store import batches, ledger, marks, permissions, subjects, tasks
+from prefs.store.batches import FEW, HELD_FOR, PAUSE, Batch
+from prefs.store.ledger import Finding
+from tests.kit import EMAIL, TARGET, Clinic, MailingList, clinic, one_round, push_of
+
+BY = Evidence(actor="Sam", note="a fault of the other system")
+
+
+@pytest.fixture
+def rt(tmp_path: Path) -> Iterator[Clinic]:
+    made = clinic(tmp_path)
+    yield made
+    made.database.close()
+
+
+def people(count: int) -> list[str]:
+    return [f"p{number}@example.co.uk" for number in range(count)]
+
+
+def turn_off(rt: Clinic, addresses: list[str], source: Source = Source.VENDOR_ADMIN) -> None:
+    for one in addresses:
+        rt.say(one, source, origin="rt/other")
+
+
+def newest(rt: Clinic) -> Batch:
+    return rt.database.read_now(batches.listed)[0]
+
+
+def word(rt: Clinic, address: str) -> str:
+    hash_ = rt.hash(address)
+    held = rt.database.read_now(lambda conn: permissions.read(conn, "rt", [hash_]))[hash_]
+    return str(held.views[EMAIL].word)
+
+
+def push(rt: Clinic, there: MailingList) -> None:
+    lane = push_of(rt, there)
+    while asyncio.run(one_round(rt, lane)):
+        continue
+
+
+def take_back(rt: Clinic, label: str) -> None:
+    last = 0
+    while last := rt.database.write_now(partial(_take_some, rt, label, last)):
+        continue
+
+
+def _take_some(rt: Clinic, label: str, after: int, conn: Connection) -> int:
+    return retract.retract(conn, rt.intake, label, BY, after)
+
+
+def clean(rt: Clinic) -> bool:
+    """The ledger verifies, the states are its fold, the permission rows are theirs."""
+
+    def look(conn: Connection) -> bool:
+        steps = [*ledger.verify(conn, rt.keys), *rt.intake.verify(conn)]
+        return not any(isinstance(step, Finding) for step in steps)
+
+    while rt.database.write_now(ledger.seal):
+        continue
+    return rt.database.read_now(look)
+
+
+def test_a_few_go_out_at_once(rt: Clinic) -> None:
+    crowd = people(FEW)
+    there = MailingList(rt.clock, held=dict.fromkeys(crowd, Value.ON))
+    turn_off(rt, crowd)
+    push(rt, there)
+    assert set(there.held.values()) == {Value.OFF}
+    assert newest(rt).state == batches.OPEN
+
+
+def test_many_count_here_at_once_and_wait_elsewhere(rt: Clinic) -> None:
+    crowd = people(FEW + 30)
+    there = MailingList(rt.clock, held=dict.fromkeys(crowd, Value.ON))
+    turn_off(rt, crowd)
+    push(rt, there)
+    assert {word(rt, one) for one in crowd} == {"opted_out"}
+    assert set(there.held.values()) == {Value.ON}
+    assert newest(rt).state == batches.WAITING
+    (task,) = rt.database.read_now(lambda conn: tasks.listed(conn, "rt", "open", "batch"))
+    assert tasks.body(rt.keys, task)["batch"] == newest(rt).label
+
+
+def test_they_go_out_by_themselves_after_four_hours(rt: Clinic) -> None:
+    crowd = people(FEW + 5)
+    there = MailingList(rt.clock, held=dict.fromkeys(crowd, Value.ON))
+    turn_off(rt, crowd)
+    rt.clock.forward(HELD_FOR + PAUSE)
+    push(rt, there)
+    assert set(there.held.values()) == {Value.OFF}
+
+
+def test_a_person_says_go(rt: Clinic) -> None:
+    crowd = people(FEW + 5)
+    there = MailingList(rt.clock, held=dict.fromkeys(crowd, Value.ON))
+    turn_off(rt, crowd)
+    held, now = newest(rt), rt.clock().timestamp()
+    rt.database.write_now(lambda conn: batches.release(conn, held, now))
+    turn_off(rt, ["late@example.co.uk"])
+    there.held["late@example.co.uk"] = Value.ON
+    push(rt, there)
+    assert set(there.held.values()) == {Value.OFF}
+
+
+def test_outs_by_people_pass_though_they_are_among_them(rt: Clinic) -> None:
+    crowd = people(FEW + 30)
+    there = MailingList(rt.clock, held=dict.fromkeys(crowd, Value.ON))
+    turn_off(rt, crowd[:40])
+    rt.say(crowd[3], Source.ONE_CLICK)
+    turn_off(rt, crowd[40:])
+    rt.say(crowd[70], Source.ONE_CLICK)
+    push(rt, there)
+    off = [one for one in crowd if there.held[one] is Value.OFF]
+    assert off == [crowd[3], crowd[70]]
+
+
+@pytest.mark.parametrize("source", [Source.VENDOR_PERSON, Source.STAFF, Source.API])
+def test_no_other_source_is_held(rt: Clinic, source: Source) -> None:
+    crowd = people(FEW + 5)
+    there = MailingList(rt.clock, held=dict.fromkeys(crowd, Value.ON))
+    turn_off(rt, crowd, source)
+    push(rt, there)
+    assert set(there.held.values()) == {Value.OFF}
+
+
+def test_what_is_taken_back_counts_as_never_said(rt: Clinic) -> None:
+    crowd = people(FEW + 30)
+    for one in crowd[:10]:
+        rt.consent(one)
+    turn_off(rt, crowd)
+    rt.say(crowd[2], Source.ONE_CLICK)
+    rt.say(crowd[3], Source.API)
+    take_back(rt, newest(rt).label)
+    assert word(rt, crowd[0]) == "in"
+    assert word(rt, crowd[2]) == word(rt, crowd[3]) == "opted_out"
+    there = MailingList(rt.clock, held={crowd[0]: Value.ON, crowd[2]: Value.ON})
+    push(rt, there)
+    assert there.held == {crowd[0]: Value.ON, crowd[2]: Value.OFF}
+    assert clean(rt)
+
+
+def test_what_had_gone_out_already_is_put_right(rt: Clinic) -> None:
+    crowd = people(20)
+    there = MailingList(rt.clock, held=dict.fromkeys(crowd, Value.ON))
+    for one in crowd:
+        rt.consent(one)
+    turn_off(rt, crowd)
+    push(rt, there)
+    assert set(there.held.values()) == {Value.OFF}
+    take_back(rt, newest(rt).label)
+    push(rt, there)
+    assert set(there.held.values()) == {Value.ON}
+
+
+def test_taking_back_twice_is_taking_back_once(rt: Clinic) -> None:
+    crowd = people(5)
+    turn_off(rt, crowd)
+    label = newest(rt).label
+    take_back(rt, label)
+    (owner,) = rt.database.read_now(lambda conn: subjects.owners(conn, "rt", [rt.hash(crowd[0])]))
+    before = len(rt.database.read_now(lambda conn: ledger.history(conn, owner)))
+    take_back(rt, label)
+    assert len(rt.database.read_now(lambda conn: ledger.history(conn, owner))) == before
+    assert clean(rt)
+
+
+def test_the_same_origin_begins_a_new_batch_after_a_pause_or_a_taking_back(rt: Clinic) -> None:
+    turn_off(rt, people(3))
+    first = newest(rt).label
+    rt.clock.forward(PAUSE + 1)
+    turn_off(rt, ["a@example.co.uk"])
+    second = newest(rt).label
+    take_back(rt, second)
+    turn_off(rt, ["b@example.co.uk"])
+    assert len({first, second, newest(rt).label}) == 3
+
+
+def test_an_unknown_batch_is_refused(rt: Clinic) -> None:
+    for label in ("b_99", "b_", "99", "b_x"):
+        with pytest.raises(NotFound):
+            take_back(rt, label)
+
+
+def test_an_opt_out_said_again_later_stands(rt: Clinic) -> None:
+    (one,) = people(1)
+    turn_off(rt, [one])
+    take_back(rt, newest(rt).label)
+    rt.say(one, Source.VENDOR_ADMIN, Choice.OUT, origin="rt/other")
+    assert word(rt, one) == "opted_out"
+    assert clean(rt)
+
+
+def test_the_marks_of_the_others_are_left_alone(rt: Clinic) -> None:
+    rt.say("own@example.co.uk", Source.ONE_CLICK)
+    turn_off(rt, people(FEW + 5))
+    now = rt.clock().timestamp()
+    assert rt.database.read_now(lambda conn: marks.any_due(conn, TARGET.label, now))
