@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
@@ -612,13 +613,17 @@ def identifiers_shown(read: Observed, region: str) -> list[Identifier]:
     """The addresses and numbers that a vendor record shows, as far as they are any."""
     shown = []
     for kind, text in read.identifiers:
-        try:
-            shown.append(
-                identity.email(text) if kind is Kind.EMAIL else identity.phone(text, region)
-            )
-        except BadIdentifier:
-            continue
+        with suppress(BadIdentifier):
+            shown.append(_identifier(kind, text, region))
     return shown
+
+
+def _identifier(kind: Kind, text: str, region: str) -> Identifier:
+    if kind is Kind.EMAIL:
+        return identity.email(text)
+    return (
+        identity.messenger(text, None) if kind is Kind.MESSENGER else identity.phone(text, region)
+    )
 
 
 def scopes_of(slot: Slot, brand_topics: Collection[str]) -> list[Scope]:

@@ -6,16 +6,18 @@ the walk with its cursor kept, and nothing is concluded from what was not read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from functools import partial
+from typing import NamedTuple
 
 import structlog
 from sqlalchemy import Connection
 
 from prefs import texts
-from prefs.core.decision import NOBODY, wish
+from prefs.core.decision import NOBODY, Held, wish
 from prefs.core.errors import Refused
 from prefs.core.propagation import (
     Connector,
@@ -24,16 +26,19 @@ from prefs.core.propagation import (
     Outcome,
     Page,
     Readback,
+    Receipt,
     Ref,
     Seen,
     Slot,
     Target,
+    Value,
     Verdict,
     Wish,
     judge,
     meets,
 )
 from prefs.core.signals import Identifier
+from prefs.core.words import Source
 from prefs.intake import Intake
 from prefs.push import heard_out, identifiers_shown
 from prefs.store import marks, permissions, subjects
@@ -42,15 +47,54 @@ from prefs.store.marks import Lease, Proof
 
 log = structlog.get_logger()
 
+WHOLE_EVERY = 86400.0
+"""Seconds between walks from the beginning: only these show what is gone."""
+
+
+class Direction(StrEnum):
+    """What a difference between a vendor and us asks for."""
+
+    TAKE = "take"
+    """Off there, not known here: somebody's out."""
+    PUSH = "push"
+    """Not as wished: told again."""
+    UNKNOWN = "unknown"
+    """On there, nobody known here: never consent."""
+
 
 @dataclass(slots=True)
-class _Row:
-    """One record of a page with what we know of it."""
+class Row:
+    """One record of a page with its identifiers. `keyed` are the hashes that receipts hang on."""
 
     ref: Ref
     read: Observed
     shown: list[Identifier]
     hashes: list[bytes]
+    keyed: list[bytes]
+
+
+class Finding(NamedTuple):
+    """One slot of one record, compared with what stands here."""
+
+    row: Row
+    slot: Slot
+    seen: Seen
+    wished: Wish
+    verdict: Verdict
+    source: Source | None
+    direction: Direction | None
+    first: bool
+    """The record was never seen before."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What stands here for the records of one page."""
+
+    held: Mapping[bytes, Held]
+    receipts: Mapping[tuple[bytes, str], Receipt]
+    last: Mapping[bytes, datetime]
+    records: set[str]
 
 
 @dataclass
@@ -62,21 +106,35 @@ class Scan:
     clock: Callable[[], datetime]
 
     async def when_due(self, lease: Lease, every: float) -> None:
-        """Scan if the last one is older than `every` seconds."""
+        """Scan if the last one is older than `every` seconds; once a day from the beginning."""
         now = self.clock().timestamp()
         row = await self.database.read(lambda conn: marks.lane(conn, self.target.label))
         if row is None or (row.scanned_at is not None and now - row.scanned_at < every):
             return
-        await self.run(lease, row.cursor)
+        whole = row.walked_at is not None and now - row.walked_at >= WHOLE_EVERY
+        await self.run(lease, None if whole else row.cursor)
 
     async def run(self, lease: Lease, cursor: str | None) -> None:
         """One walk from the cursor on. Raises what the connector raises; the cursor is kept."""
         began = self.clock().timestamp()
+        complete = False
         async for page in self.connector.scan(cursor):
             await self.database.write(partial(self._take, lease=lease, page=page))
+            complete = page.complete
         if isinstance(self.connector, Listens):
             await self._listen(self.connector, lease)
         await self.database.write(lambda conn: marks.set_lane(conn, lease, scanned_at=began))
+        if complete and cursor is None:
+            await self.database.write(lambda conn: self._walked(conn, lease, began))
+
+    def _walked(self, conn: Connection, lease: Lease, began: float) -> None:
+        """What neither of the last two complete walks saw is gone: its people are looked at
+        again."""
+        row = marks.lane(conn, self.target.label)
+        if row and row.walked_at is not None:
+            hashes = marks.gone(conn, self.target.label, row.walked_at, began)
+            self._mark_owners(conn, hashes)
+        marks.set_lane(conn, lease, walked_at=began)
 
     async def _listen(self, connector: Listens, lease: Lease) -> None:
         """Texts whose webhook never came; one that did come is a duplicate."""
@@ -101,76 +159,111 @@ class Scan:
             )
         await self.database.write(partial(marks.set_lane, lease=lease, inbound_cursor=cursor))
 
-    def _take(self, conn: Connection, lease: Lease, page: Page) -> None:
+    # --- compare -------------------------------------------------------------------------------
+
+    def compare(self, conn: Connection, page: Page) -> list[Finding]:
+        """Every slot of a page's records against what stands here; writes nothing."""
         rows = [self._row(ref, read) for ref, read in page.records]
-        now = self.clock().timestamp()
-        fresh = self._first_seen(conn, rows)
-        marks.keep_records(
-            conn,
-            self.target.label,
-            [(row.read.vendor_id, row.hashes) for row in rows if row.read.vendor_id],
-            now,
+        rows = [row for row in rows if row.hashes]
+        known = self._known(conn, rows)
+        return [found for row in rows for found in self._compare(row, known)]
+
+    def _row(self, ref: Ref, read: Observed) -> Row:
+        shown = identifiers_shown(read, self.target.region)
+        hashes = [self.intake.keys.hashes(one)[0] for one in shown]
+        kinds = self.connector.facts.keys_on
+        keyed = [h for one, h in zip(shown, hashes, strict=True) if one.kind in kinds]
+        return Row(ref, read, shown, hashes, keyed or hashes[:1])
+
+    def _known(self, conn: Connection, rows: Sequence[Row]) -> _Known:
+        hashes = {hash_ for row in rows for hash_ in row.hashes}
+        ids = {row.read.vendor_id for row in rows if row.read.vendor_id}
+        return _Known(
+            permissions.read(conn, self.target.brand, hashes),
+            marks.read_receipts(conn, self.target.label, hashes),
+            subjects.last_rows(conn, self.intake.brands[self.target.brand], hashes),
+            marks.known_records(conn, self.target.label, ids),
         )
-        for row in rows:
-            if row.hashes:
-                self._judge(conn, row, first=row.read.vendor_id in fresh)
+
+    def _compare(self, row: Row, known: _Known) -> Iterator[Finding]:
+        held = [known.held.get(hash_, NOBODY) for hash_ in row.hashes]
+        times = [known.last[hash_] for hash_ in row.hashes if hash_ in known.last]
+        for slot in self.connector.slots:
+            if slot not in row.read.values:
+                continue
+            seen, wished = row.read.values[slot], wish(slot, held)
+            kept = [known.receipts.get((hash_, slot.place)) for hash_ in row.keyed]
+            receipt = next(filter(None, kept), None)
+            began = row.read.read_began
+            verdict, source = judge(seen, began, receipt, wished, max(times, default=None))
+            first = row.read.vendor_id not in known.records
+            nobody = first and not times
+            direction = _direction(verdict, seen.value, wished, receipt, nobody=nobody)
+            yield Finding(row, slot, seen, wished, verdict, source, direction, first)
+
+    # --- take in -------------------------------------------------------------------------------
+
+    def _take(self, conn: Connection, lease: Lease, page: Page) -> None:
+        found = self.compare(conn, page)
+        self.act(conn, found)
         if page.next_cursor is not None:
             marks.set_lane(conn, lease, cursor=page.next_cursor)
 
-    def _row(self, ref: Ref, read: Observed) -> _Row:
-        shown = identifiers_shown(read, self.target.region)
-        return _Row(ref, read, shown, [self.intake.keys.hashes(one)[0] for one in shown])
-
-    def _first_seen(self, conn: Connection, rows: Sequence[_Row]) -> set[str]:
-        ids = {row.read.vendor_id for row in rows if row.read.vendor_id}
-        return ids - marks.known_records(conn, self.target.label, ids)
-
-    def _judge(self, conn: Connection, row: _Row, *, first: bool) -> None:
-        held = permissions.read(conn, self.target.brand, row.hashes)
-        receipts = marks.read_receipts(conn, self.target.label, row.hashes)
-        last = subjects.last_rows(conn, self.intake.brands[self.target.brand], row.hashes)
-        last_row_at = max(last.values(), default=None)
-        differs = False
-        carried = set(self.connector.slots)
-        for slot, seen in row.read.values.items():
-            if slot not in carried:
-                continue
-            wished = wish(slot, [held.get(hash_, NOBODY) for hash_ in row.hashes])
-            receipt = receipts.get((row.hashes[0], slot.place))
-            verdict, source = judge(seen, row.read.read_began, receipt, wished, last_row_at)
-            if verdict is Verdict.OUT and source:
-                signal = heard_out(self.target, row.read, slot, seen, source)
+    def act(self, conn: Connection, found: Sequence[Finding], *, ons: bool = False) -> None:
+        """Take outs in, mark what differs, remember what is as it should be. An `on` that the
+        vendor turned down is tried again only with `ons`: it may mail the person."""
+        rows = {id(one.row): one.row for one in found}.values()
+        now = self.clock().timestamp()
+        ids = [(row.read.vendor_id, row.hashes) for row in rows if row.read.vendor_id]
+        marks.keep_records(conn, self.target.label, ids, now)
+        again: set[bytes] = set()
+        for one in found:
+            if one.verdict is Verdict.OUT and one.source:
+                signal = heard_out(self.target, one.row.read, one.slot, one.seen, one.source)
                 self.intake.record(conn, signal)
-                self._remember(conn, row, slot, seen, Wish.OFF)
-            elif verdict in (Verdict.PUSH_BACK, Verdict.READ_AGAIN):
-                differs = True
-            elif meets(seen.value, wished):
-                self._remember(conn, row, slot, seen, wished)
-            else:
-                differs |= first
-        if differs:
-            self._mark(conn, row)
+                self._remember(conn, one, Wish.OFF)
+            elif one.verdict is Verdict.READ_AGAIN or _pushes(one, ons=ons):
+                again |= set(one.row.hashes)
+            elif meets(one.seen.value, one.wished):
+                self._remember(conn, one, one.wished)
+        self._mark_owners(conn, again)
 
-    def _remember(self, conn: Connection, row: _Row, slot: Slot, seen: Seen, wished: Wish) -> None:
-        outcome = Outcome.CONFIRMED if slot.enforced else Outcome.RECORDED
+    def _remember(self, conn: Connection, one: Finding, wished: Wish) -> None:
+        outcome = Outcome.CONFIRMED if one.slot.enforced else Outcome.RECORDED
         if self.connector.facts.readback is Readback.NONE:
             outcome = Outcome.ACCEPTED
-        proof = Proof(
-            row.hashes[0],
-            slot,
-            wished,
-            outcome,
-            None,
-            seen.value,
-            row.read.read_began.timestamp(),
-        )
-        marks.write_receipts(conn, self.target.label, [proof], self.clock().timestamp())
+        began = one.row.read.read_began.timestamp()
+        proofs = [
+            Proof(hash_, one.slot, wished, outcome, None, one.seen.value, began)
+            for hash_ in one.row.keyed
+        ]
+        marks.write_receipts(conn, self.target.label, proofs, self.clock().timestamp())
 
-    def _mark(self, conn: Connection, row: _Row) -> None:
-        """The lane reads this record again and brings it to its wish."""
+    def _mark_owners(self, conn: Connection, hashes: Collection[bytes]) -> None:
+        """The lane reads these people's records again and brings them to their wish."""
+        if not hashes:
+            return
         controller = self.intake.brands[self.target.brand]
-        wanted: Iterable[tuple[str, int, str]] = [
+        wanted = [
             (self.target.label, subject_id, "")
-            for subject_id in subjects.owners(conn, controller, row.hashes)
+            for subject_id in subjects.owners(conn, controller, hashes)
         ]
         marks.set_marks(conn, wanted, self.clock().timestamp(), urgent=True)
+
+
+def _pushes(one: Finding, *, ons: bool) -> bool:
+    asked = one.wished is Wish.OFF or one.first or ons
+    return one.direction is Direction.PUSH and asked
+
+
+def _direction(
+    verdict: Verdict, value: Value, wished: Wish, receipt: Receipt | None, *, nobody: bool
+) -> Direction | None:
+    if verdict is Verdict.OUT:
+        return Direction.TAKE
+    if verdict is Verdict.SEEN_ON and nobody:
+        return Direction.UNKNOWN
+    if verdict is Verdict.READ_AGAIN or meets(value, wished):
+        return None
+    refused = wished is Wish.ON and receipt is not None and receipt.refused
+    return None if refused else Direction.PUSH

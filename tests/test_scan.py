@@ -6,15 +6,16 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from prefs.core.errors import PropagationError, Temporary
-from prefs.core.propagation import Page, Value
+from prefs.core.errors import PropagationError, Refused, Temporary
+from prefs.core.propagation import Outcome, Page, Value
 from prefs.core.words import Choice, Source
 from prefs.lanes import Lane, Pace
-from prefs.scan import Scan
+from prefs.scan import Direction, Finding, Scan
 from prefs.store import ledger, marks, permissions, subjects
 from prefs.store.marks import Lease
 from tests.kit import EMAIL, TARGET, Clinic, MailingList, clinic, one_round, push_of
@@ -176,3 +177,69 @@ def test_a_target_that_is_only_observed_is_read_and_never_written(rt: Clinic) ->
     asyncio.run(a_while())
     assert there.written == []
     assert word(rt, BOB) == "opted_out"
+
+
+def test_a_record_is_gone_after_two_complete_walks_that_did_not_see_it(rt: Clinic) -> None:
+    there = MailingList(rt.clock, held={ADA: Value.ON, BOB: Value.ON})
+    rt.say(ADA, Source.ONE_CLICK)
+    push(rt, there)
+    walk(rt, there)
+    del there.held[ADA]
+    walk(rt, there)
+    assert push(rt, there) == 0
+    walk(rt, there)
+    assert push(rt, there) == 1
+    (receipt,) = rt.database.read_now(lambda conn: marks.receipts_of(conn, [rt.hash(ADA)]))
+    assert receipt.outcome == Outcome.ABSENT
+
+
+def test_a_broken_walk_is_no_complete_one(rt: Clinic) -> None:
+    there = Paged(rt.clock, held=dict.fromkeys((ADA, BOB, CAT), Value.ON))
+    rt.say(ADA, Source.ONE_CLICK)
+    push(rt, there)
+    walk(rt, there)
+    del there.held[ADA]
+    there.breaks_after = 1
+    for _ in range(3):
+        walk(rt, there)
+    assert push(rt, there) == 0
+
+
+def test_once_a_day_a_walk_begins_at_the_beginning(rt: Clinic) -> None:
+    there = Paged(rt.clock, held={ADA: Value.ON, BOB: Value.ON})
+    walk(rt, there, due=60.0)
+    for _ in range(2):
+        rt.clock.forward(3600)
+        walk(rt, there, due=60.0)
+    rt.clock.forward(86400)
+    walk(rt, there, due=60.0)
+    assert there.cursors == [None, ADA, ADA, None]
+
+
+def test_an_on_that_the_vendor_turned_down_is_not_asked_again_by_the_poll(rt: Clinic) -> None:
+    there = MailingList(rt.clock, held={ADA: Value.UNSET}, write_fault=Refused("not by us"))
+    walk(rt, there)
+    rt.consent(ADA)
+    push(rt, there)
+    assert len(there.written) == 1
+    walk(rt, there)
+    assert push(rt, there) == 0
+
+
+def test_comparing_writes_nothing(rt: Clinic) -> None:
+    there = MailingList(rt.clock, held={ADA: Value.OFF, BOB: Value.ON, CAT: Value.ON})
+    rt.say(BOB, Source.ONE_CLICK)
+    scan = Scan(TARGET, there, rt.database, rt.intake, rt.clock)
+
+    async def look() -> list[Finding]:
+        return [
+            found
+            async for page in there.scan(None)
+            for found in await rt.database.read(partial(scan.compare, page=page))
+        ]
+
+    rt.clock.forward(1)
+    found = {one.row.ref.value: one.direction for one in asyncio.run(look())}
+    assert found == {ADA: Direction.TAKE, BOB: Direction.PUSH, CAT: Direction.UNKNOWN}
+    assert word(rt, ADA) is None
+    assert there.written == []

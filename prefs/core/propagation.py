@@ -362,6 +362,8 @@ class Receipt:
     written: Wish | None = None
     written_ended: datetime | None = None
     ever_on: bool = False
+    refused: bool = False
+    """The vendor did not take what we last wished."""
 
 
 class Judged(NamedTuple):

@@ -386,6 +386,22 @@ def known_records(conn: Connection, target: str, vendor_ids: Collection[str]) ->
     )
 
 
+def gone(conn: Connection, target: str, unseen_since: float, now: float) -> list[bytes]:
+    """Hashes of the records that were last seen before then; they count as gone now."""
+    missing = (
+        records.c.target == target,
+        records.c.gone_at.is_(None),
+        records.c.seen_at < unseen_since,
+    )
+    ids = select(records.c.vendor_id).where(*missing)
+    wanted = select(record_identifiers.c.hash).where(
+        record_identifiers.c.target == target, record_identifiers.c.vendor_id.in_(ids)
+    )
+    hashes = list(conn.execute(wanted.distinct()).scalars())
+    conn.execute(update(records).where(*missing).values(gone_at=now))
+    return hashes
+
+
 def vendor_ids(conn: Connection, target: str, hashes: Collection[bytes]) -> dict[bytes, list[str]]:
     found: dict[bytes, list[str]] = {}
     rows = conn.execute(
@@ -417,6 +433,7 @@ def _receipt(row: Any) -> Receipt:
         written=Wish(row.written) if row.written else None,
         written_ended=_moment(row.written_ended),
         ever_on=bool(row.ever_on),
+        refused=row.outcome == Outcome.REFUSED,
     )
 
 
