@@ -19,19 +19,22 @@ import uvicorn
 from rich.console import Console
 from rich.table import Table
 
-from prefs import app, doctor, importing, retract
+from prefs import app, doctor, importing, retract, sync
 from prefs.app import Runtime, load_settings, make_app, make_worker, open_runtime
 from prefs.core.errors import PrefsError, SettingsError, Unavailable
+from prefs.core.propagation import Target
 from prefs.core.signals import Evidence
 from prefs.logs import set_up_logs
 from prefs.settings import Settings
-from prefs.store import access, batches, ledger, migrate
+from prefs.store import access, batches, ledger, marks, migrate
 from prefs.web import bodies, people
 from prefs.web.server import config as server_config
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 REFUSED, TRY_LATER = 1, 75
+CARRIED_WITHIN = 1800.0
+"""Seconds that `sync --apply` waits for the lanes."""
 
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
@@ -320,6 +323,80 @@ def import_(path: Path | None, as_json: bool, file: Path, brand: str | None, app
     say(as_json, report, importing.shown(report))
     if report["rejected"]:
         sys.exit(REFUSED)
+
+
+@main.command("sync")
+@common
+@click.argument("target", required=False)
+@click.option("--inbox", is_flag=True, help="Read the messages that people sent instead.")
+@click.option("--apply", "apply_", is_flag=True, help="Take outs in, push the rest, wait for it.")
+def sync_(path: Path | None, as_json: bool, target: str | None, inbox: bool, apply_: bool) -> None:
+    """Read the vendors from end to end; print what differs. Exit 1 on differences."""
+    with opened(path) as runtime:
+        chosen = _targets(runtime, target)
+        with err.status("reading", spinner="dots") as status:
+
+            def tell(name: str, count: int) -> None:
+                status.update(f"{name}: {count}")
+
+            reports = asyncio.run(_sync(runtime, chosen, tell, inbox=inbox, apply=apply_))
+    differences = [one for report in reports for one in report.differences]
+    answer = {
+        "applied": apply_,
+        "targets": [report.summary() for report in reports],
+        "differences": differences,
+    }
+    say(as_json, answer, sync.shown(reports))
+    if any(report.error for report in reports):
+        sys.exit(TRY_LATER)
+    if differences and not apply_:
+        sys.exit(REFUSED)
+
+
+def _targets(runtime: Runtime, name: str | None) -> list[Target]:
+    found = [one for one in runtime.targets if name in (None, one.name, one.label)]
+    if not found:
+        known = ", ".join(sorted(one.label for one in runtime.targets)) or "none"
+        raise click.UsageError(f"no such target; configured are: {known}")
+    return found
+
+
+async def _sync(
+    runtime: Runtime, chosen: list[Target], tell: sync.Progress, *, inbox: bool, apply: bool
+) -> list[sync.Report]:
+    scans = [app.make_scan(runtime, target) for target in chosen]
+    try:
+        if inbox:
+            heard = [await sync.inbox(scan, tell) for scan in scans]
+            reports = [report for report in heard if report]
+        else:
+            readable = list(sync.readable(scans))
+            reports = [await sync.walk(scan, tell, apply=apply) for scan in readable]
+            for scan, report in zip(readable, reports, strict=True):
+                await sync.settle(scan, report)
+    finally:
+        for scan in scans:
+            await scan.connector.close()
+    if apply:
+        await _carried(runtime, tell)
+    return reports
+
+
+async def _carried(runtime: Runtime, tell: sync.Progress) -> None:
+    """Work, or wait for who works already, until nothing is due."""
+    live = [target.label for target in runtime.targets if target.live]
+    worker = make_worker(runtime)
+    app.wake_on_commit(runtime.database, worker)
+    worker.start()
+    try:
+        async with asyncio.timeout(CARRIED_WITHIN):
+            while left := await runtime.database.read(lambda conn: marks.untried(conn, live)):
+                tell("left to carry", left)
+                await asyncio.sleep(0.2)
+    except TimeoutError:
+        raise Unavailable("not all could be carried yet; prefs serve or work goes on") from None
+    finally:
+        await worker.stop()
 
 
 @main.command("retract")

@@ -137,6 +137,17 @@ class Scan:
         marks.set_lane(conn, lease, walked_at=began)
 
     async def _listen(self, connector: Listens, lease: Lease) -> None:
+        _, cursor = await self._hear(connector)
+        await self.database.write(partial(marks.set_lane, lease=lease, inbound_cursor=cursor))
+
+    async def listen_once(self) -> int:
+        """Read what people sent since the last poll; returns how many messages."""
+        if not isinstance(self.connector, Listens):
+            return 0
+        count, _ = await self._hear(self.connector)
+        return count
+
+    async def _hear(self, connector: Listens) -> tuple[int, str]:
         """Texts whose webhook never came; one that did come is a duplicate."""
         row = await self.database.read(lambda conn: marks.lane(conn, self.target.label))
         found, cursor = await connector.inbound(row.inbound_cursor if row else None)
@@ -157,7 +168,7 @@ class Scan:
                     sent_at=sent_at,
                 )
             )
-        await self.database.write(partial(marks.set_lane, lease=lease, inbound_cursor=cursor))
+        return len(found), cursor
 
     # --- compare -------------------------------------------------------------------------------
 

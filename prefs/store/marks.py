@@ -331,6 +331,15 @@ def overdue(conn: Connection, before: float) -> dict[str, int]:
     return {row[0]: row[1] for row in rows}
 
 
+def untried(conn: Connection, targets: Collection[str]) -> int:
+    """Marks that no push has come to an end with since they were set, those held for a person
+    left out."""
+    new = and_(marks.c.attempts == 0, marks.c.due_at <= marks.c.since)
+    waiting = or_(new, marks.c.claimed_epoch.is_not(None))
+    wanted = select(func.count()).where(marks.c.target.in_(sorted(targets)), waiting)
+    return int(conn.execute(wanted).scalar_one())
+
+
 def next_due(conn: Connection, targets: Collection[str]) -> float | None:
     found: float | None = conn.execute(
         select(func.min(marks.c.due_at)).where(marks.c.target.in_(sorted(targets)))
