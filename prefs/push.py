@@ -23,6 +23,7 @@ from prefs.core.propagation import (
     SETTLED,
     URGENT,
     Absent,
+    Answer,
     Applied,
     Change,
     Connector,
@@ -384,9 +385,7 @@ class Push:
                 self._settle(records[change.ref], change, answers.get(change), ended)
             await self._read_back(records, part, answers)
 
-    async def _write(
-        self, part: Sequence[Change]
-    ) -> Mapping[Change, Applied | Local | PropagationError]:
+    async def _write(self, part: Sequence[Change]) -> Mapping[Change, Answer]:
         try:
             answers = await self.connector.apply(part)
         except PropagationError as fault:
@@ -400,7 +399,7 @@ class Push:
         self,
         record: Record,
         change: Change,
-        answer: Applied | Local | PropagationError | None,
+        answer: Answer | None,
         ended: float,
     ) -> None:
         """What the vendor's answer to a write amounts to before any read-back."""
@@ -422,7 +421,7 @@ class Push:
         self,
         records: Mapping[Ref, Record],
         part: Sequence[Change],
-        answers: Mapping[Change, Applied | Local | PropagationError],
+        answers: Mapping[Change, Answer],
     ) -> None:
         if self.connector.facts.readback is Readback.NONE:
             return
@@ -435,7 +434,7 @@ class Push:
         self,
         record: Record,
         change: Change,
-        answer: Applied | Local | PropagationError | None,
+        answer: Answer | None,
         read: Observed | Absent | PropagationError | None,
     ) -> None:
         proof = record.proofs[change.slot]
@@ -573,7 +572,7 @@ def _fights(record: Record, change: Change) -> bool:
     if receipt is None or not isinstance(record.read, Observed):
         return False
     was_off = receipt.seen is Value.OFF or receipt.written is Wish.OFF
-    return was_off and record.read.values[change.slot].value is Value.ON
+    return was_off and record.read.values[change.slot].value in (Value.ON, Value.UNMARKED)
 
 
 def _final(proof: Proof) -> bool:

@@ -38,6 +38,9 @@ class Value(StrEnum):
     SILENT = "silent"
     """The vendor cannot send marketing here (bounced, archived, transactional only): an `off`
     needs no write and an `on` is not forced."""
+    UNMARKED = "unmarked"
+    """The vendor holds marks of refusals only (a label, a group, a tag) and this record has none:
+    an `off` is written, an `on` is met."""
 
 
 class Readback(StrEnum):
@@ -152,7 +155,18 @@ class Local:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Assisted:
+    """People must do this by hand: the outcome is `waiting_for_staff` until it is seen done."""
+
+    instruction: str
+
+
 Failure = PropagationError
+
+
+Answer = Applied | Local | Assisted | Failure
+"""What a connector says of one change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +214,8 @@ class Facts:
     """Every request that may change something there: method and path as a regular expression."""
     source_url: str
     """The vendor's page that the connector was written from."""
+    assisted: bool = False
+    """No interface: staff carry the changes, and what they upload is what is read."""
 
 
 class Key(NamedTuple):
@@ -290,7 +306,7 @@ class Connector(Protocol):
 
     async def observe(self, refs: Sequence[Ref]) -> Mapping[Ref, Observed | Absent | Failure]: ...
 
-    async def apply(self, changes: Sequence[Change]) -> Mapping[Change, Applied | Local | Failure]:
+    async def apply(self, changes: Sequence[Change]) -> Mapping[Change, Answer]:
         """Safe to repeat. A change that the vendor's reply does not name is left out of the
         answer: unknown, not done."""
 
@@ -336,7 +352,7 @@ def plan(
 
 def _differs(value: Value, wish: Wish) -> bool:
     if wish is Wish.OFF:
-        return value in (Value.ON, Value.UNSET)
+        return value in (Value.ON, Value.UNSET, Value.UNMARKED)
     return wish is Wish.ON and value in (Value.OFF, Value.UNSET)
 
 
@@ -388,8 +404,10 @@ def judge(
         return Judged(Verdict.READ_AGAIN)
     if seen.value is Value.OFF:
         return _judge_off(seen, receipt, wish)
-    if seen.value is Value.ON and wish is not Wish.ON:
-        return Judged(Verdict.PUSH_BACK if wish is Wish.OFF else Verdict.SEEN_ON)
+    if seen.value in (Value.ON, Value.UNMARKED) and wish is Wish.OFF:
+        return Judged(Verdict.PUSH_BACK)
+    if seen.value is Value.ON and wish is Wish.LEAVE:
+        return Judged(Verdict.SEEN_ON)
     return Judged(Verdict.NOTHING)
 
 

@@ -1,0 +1,406 @@
+"""Xero: a contact group "No marketing" for each channel.
+
+Xero holds no preference and enforces none: a group is a mark for staff, exports and mail merges,
+so an opt-out is `recorded`. Invoices, statements and their reminders ignore groups. The call that
+empties a whole group is never among the writes.
+
+https://developer.xero.com/documentation/api/accounting/contactgroups
+https://developer.xero.com/documentation/api/accounting/contacts
+https://developer.xero.com/documentation/guides/oauth2/limits/
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import ClassVar
+
+from connectors import http, labels
+from connectors.index import Index, Shown
+from connectors.line import Json, Line, items
+from connectors.oauth import OAuth
+from prefs.core.errors import PropagationError, Refused, Temporary, Unusable
+from prefs.core.propagation import (
+    Absent,
+    Answer,
+    Applied,
+    Budget,
+    Change,
+    Container,
+    Facts,
+    Failure,
+    Key,
+    Limit,
+    Observed,
+    Page,
+    Readback,
+    Ref,
+    Seen,
+    Slot,
+    Target,
+    Wish,
+)
+from prefs.core.words import Channel, Kind
+
+HOST = "https://api.xero.com"
+IDENTITY = "https://identity.xero.com"
+TOKENS = "/connect/token"
+BASE = "/api.xro/2.0"
+CONTACTS = f"{BASE}/Contacts"
+GROUPS = f"{BASE}/ContactGroups"
+UUID = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+PAGE = 1000
+BATCH = 100
+ALONE = 4
+"""So many contacts are read one by one; more by reading each group."""
+AT_ONCE = 4
+OVERLAP = timedelta(minutes=5)
+FRESH = timedelta(seconds=20)
+REFUSED = "Xero refuses this contact"
+GONE = "the contact is no longer there; it is looked up again"
+
+
+class Invalid(Refused):
+    """400: Xero's validation refuses something in the call."""
+
+
+class Xero:
+    """One organisation. `place` of a slot: `label:<channel>`."""
+
+    facts: ClassVar[Facts] = Facts(
+        system="xero",
+        channels=frozenset(Channel),
+        keys_on=(Kind.EMAIL, Kind.PHONE),
+        splits_topics=False,
+        read_batch=BATCH,
+        write_batch=BATCH,
+        off_reversible=True,
+        readback=Readback.DIRECT,
+        call_alive=30.0,
+        limit=Limit(60, 60.0),
+        writes=(
+            ("PUT", GROUPS),
+            ("PUT", rf"{GROUPS}/{UUID}/Contacts"),
+            ("DELETE", rf"{GROUPS}/{UUID}/Contacts/{UUID}"),
+        ),
+        source_url="https://developer.xero.com/documentation/api/accounting/contactgroups",
+    )
+    KEYS: ClassVar[Mapping[str, Key]] = {
+        "client_id": Key("text", required=True, help="Client id of a custom connection."),
+        "client_secret": Key("secret", required=True, help="Client secret of it."),
+        "tenant": Key("text", required=True, help="Tenant id of the organisation."),
+        "groups": Key("table", help="Channel = contact group; default No marketing - CHANNEL."),
+        "webhook_secret": Key("secret", help="Signing key of the webhook."),
+    }
+
+    def __init__(self, target: Target, budget: Budget, now: Callable[[], datetime]) -> None:
+        self._now = now
+        self._labels = labels.slots(labels.names(target, "groups"))
+        self._identity = http.Way(target, budget, IDENTITY, (), (("POST", TOKENS),))
+        way = http.Way(target, budget, HOST, self.facts.writes)
+        tenant = {"xero-tenant-id": target.text("tenant") or "", "Accept": "application/json"}
+        self._line = Line(way, self._tokens(target), tenant, _fault)
+        self._index = Index(target.region)
+        self._since: datetime | None = None
+        self._fresh_until = now()
+        self._listing = asyncio.Lock()
+        self._groups: dict[str, str] | None = None
+
+    def _tokens(self, target: Target) -> OAuth:
+        """https://developer.xero.com/documentation/guides/oauth2/custom-connections/"""
+        form = {"grant_type": "client_credentials", "scope": "accounting.contacts"}
+        basic = (target.text("client_id") or "", target.text("client_secret") or "")
+        return OAuth(self._identity, TOKENS, form, self._now, basic=basic)
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        return tuple(self._labels)
+
+    async def close(self) -> None:
+        await self._line.close()
+        await self._identity.close()
+
+    # --- reading -------------------------------------------------------------------------------
+
+    async def observe(self, refs: Sequence[Ref]) -> Mapping[Ref, Observed | Absent | Failure]:
+        began = self._now()
+        try:
+            await self._refresh()
+            ids = {id_ for ref in refs for id_ in self._ids(ref)}
+            held = await self._memberships(ids)
+        except PropagationError as fault:
+            return dict.fromkeys(refs, fault)
+        return {ref: self._observed(ref, held, began) for ref in refs}
+
+    def _ids(self, ref: Ref) -> list[str]:
+        if ref.kind is None:
+            return [id_] if re.fullmatch(UUID, id_ := ref.vendor_id or "") else []
+        return self._index.find(ref)
+
+    async def _memberships(self, ids: Iterable[str]) -> dict[str, set[str]]:
+        """Contact id -> names of our groups it is in; an id that is not there is left out."""
+        wanted = sorted(ids)
+        alone = [i for i in wanted if len(wanted) <= ALONE or not self._index.shown(i)]
+        found = await http.spread(alone, self._contact, AT_ONCE)
+        read = zip(alone, map(_good, found), strict=True)
+        held = {id_: groups for id_, groups in read if groups is not None}
+        if len(alone) < len(wanted):
+            members = await self._members()
+            for id_ in set(wanted) - set(alone):
+                held[id_] = {name for name, ids_ in members.items() if id_ in ids_}
+        return held
+
+    async def _contact(self, id_: str) -> set[str] | None:
+        try:
+            answer = await self._line.read(f"{CONTACTS}/{id_}")
+        except Refused as fault:
+            if not isinstance(fault, Missing):
+                raise
+            self._index.drop(id_)
+            return None
+        (contact,) = items(answer, "Contacts")
+        self._index.put(id_, _shown(contact))
+        return {str(group.get("Name")) for group in items(contact, "ContactGroups")}
+
+    async def _members(self) -> dict[str, set[str]]:
+        """Each of our groups with the ids of its contacts."""
+        known = await self._group_ids(afresh=True)
+        members: dict[str, set[str]] = {}
+        for name in self._labels.values():
+            if name in known:
+                answer = await self._line.read(f"{GROUPS}/{known[name]}")
+                (group,) = items(answer, "ContactGroups")
+                members[name] = {str(one["ContactID"]) for one in items(group, "Contacts")}
+        return members
+
+    def _observed(
+        self, ref: Ref, held: Mapping[str, set[str]], began: datetime
+    ) -> Observed | Absent:
+        ids = [id_ for id_ in self._ids(ref) if id_ in held]
+        if not ids:
+            return Absent(began)
+        shown = tuple(dict.fromkeys(one for id_ in ids for one in self._index.shown(id_)))
+        return Observed(self._values([held[id_] for id_ in ids]), began, ids[0], shown)
+
+    def _values(self, held: Sequence[set[str]]) -> dict[Slot, Seen]:
+        return {
+            slot: labels.seen([name in groups for groups in held])
+            for slot, name in self._labels.items()
+        }
+
+    async def _refresh(self) -> None:
+        """Bring the index up to date: everything once, then what changed."""
+        async with self._listing:
+            if self._since is not None and self._now() < self._fresh_until:
+                return
+            async for _ in self._pages(self._since):
+                pass
+
+    async def _pages(self, since: datetime | None) -> AsyncIterator[tuple[list[Json], bool]]:
+        """Contacts by pages, archived ones too; the second of each pair marks the last page."""
+        began, page, seen = self._now(), 1, [""]
+        headers = {"If-Modified-Since": since.strftime("%Y-%m-%dT%H:%M:%S")} if since else None
+        more = True
+        while more:
+            params = {"page": str(page), "pageSize": str(PAGE), "includeArchived": "true"}
+            contacts = items(await self._line.read(CONTACTS, params, headers), "Contacts")
+            more = len(contacts) == PAGE
+            page += 1
+            for contact in contacts:
+                seen.append(str(contact["ContactID"]))
+                self._index.put(seen[-1], _shown(contact))
+            yield contacts, not more
+        if since is None:
+            self._index.keep(seen)
+        self._since = began - OVERLAP
+        self._fresh_until = began + FRESH
+
+    async def _group_ids(self, *, afresh: bool = False) -> dict[str, str]:
+        if self._groups is None or afresh:
+            answer = await self._line.read(GROUPS)
+            self._groups = {
+                str(one["Name"]): str(one["ContactGroupID"])
+                for one in items(answer, "ContactGroups")
+                if one.get("Status", "ACTIVE") == "ACTIVE"
+            }
+        return self._groups
+
+    # --- writing -------------------------------------------------------------------------------
+
+    async def apply(self, changes: Sequence[Change]) -> Mapping[Change, Answer]:
+        answers: dict[Change, Answer] = {}
+        for slot, name in self._labels.items():
+            outs = [one for one in changes if one.slot == slot and one.to is Wish.OFF]
+            ins = [one for one in changes if one.slot == slot and one.to is Wish.ON]
+            answers |= await self._add(name, outs) if outs else {}
+            answers |= await self._remove(name, ins) if ins else {}
+        return answers
+
+    async def _add(self, name: str, changes: Sequence[Change]) -> dict[Change, Answer]:
+        """All in one call; where Xero refuses that call, each alone, so that one archived contact
+        costs nobody else."""
+        try:
+            await self._refresh()
+            group = await self._group(name)
+            ids = {change: self._ids(change.ref) for change in changes}
+            done = await self._put(group, sorted({id_ for some in ids.values() for id_ in some}))
+        except PropagationError as fault:
+            return dict.fromkeys(changes, fault)
+        return {
+            change: found for change in changes if (found := _answer(ids[change], done)) is not None
+        }
+
+    async def _put(self, group: str, ids: Sequence[str]) -> dict[str, Answer]:
+        """Contact id -> what became of it; one that the reply does not name is left out."""
+        if not ids:
+            return {}
+        try:
+            return await self._put_together(group, ids)
+        except Invalid as fault:
+            if len(ids) == 1:
+                return {ids[0]: fault}
+        done: dict[str, Answer] = {}
+        for id_ in ids:
+            done |= await self._put(group, [id_])
+        return done
+
+    async def _put_together(self, group: str, ids: Sequence[str]) -> dict[str, Answer]:
+        path = f"{GROUPS}/{group}/Contacts"
+        body = {"Contacts": [{"ContactID": id_} for id_ in ids]}
+        answer = await self._line.write("PUT", path, body, repeat=True)
+        return {
+            str(one.get("ContactID")): (
+                Invalid("Xero refuses this contact")
+                if one.get("HasValidationErrors")
+                else Applied()
+            )
+            for one in items(answer, "Contacts")
+        }
+
+    async def _remove(self, name: str, changes: Sequence[Change]) -> dict[Change, Answer]:
+        try:
+            await self._refresh()
+            group = (await self._group_ids()).get(name)
+        except PropagationError as fault:
+            return dict.fromkeys(changes, fault)
+        if group is None:
+            return dict.fromkeys(changes, Applied())
+
+        async def remove(change: Change) -> Answer:
+            for id_ in self._ids(change.ref):
+                await self._delete(group, id_)
+            return Applied()
+
+        return dict(zip(changes, await http.spread(changes, remove, AT_ONCE), strict=True))
+
+    async def _delete(self, group: str, id_: str) -> None:
+        """Without a contact's id this path would empty the whole group."""
+        if not (re.fullmatch(UUID, group) and re.fullmatch(UUID, id_)):
+            raise Refused("no contact id: nothing is removed")
+        path = f"{GROUPS}/{group}/Contacts/{id_}"
+        try:
+            await self._line.write("DELETE", path, repeat=False, empty=True)
+        except Missing:
+            return
+
+    async def _group(self, name: str) -> str:
+        known = await self._group_ids()
+        if name not in known and name not in (known := await self._group_ids(afresh=True)):
+            body = {"ContactGroups": [{"Name": name}]}
+            answer = await self._line.write("PUT", GROUPS, body, repeat=False)
+            (made,) = items(answer, "ContactGroups")
+            known[name] = str(made["ContactGroupID"])
+        return known[name]
+
+    # --- walking -------------------------------------------------------------------------------
+
+    async def scan(self, cursor: str | None) -> AsyncIterator[Page]:
+        """Everybody, or who changed since, and always whoever is in one of our groups: a change
+        of a group may not move a contact's date."""
+        began = self._now()
+        members = await self._members()
+        since = datetime.fromisoformat(cursor) if cursor else None
+        seen: set[str] = set()
+        async for contacts, last in self._pages(since):
+            ids = [str(contact["ContactID"]) for contact in contacts]
+            seen |= set(ids)
+            records = [self._record(id_, members, began) for id_ in ids]
+            if last:
+                rest = {id_ for held in members.values() for id_ in held} - seen
+                records += [self._record(id_, members, began) for id_ in sorted(rest)]
+            onward = (began - OVERLAP).isoformat() if last else None
+            yield Page(tuple(records), onward, complete=last)
+
+    def _record(
+        self, id_: str, members: Mapping[str, set[str]], began: datetime
+    ) -> tuple[Ref, Observed]:
+        held = {name for name, ids in members.items() if id_ in ids}
+        shown = self._index.shown(id_)
+        kind, value = shown[0] if shown else (None, "")
+        return Ref(kind, value, id_), Observed(self._values([held]), began, id_, shown)
+
+    async def containers(self) -> Sequence[Container]:
+        """None that sends: a group is a mark."""
+        known = await self._group_ids(afresh=True)
+        return [Container(id_, name, sends=False) for name, id_ in known.items()]
+
+
+class Missing(Refused):
+    """404."""
+
+
+def _good(found: set[str] | PropagationError | None) -> set[str] | None:
+    if isinstance(found, PropagationError):
+        raise found
+    return found
+
+
+def _answer(ids: Sequence[str], done: Mapping[str, Answer]) -> Answer | None:
+    """Of all contacts that one address stands for: the first refusal; None where the reply left
+    one out."""
+    if not ids:
+        return Temporary(GONE)
+    if any(id_ not in done for id_ in ids):
+        return None
+    return next((done[id_] for id_ in ids if not isinstance(done[id_], Applied)), Applied())
+
+
+def _shown(contact: Json) -> Shown:
+    """Its own address and numbers, and those of its contact persons."""
+    addresses = [contact.get("EmailAddress")]
+    addresses += [one.get("EmailAddress") for one in contact.get("ContactPersons") or ()]
+    numbers = [_number(phone) for phone in contact.get("Phones") or ()]
+    pairs = [(Kind.EMAIL, one) for one in addresses] + [(Kind.PHONE, one) for one in numbers]
+    return tuple((kind, str(text)) for kind, text in pairs if text)
+
+
+def _number(phone: Json) -> str:
+    """Xero splits a number in three: country code, area code, number."""
+    country, area = str(phone.get("PhoneCountryCode") or ""), str(phone.get("PhoneAreaCode") or "")
+    number = str(phone.get("PhoneNumber") or "")
+    if not number:
+        return ""
+    prefix = f"+{country.lstrip('+')} " if country else ""
+    return f"{prefix}{area} {number}".strip()
+
+
+def _fault(reply: http.Reply) -> PropagationError:
+    if reply.status == 404:
+        return Missing("Xero has no such contact")
+    if reply.status == 400:
+        return Invalid(f"Xero refuses it: {_why(reply)}")
+    if reply.status == 403:
+        return Unusable("HTTP 403: this app is not connected to the organisation")
+    return http.fault_of(reply)
+
+
+def _why(reply: http.Reply) -> str:
+    """The kind of refusal; its free text may hold a name and stays out."""
+    try:
+        kind = str(json.loads(reply.body).get("Type"))
+    except (ValueError, AttributeError):
+        return "HTTP 400"
+    return kind if kind.isalnum() else "HTTP 400"
