@@ -8,6 +8,7 @@ from typing import Any
 SYSTEMS = {
     "mailchimp": "connectors.mailchimp:Mailchimp",
     "hubspot": "connectors.hubspot:HubSpot",
+    "messenger": "connectors.messenger:Messenger",
     "twilio": "connectors.twilio:Twilio",
 }
 

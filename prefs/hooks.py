@@ -45,7 +45,9 @@ def take_one(
 ) -> None:
     match one:
         case Signal():
-            intake.record(conn, one)
+            done = intake.record(conn, one)
+            if one.hold and not done.duplicate:
+                texts.hold_task(conn, intake, one, done.subject_id)
         case Text():
             texts.take(conn, intake, target, one, raw_of(delivery))
         case Unknown():

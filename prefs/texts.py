@@ -142,6 +142,15 @@ def _task(conn: Connection, intake: Intake, target: Target, text: Text, kind: st
     tasks.add(conn, intake.keys, target.brand, kind, subject, body, now.timestamp(), due)
 
 
+def hold_task(conn: Connection, intake: Intake, signal: Signal, subject_id: int) -> None:
+    """Staff read what was not plain, by the next working day."""
+    now = intake.clock()
+    body = {"text": signal.evidence.wording or "", "channel": signal.statements[0].scope.channel}
+    due = next_working_day(now).timestamp()
+    at = now.timestamp()
+    tasks.add(conn, intake.keys, signal.brand, "held_text", subject_id, body, at, due)
+
+
 def next_working_day(now: datetime) -> datetime:
     """Nine in the morning of the next Monday to Friday."""
     day = now + timedelta(days=1)

@@ -36,8 +36,12 @@ FILES = {
         "twilio_api_v2010.trimmed.json",
         "twilio_messaging_v1.trimmed.json",
     ),
+    "messenger": ("meta_graph_page_messaging.subset.json",),
 }
 Document = dict[str, Any]
+GRAPH_VERSION = "v25.0"
+GRAPH_COMMON = ("fields", "limit", "after", "appsecret_proof")
+"""What Meta's Graph API takes on every edge: https://developers.facebook.com/docs/graph-api/overview"""
 
 
 def require() -> None:
@@ -71,7 +75,26 @@ def _check(system: str, call: Call) -> Iterator[str]:
 
 @cache
 def documents(system: str) -> tuple[Document, ...]:
-    return tuple(_closed(json.loads((FOLDER / name).read_text())) for name in FILES[system])
+    return tuple(_closed(_read(FOLDER / name)) for name in FILES[system])
+
+
+def _read(path: Path) -> Document:
+    document: Document = json.loads(path.read_text())
+    return _from_graph(document) if "nodes" in document else document
+
+
+def _from_graph(document: Document) -> Document:
+    """Meta's own form: edges of nodes, their parameters in the query or in a form."""
+    paths: Document = {}
+    for node in document["nodes"].values():
+        for edge in node["apis"]:
+            if "endpoint" not in edge:
+                continue
+            named = [{**one, "in": "query", "type": "string"} for one in edge["params"]]
+            common = [{"name": name, "in": "query", "type": "string"} for name in GRAPH_COMMON]
+            methods = paths.setdefault(f"/{GRAPH_VERSION}/{{id}}/{edge['endpoint']}", {})
+            methods[edge["method"].lower()] = {"parameters": [*named, *common]}
+    return {"paths": paths}
 
 
 def _closed(document: Document) -> Document:

@@ -16,6 +16,7 @@ from tests.twins.kit import Twin, running
 TWINS = {
     "mailchimp": "tests.twins.mailchimp:MailchimpTwin",
     "hubspot": "tests.twins.hubspot:HubspotTwin",
+    "messenger": "tests.twins.messenger:MessengerTwin",
     "twilio": "tests.twins.twilio:TwilioTwin",
 }
 

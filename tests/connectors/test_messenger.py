@@ -1,0 +1,196 @@
+"""Messenger: the label for staff, tokens that vanish, the subscription that must live."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from connectors.budget import TokenBudget
+from connectors.messenger import FIELDS, Messenger
+from prefs.core.errors import Refused, Temporary, Unusable
+from prefs.core.propagation import Connector, Local, Memory, Page, Ref, Target, Value, Wish
+from prefs.core.words import Kind, Source
+from tests.connectors.contract import ConnectorContract, now
+from tests.twins.messenger import MessengerTwin
+
+
+class TestMessenger(ConnectorContract):
+    """Exempt from reading: Meta holds no preference. "Off" is the label that staff see."""
+
+    system = "messenger"
+    readable = False
+    bulk = False
+    done = Local
+    read_path = scan_path = "/v25.0/[0-9]+/notification_message_tokens"
+    write_path = "/v25.0/[0-9]+/label"
+
+    def make_twin(self) -> MessengerTwin:
+        return MessengerTwin()
+
+    def options(self) -> Mapping[str, Any]:
+        return {
+            "page": self.twin.page,
+            "token": self.twin.token,
+            "app_secret": self.twin.app_secret,
+            "verify_token": self.twin.verify_token,
+            "label": "No marketing",
+        }
+
+    def ref(self, number: int) -> Ref:
+        return Ref(Kind.MESSENGER, f"{self.twin.page}:{1000 + number}")
+
+    def psid(self, ref: Ref) -> str:
+        return ref.value.rpartition(":")[2]
+
+    def put(self, ref: Ref) -> None:
+        self.twin.new_person(self.psid(ref), token=True)
+
+    def unset(self, ref: Ref) -> None:
+        """Somebody who carries the label."""
+        self.twin.new_person(self.psid(ref))
+        self.apply(Wish.OFF, ref)
+
+    def held(self, ref: Ref) -> Value:
+        return Value.OFF if self.twin.has_label(self.psid(ref)) else Value.ON
+
+    def reminders_untouched(self) -> bool:
+        return not self.twin.state.sent_templates
+
+    # --- labels -----------------------------------------------------------------------------------
+
+    def test_the_label_is_made_once(self) -> None:
+        for number in (1, 2):
+            self.put(self.ref(number))
+        self.apply(Wish.OFF, self.ref(1))
+        self.apply(Wish.OFF, self.ref(2))
+        assert list(self.twin.state.labels.values()) == ["No marketing"]
+
+    def test_an_on_makes_no_label(self) -> None:
+        self.put(self.ref(1))
+        assert isinstance(self.apply(Wish.ON, self.ref(1))[self.ref(1)], Local)
+        assert self.twin.state.labels == {}
+
+    def test_terms_that_were_not_accepted_are_no_fault_of_the_token(self) -> None:
+        self.put(self.ref(1))
+        self.twin.terms_accepted = False
+        answer = self.apply(Wish.OFF, self.ref(1))[self.ref(1)]
+        assert isinstance(answer, Refused)
+        assert "terms" in str(answer)
+
+    def test_somebody_of_another_page_is_left_to_our_own_check(self) -> None:
+        elsewhere = Ref(Kind.MESSENGER, "77:1001")
+        assert isinstance(self.apply(Wish.OFF, elsewhere)[elsewhere], Local)
+        assert self.twin.writes() == []
+
+    @pytest.mark.parametrize(
+        ("code", "kind"),
+        [(1, Temporary), (613, Temporary), (190, Unusable), (200, Unusable), (551, Refused)],
+    )
+    def test_it_decides_by_the_code(self, code: int, kind: type[Exception]) -> None:
+        self.put(self.ref(1))
+        body = f'{{"error": {{"message": "x", "code": {code}}}}}'
+        self.twin.faults.add("status", path=self.write_path, status=400, body=body, times=None)
+        assert isinstance(self.apply(Wish.OFF, self.ref(1))[self.ref(1)], kind)
+
+    # --- tokens -----------------------------------------------------------------------------------
+
+    def walks(self, *acts: Any, live: bool = True) -> list[list[Page]]:
+        """One walk after each act, all of one connector."""
+
+        async def job(connector: Connector) -> list[list[Page]]:
+            walked = []
+            for act in acts:
+                act()
+                walked.append([page async for page in connector.scan(None)])
+            return walked
+
+        return self.run(job)
+
+    def told(self, pages: list[Page]) -> list[str]:
+        return [ref.value for page in pages for ref, _ in page.records]
+
+    def test_a_token_that_vanished_twice_is_a_stop(self) -> None:
+        self.put(self.ref(1))
+        self.put(self.ref(2))
+
+        def nothing() -> None:
+            pass
+
+        before, once, twice, after = self.walks(
+            nothing, lambda: self.twin.stops("1001"), nothing, nothing
+        )
+        assert self.told(before) == self.told(once) == []
+        assert self.told(twice) == [self.ref(1).value]
+        ((_, read),) = twice[0].records
+        (seen,) = read.values.values()
+        assert (seen.value, seen.source) == (Value.OFF, Source.VENDOR_PERSON)
+        assert self.told(after) == []
+
+    def test_a_token_that_came_back_is_none(self) -> None:
+        self.put(self.ref(1))
+        walks = self.walks(
+            lambda: None,
+            lambda: self.twin.stops("1001"),
+            lambda: self.twin.opts_in("1001"),
+            lambda: None,
+        )
+        assert [self.told(pages) for pages in walks] == [[], [], [], []]
+
+    def test_a_token_that_expired_is_none(self) -> None:
+        self.twin.clock.move(-365 * 86400)
+        self.put(self.ref(1))
+        walks = self.walks(
+            lambda: None, lambda: self.twin.tokens_expire("1001"), lambda: None, lambda: None
+        )
+        assert [self.told(pages) for pages in walks] == [[], [], [], []]
+
+    def test_a_list_that_breaks_off_counts_for_nothing(self) -> None:
+        self.twin.page_size = 2
+        for number in range(1, 6):
+            self.put(self.ref(number))
+        memory = Memory()
+
+        async def walk(connector: Connector) -> list[Page]:
+            return [page async for page in connector.scan(None)]
+
+        self.walk_with(memory, walk)
+        for _ in range(3):
+            self.twin.faults.clear()
+            self.twin.faults.add("status", path=self.read_path, status=500, skip=1, times=None)
+            with pytest.raises(Temporary):
+                self.walk_with(memory, walk)
+        self.twin.faults.clear()
+        assert self.told(self.walk_with(memory, walk)) == []
+
+    def walk_with(self, memory: Memory, job: Any) -> list[Page]:
+        import asyncio
+        from dataclasses import replace
+
+        async def inside() -> list[Page]:
+            target: Target = replace(self.target(), vault=memory)
+            connector = Messenger(target, TokenBudget(Messenger.facts.limit), now)
+            try:
+                found: list[Page] = await job(connector)
+                return found
+            finally:
+                await connector.close()
+
+        return asyncio.run(inside())
+
+    # --- subscription -----------------------------------------------------------------------------
+
+    def test_a_lost_subscription_is_made_again(self) -> None:
+        self.twin.loses_subscription()
+        self.pages()
+        assert self.twin.state.subscribed == list(FIELDS)
+
+    def test_a_living_subscription_is_left_alone(self) -> None:
+        self.pages()
+        assert self.twin.writes() == []
+
+    def test_the_token_stands_in_no_url(self) -> None:
+        self.put(self.ref(1))
+        self.apply(Wish.OFF, self.ref(1))
+        assert not any(self.twin.token in call.target for call in self.twin.calls)
