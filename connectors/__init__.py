@@ -9,6 +9,7 @@ SYSTEMS = {
     "mailchimp": "connectors.mailchimp:Mailchimp",
     "hubspot": "connectors.hubspot:HubSpot",
     "messenger": "connectors.messenger:Messenger",
+    "timely": "connectors.timely:Timely",
     "twilio": "connectors.twilio:Twilio",
 }
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import click
 import structlog
@@ -25,6 +25,7 @@ from prefs.core.errors import PrefsError, SettingsError, Unavailable
 from prefs.core.propagation import Target
 from prefs.core.signals import Evidence
 from prefs.logs import set_up_logs
+from prefs.scan import Scan
 from prefs.settings import Settings
 from prefs.store import access, batches, ledger, marks, migrate
 from prefs.web import bodies, people
@@ -329,17 +330,33 @@ def import_(path: Path | None, as_json: bool, file: Path, brand: str | None, app
 @common
 @click.argument("target", required=False)
 @click.option("--inbox", is_flag=True, help="Read the messages that people sent instead.")
+@click.option(
+    "--from",
+    "file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="What staff exported from a system without an interface, or its list of tasks.",
+)
 @click.option("--apply", "apply_", is_flag=True, help="Take outs in, push the rest, wait for it.")
-def sync_(path: Path | None, as_json: bool, target: str | None, inbox: bool, apply_: bool) -> None:
+def sync_(
+    path: Path | None,
+    as_json: bool,
+    target: str | None,
+    inbox: bool,
+    file: Path | None,
+    apply_: bool,
+) -> None:
     """Read the vendors from end to end; print what differs. Exit 1 on differences."""
     with opened(path) as runtime:
         chosen = _targets(runtime, target)
+        if file and len(chosen) != 1:
+            raise click.UsageError("--from needs the TARGET that the file comes from")
         with err.status("reading", spinner="dots") as status:
 
             def tell(name: str, count: int) -> None:
                 status.update(f"{name}: {count}")
 
-            reports = asyncio.run(_sync(runtime, chosen, tell, inbox=inbox, apply=apply_))
+            reading = _Reading(tell, inbox, file.read_bytes() if file else None, apply_)
+            reports = asyncio.run(_sync(runtime, chosen, reading))
     differences = [one for report in reports for one in report.differences]
     answer = {
         "applied": apply_,
@@ -361,24 +378,37 @@ def _targets(runtime: Runtime, name: str | None) -> list[Target]:
     return found
 
 
-async def _sync(
-    runtime: Runtime, chosen: list[Target], tell: sync.Progress, *, inbox: bool, apply: bool
-) -> list[sync.Report]:
+class _Reading(NamedTuple):
+    """What `prefs sync` was asked for."""
+
+    tell: sync.Progress
+    inbox: bool
+    upload: bytes | None
+    apply: bool
+
+
+async def _sync(runtime: Runtime, chosen: list[Target], reading: _Reading) -> list[sync.Report]:
     scans = [app.make_scan(runtime, target) for target in chosen]
     try:
-        if inbox:
-            heard = [await sync.inbox(scan, tell) for scan in scans]
-            reports = [report for report in heard if report]
-        else:
-            readable = list(sync.readable(scans))
-            reports = [await sync.walk(scan, tell, apply=apply) for scan in readable]
-            for scan, report in zip(readable, reports, strict=True):
-                await sync.settle(scan, report)
+        reports = await _read(scans, reading)
     finally:
         for scan in scans:
             await scan.connector.close()
-    if apply:
-        await _carried(runtime, tell)
+    if reading.apply:
+        await _carried(runtime, reading.tell)
+    return reports
+
+
+async def _read(scans: list[Scan], reading: _Reading) -> list[sync.Report]:
+    if reading.upload is not None:
+        return [await sync.upload(scans[0], reading.upload, apply=reading.apply)]
+    if reading.inbox:
+        heard = [await sync.inbox(scan, reading.tell) for scan in scans]
+        return [report for report in heard if report]
+    readable = list(sync.readable(scans))
+    reports = [await sync.walk(scan, reading.tell, apply=reading.apply) for scan in readable]
+    for scan, report in zip(readable, reports, strict=True):
+        await sync.settle(scan, report)
     return reports
 
 

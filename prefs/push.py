@@ -16,6 +16,7 @@ from typing import NamedTuple
 import structlog
 from sqlalchemy import Connection
 
+from prefs import assisted
 from prefs.core import identity
 from prefs.core.decision import NOBODY, Ask, Held, decide, wish
 from prefs.core.errors import BadIdentifier, PropagationError, Temporary, Unusable
@@ -25,6 +26,7 @@ from prefs.core.propagation import (
     Absent,
     Answer,
     Applied,
+    Assisted,
     Change,
     Connector,
     Local,
@@ -53,6 +55,9 @@ from prefs.store.marks import Delay, Lease, Mark, Proof
 log = structlog.get_logger()
 
 PUSH_BACKS_AN_HOUR = 4
+LOOK_AGAIN = 3600.0
+"""Seconds until a task of staff that is past its due time is looked at again."""
+SAID_DONE = "staff say it is done; the next upload proves it"
 REFUSED_AGAIN_AFTER = 3600.0
 """A refused `off` is tried again this often: staff may have mended it at the vendor."""
 
@@ -85,6 +90,8 @@ class Record:
     unclear: bool = False
     retry_after: float | None = None
     stale: bool = False
+    listed: bool = True
+    """False where a complete upload shows no such record at an assisted target."""
 
 
 @dataclass(slots=True)
@@ -219,6 +226,18 @@ class Push:
             }
             times = [last[hash_] for hash_ in record.hashes if hash_ in last]
             record.last_row_at = max(times, default=None)
+        if self.connector.facts.assisted:
+            self._load_listed(conn, records)
+
+    def _load_listed(self, conn: Connection, records: Sequence[Record]) -> None:
+        """Once everybody there was uploaded, whom no record shows is not there."""
+        row = marks.lane(conn, self.target.label)
+        if row is None or row.walked_at is None:
+            return
+        hashes = {record.hash for record in records if record.hash}
+        known = marks.vendor_ids(conn, self.target.label, hashes)
+        for record in records:
+            record.listed = record.hash in known
 
     def _judge(self, record: Record) -> Iterable[Signal]:
         if not isinstance(record.read, Observed):
@@ -286,7 +305,9 @@ class Push:
         """Prove what needs no write; the rest are changes."""
         if record.stale or record.hash is None:
             return []
-        if self.connector.facts.readback is Readback.NONE:
+        if self.connector.facts.assisted:
+            values = self._uploaded(record)
+        elif self.connector.facts.readback is Readback.NONE:
             values = {slot: _remembered(record, slot) for slot in self.connector.slots}
         elif isinstance(record.read, Observed):
             values = self._ours(record.read)
@@ -298,6 +319,13 @@ class Push:
         changes = plan(record.ref, values, wishes, bases)
         self._prove_met(record, values, wishes, {change.slot for change in changes})
         return changes
+
+    def _uploaded(self, record: Record) -> dict[Slot, Seen]:
+        """What the last upload showed; before the first one nobody knows."""
+        if not record.listed:
+            return {}
+        seen = {slot: record.receipts.get(slot.place) for slot in self.connector.slots}
+        return {slot: Seen((r and r.seen) or Value.UNMARKED) for slot, r in seen.items()}
 
     def _prove_unread(self, record: Record) -> None:
         for slot in self.connector.slots:
@@ -409,6 +437,8 @@ class Push:
             self._note(record, slot, to, Outcome.PENDING, reason, written=to, ended=ended)
         elif isinstance(answer, Local):
             self._note(record, slot, to, Outcome.LOCAL, answer.reason)
+        elif isinstance(answer, Assisted):
+            self._note(record, slot, to, Outcome.WAITING_FOR_STAFF, answer.instruction)
         elif isinstance(answer, PropagationError):
             self._fail(record, slot, to, answer, ended)
         elif self.connector.facts.readback is Readback.NONE:
@@ -503,11 +533,45 @@ class Push:
         cleared: list[Mark] = []
         delayed: list[Delay] = []
         for case in cases:
+            if self.connector.facts.assisted:
+                self._ask_staff(conn, case, now)
             delay = self._delay(case, now)
             (delayed.append(delay) if delay else cleared.append(case.mark))
             self._keep(conn, case, delay, now)
         marks.clear(conn, lease, cleared)
         marks.delay(conn, lease, delayed)
+
+    def _ask_staff(self, conn: Connection, case: Case, now: float) -> None:
+        """A task for what waits; what staff said is done counts until an upload shows it."""
+        subject_id = case.mark.subject_id
+        wanted: set[assisted.Asked] = set()
+        for record in case.records:
+            for slot, proof in list(record.proofs.items()):
+                if proof.outcome is Outcome.WAITING_FOR_STAFF and subject_id:
+                    asked = assisted.Asked(subject_id, slot.channel, proof.wish)
+                    wanted.add(asked)
+                    record.proofs[slot] = self._asked(conn, record, proof, asked, now)
+        if subject_id:
+            assisted.settle_rest(conn, self.intake.keys, self.target, subject_id, wanted, now)
+
+    def _asked(
+        self, conn: Connection, record: Record, proof: Proof, asked: assisted.Asked, now: float
+    ) -> Proof:
+        receipt = record.receipts.get(proof.slot.place)
+        began = receipt.seen_began if receipt else None
+        found = assisted.ask(
+            conn,
+            self.intake.keys,
+            self.target,
+            asked,
+            began.timestamp() if began else None,
+            proof.reason or "",
+            now,
+        )
+        if found.done_at:
+            return proof._replace(outcome=Outcome.ACCEPTED, reason=SAID_DONE)
+        record.retry_after = max(record.retry_after or 0.0, found.due_at - now, LOOK_AGAIN)
+        return proof
 
     def _keep(self, conn: Connection, case: Case, delay: Delay | None, now: float) -> None:
         for record in case.records:
@@ -598,7 +662,9 @@ def _unread_outcome(record: Record, slot: Slot) -> tuple[Outcome, str | None]:
     receipt = record.receipts.get(slot.place)
     if receipt and receipt.written:
         return Outcome.ACCEPTED, None
-    return Outcome.LOCAL, "nothing to tell the gateway"
+    if receipt and receipt.seen:
+        return Outcome.CONFIRMED, None
+    return Outcome.LOCAL, "nothing to tell there"
 
 
 def _basis(slot: Slot, held: Sequence[Held]) -> str:

@@ -47,6 +47,8 @@ from prefs.store.marks import Lease, Proof
 
 log = structlog.get_logger()
 
+UPLOAD = 500
+"""Records of an upload in one transaction."""
 WHOLE_EVERY = 86400.0
 """Seconds between walks from the beginning: only these show what is gone."""
 
@@ -170,6 +172,25 @@ class Scan:
             )
         return len(found), cursor
 
+    async def upload(self, page: Page) -> None:
+        """A complete export that staff brought: taken as a walk of everybody."""
+        now = self.clock().timestamp()
+
+        def walked(conn: Connection) -> None:
+            row = marks.lane(conn, self.target.label)
+            before = row.walked_at if row else None
+            if before is not None:
+                self._mark_owners(conn, marks.gone(conn, self.target.label, before, now))
+            marks.uploaded(conn, self.target.label, now)
+
+        for start in range(0, len(page.records), UPLOAD):
+            part = Page(page.records[start : start + UPLOAD])
+            await self.database.write(partial(self._act_on, page=part))
+        await self.database.write(walked)
+
+    def _act_on(self, conn: Connection, page: Page) -> None:
+        self.act(conn, self.compare(conn, page))
+
     # --- compare -------------------------------------------------------------------------------
 
     def compare(self, conn: Connection, page: Page) -> list[Finding]:
@@ -235,20 +256,30 @@ class Scan:
                 self._remember(conn, one, Wish.OFF)
             elif one.verdict is Verdict.READ_AGAIN or _pushes(one, ons=ons):
                 again |= set(one.row.hashes)
+                if self.connector.facts.assisted:
+                    # Nothing else will read it.
+                    self._remember(conn, one, one.wished, Outcome.PENDING)
             elif meets(one.seen.value, one.wished):
                 self._remember(conn, one, one.wished)
+                again |= set(one.row.hashes) if self.connector.facts.assisted else set()
         self._mark_owners(conn, again)
 
-    def _remember(self, conn: Connection, one: Finding, wished: Wish) -> None:
-        outcome = Outcome.CONFIRMED if one.slot.enforced else Outcome.RECORDED
-        if self.connector.facts.readback is Readback.NONE:
-            outcome = Outcome.ACCEPTED
+    def _remember(
+        self, conn: Connection, one: Finding, wished: Wish, outcome: Outcome | None = None
+    ) -> None:
+        outcome = outcome or self._met(one.slot)
         began = one.row.read.read_began.timestamp()
         proofs = [
             Proof(hash_, one.slot, wished, outcome, None, one.seen.value, began)
             for hash_ in one.row.keyed
         ]
         marks.write_receipts(conn, self.target.label, proofs, self.clock().timestamp())
+
+    def _met(self, slot: Slot) -> Outcome:
+        facts = self.connector.facts
+        if facts.readback is Readback.NONE and not facts.assisted:
+            return Outcome.ACCEPTED
+        return Outcome.CONFIRMED if slot.enforced else Outcome.RECORDED
 
     def _mark_owners(self, conn: Connection, hashes: Collection[bytes]) -> None:
         """The lane reads these people's records again and brings them to their wish."""

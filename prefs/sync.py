@@ -5,16 +5,19 @@ Reading writes nothing. Applying takes outs in, marks the rest, and waits for th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import csv
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from rich.table import Table
 from sqlalchemy import Connection
 
+from prefs import assisted
 from prefs.core import identity
-from prefs.core.errors import PropagationError
+from prefs.core.errors import BadInput, PropagationError
 from prefs.core.ids import subject_text
 from prefs.core.propagation import Listens, Page, Readback, Verdict
 from prefs.scan import Direction, Finding, Row, Scan
@@ -126,6 +129,60 @@ async def inbox(scan: Scan, tell: Progress) -> Report | None:
         report.error = str(fault)
     tell(scan.target.label, report.records)
     return report
+
+
+@runtime_checkable
+class Uploaded(Protocol):
+    """A connector of a system that only its own export shows."""
+
+    def read_export(self, data: bytes) -> Export:
+        """Raises BadInput."""
+
+
+class Export(Protocol):
+    @property
+    def page(self) -> Page: ...
+
+    @property
+    def bad(self) -> int: ...
+
+
+async def upload(scan: Scan, data: bytes, *, apply: bool) -> Report:
+    """What staff brought: the system's own export, or our list of tasks with what is done.
+    Raises BadInput."""
+    report = Report(scan.target.label, scan.target.system, scan.target.live)
+    if not isinstance(scan.connector, Uploaded):
+        raise BadInput(f"{scan.target.label} is read by its interface, not from a file")
+    rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig", "replace"))))
+    if rows and assisted.is_list(list(rows[0])):
+        await _ticked(scan, rows, report, apply=apply)
+        return report
+    export = scan.connector.read_export(data)
+
+    def look(conn: Connection) -> None:
+        found = scan.compare(conn, export.page)
+        report.differences += [_told(conn, scan, one) for one in found if one.direction]
+
+    await scan.database.read(look)
+    report.records, report.complete = len(export.page.records), export.bad == 0
+    if export.bad:
+        report.error = f"{export.bad} rows could not be read: a word or an address that is none"
+    if apply:
+        await scan.upload(export.page)
+    return report
+
+
+async def _ticked(
+    scan: Scan, rows: Sequence[Mapping[str, str]], report: Report, *, apply: bool
+) -> None:
+    def tick(conn: Connection) -> None:
+        now = scan.clock().timestamp()
+        done = assisted.take_list(conn, scan.intake.keys, scan.target, rows, now)
+        report.records = done.done
+
+    if apply:
+        await scan.database.write(tick)
+    report.complete = True
 
 
 def readable(scans: Sequence[Scan]) -> Iterator[Scan]:

@@ -162,6 +162,12 @@ def set_lane(conn: Connection, lease: Lease, **values: Any) -> bool:
     return done.rowcount == 1
 
 
+def uploaded(conn: Connection, target: str, at: float) -> None:
+    """Everybody at an assisted target was seen in an upload."""
+    _lane(conn, target)
+    conn.execute(update(lanes).where(lanes.c.target == target).values(walked_at=at))
+
+
 def set_unsafe(conn: Connection, target: str, since: float | None) -> None:
     _lane(conn, target)
     conn.execute(update(lanes).where(lanes.c.target == target).values(unsafe_since=since))

@@ -325,6 +325,7 @@ tasks = table(
     may("closed_at", Time),
 )
 Index("tasks_open", tasks.c.brand, tasks.c.state, tasks.c.due_at)
+Index("tasks_subject", tasks.c.subject_id, tasks.c.kind)
 
 notices = table("notices", key("brand"), key("name"), need("wording"), need("created_at", Time))
 """Consent notices known to a brand; an `in` may name one instead of repeating its wording."""

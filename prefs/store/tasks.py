@@ -59,6 +59,14 @@ def one(conn: Connection, brand: str, id_: int) -> Any | None:
     return conn.execute(select(tasks).where(tasks.c.brand == brand, tasks.c.id == id_)).first()
 
 
+def of_subject(conn: Connection, brand: str, kind: str, subject_id: int) -> list[Any]:
+    """The newest first."""
+    wanted = select(tasks).where(
+        tasks.c.brand == brand, tasks.c.kind == kind, tasks.c.subject_id == subject_id
+    )
+    return list(conn.execute(wanted.order_by(tasks.c.id.desc())))
+
+
 def body(keys: Keyring, row: Any) -> dict[str, Any]:
     found: dict[str, Any] = msgspec.msgpack.decode(keys.decrypt(row.body, _aad(row.id)))
     return found

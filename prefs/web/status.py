@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from prefs import assisted
 from prefs.core.errors import BadInput, NotFound, PrefsError
 from prefs.core.ids import subject_text
 from prefs.core.signals import Evidence, Signal, Statement
@@ -107,6 +108,8 @@ async def list_tasks(request: Request, served: Service, key: ApiKey) -> Response
     """Work that waits for a person, the most urgent first."""
     state, kind = request.query_params.get("state"), request.query_params.get("kind")
     rows = await served.database.read(lambda conn: tasks.listed(conn, key.brand, state, kind))
+    if "text/csv" in request.headers.get("accept", ""):
+        return Response(assisted.listed(served.keys, rows), media_type="text/csv; charset=utf-8")
     return json({"items": [_task(served, row) for row in rows]})
 
 
@@ -147,6 +150,8 @@ def _settle(
     elif row.kind == "batch" and body.state == "done":
         batch = batches.by_label(conn, tasks.body(served.keys, row)["batch"])
         batches.release(conn, batch, served.clock().timestamp())
+    elif body.state == "done" and row.kind in assisted.KINDS:
+        _look_again(conn, served, row)
     elif body.state != "done":
         raise BadInput("only a held text can be settled as out or release", field="$.state")
     now = served.clock().timestamp()
@@ -155,15 +160,23 @@ def _settle(
     return _task(served, tasks.one(conn, key.brand, id_))
 
 
+def _look_again(conn: Connection, served: Service, row: Any) -> None:
+    """The lane notes what staff say is done."""
+    target = served.settings.targets.get(tasks.body(served.keys, row)["target"])
+    if target:
+        assisted.look_again(conn, target, row.subject_id, served.clock().timestamp())
+
+
 def _decide_hold(conn: Connection, served: Service, key: ApiKey, row: Any, body: TaskBody) -> None:
     if body.state == "done" or row.subject_id is None:
         raise BadInput("settle a held text as out or release", field="$.state")
     evidence = Evidence(actor=f"key {key.id}", note=body.note)
+    channel = Channel(tasks.body(served.keys, row).get("channel", Channel.SMS))
     if body.state == "release":
-        served.intake.release(conn, key.brand, row.subject_id, Channel.SMS, evidence)
+        served.intake.release(conn, key.brand, row.subject_id, channel, evidence)
         return
-    hashes = tuple(served.intake.hashes_of_subject(conn, row.subject_id, Channel.SMS))
-    scope = Scope(Channel.SMS, Purpose.MARKETING)
+    hashes = tuple(served.intake.hashes_of_subject(conn, row.subject_id, channel))
+    scope = Scope(channel, Purpose.MARKETING)
     signal = Signal(
         key.brand, Source.STAFF, (Statement(scope, Choice.OUT),), hashes=hashes, evidence=evidence
     )

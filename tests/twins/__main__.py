@@ -17,6 +17,7 @@ TWINS = {
     "mailchimp": "tests.twins.mailchimp:MailchimpTwin",
     "hubspot": "tests.twins.hubspot:HubspotTwin",
     "messenger": "tests.twins.messenger:MessengerTwin",
+    "timely": "tests.twins.timely:TimelyTwin",
     "twilio": "tests.twins.twilio:TwilioTwin",
 }
 

@@ -49,6 +49,7 @@ def upgrade() -> None:
         sqlite_where=sa.text("batch IS NOT NULL"),
         postgresql_where=sa.text("batch IS NOT NULL"),
     )
+    op.create_index("tasks_subject", "tasks", ["subject_id", "kind"], unique=False)
 
 
 def downgrade() -> None:

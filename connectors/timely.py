@@ -1,0 +1,179 @@
+"""Timely (gettimely.com): no public interface that could write. Staff carry each change.
+
+An opt-out becomes a task with what to set and a due time; Timely's own export of customers,
+uploaded by staff, confirms or contradicts it. Marketing, notifications and reminders are three
+settings on one tab there, and every task says to touch marketing alone.
+
+https://help.gettimely.com/hc/en-gb/articles/360000394936
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import ClassVar, NamedTuple
+
+import phonenumbers
+
+from prefs.core.errors import BadInput, Refused
+from prefs.core.propagation import (
+    Answer,
+    Assisted,
+    Budget,
+    Change,
+    Container,
+    Facts,
+    Failure,
+    Key,
+    Limit,
+    Observed,
+    Page,
+    Readback,
+    Ref,
+    Seen,
+    Slot,
+    Target,
+    Value,
+    Wish,
+)
+from prefs.core.words import Channel, Kind
+
+OURS = ("id", "first_name", "last_name", "email", "mobile", "sms_marketing", "email_marketing")
+FLAGS = {Channel.EMAIL: "email_marketing", Channel.SMS: "sms_marketing"}
+WORDS = {
+    **dict.fromkeys(("yes", "true", "1", "on", "y"), Value.ON),
+    **dict.fromkeys(("no", "false", "0", "off", "n"), Value.OFF),
+    "": Value.UNSET,
+}
+UNREADABLE = "Timely cannot be read by a program: upload its export"
+ONLY_MARKETING = "Leave appointment notifications and reminders as they are."
+
+
+class Export(NamedTuple):
+    """What an uploaded file shows. `bad` counts rows that could not be read."""
+
+    page: Page
+    rows: int
+    bad: int
+
+
+class Timely:
+    """One business. `place` of a slot: the channel."""
+
+    facts: ClassVar[Facts] = Facts(
+        system="timely",
+        channels=frozenset(FLAGS),
+        keys_on=(Kind.EMAIL, Kind.PHONE),
+        splits_topics=False,
+        read_batch=1000,
+        write_batch=1000,
+        off_reversible=True,
+        readback=Readback.NONE,
+        call_alive=30.0,
+        limit=Limit(1),
+        writes=(),
+        source_url="https://help.gettimely.com",
+        assisted=True,
+    )
+    KEYS: ClassVar[Mapping[str, Key]] = {
+        "columns": Key("table", help="Our column = heading in Timely's export."),
+    }
+
+    def __init__(self, target: Target, budget: Budget, now: Callable[[], datetime]) -> None:
+        self._now, self._region = now, target.region
+        given = target.table("columns")
+        self._columns = {name: str(given.get(name, name)).strip().lower() for name in OURS}
+        self._slots = {channel: Slot(channel.value, channel) for channel in FLAGS}
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        return tuple(self._slots.values())
+
+    async def close(self) -> None:
+        return None
+
+    async def observe(self, refs: Sequence[Ref]) -> Mapping[Ref, Failure]:
+        return {
+            ref: Refused("Timely cannot be read by a program: upload its export") for ref in refs
+        }
+
+    async def apply(self, changes: Sequence[Change]) -> Mapping[Change, Answer]:
+        return {change: Assisted(instruction(change)) for change in changes}
+
+    async def scan(self, cursor: str | None) -> AsyncIterator[Page]:
+        """Nothing: only an upload is read."""
+        yield Page((), cursor)
+
+    async def containers(self) -> Sequence[Container]:
+        return []
+
+    def read_export(self, data: bytes) -> Export:
+        """Timely's export of customers. Raises BadInput that names a missing column."""
+        began = self._now()
+        reader = csv.DictReader(io.StringIO(_text(data)), delimiter=_delimiter(data))
+        headings = {name.strip().lower(): name for name in reader.fieldnames or ()}
+        self._check(headings)
+        records, rows = [], 0
+        for row in reader:
+            rows += 1
+            record = self._record({key: row.get(headings[key]) or "" for key in headings}, began)
+            records += [record] if record else []
+        return Export(Page(tuple(records), complete=True), rows, rows - len(records))
+
+    def _check(self, headings: Mapping[str, str]) -> None:
+        needed = ("email", "mobile", "sms_marketing", "email_marketing")
+        missing = [self._columns[name] for name in needed if self._columns[name] not in headings]
+        if missing:
+            raise BadInput(
+                f"the file lacks the column {', '.join(missing)}; it has "
+                f"{', '.join(headings) or 'none'}: say in `columns` how Timely calls it"
+            )
+
+    def _record(self, row: Mapping[str, str], began: datetime) -> tuple[Ref, Observed] | None:
+        """None for a row with a word that no table knows, or without any address."""
+        cells = {ours: row.get(theirs, "").strip() for ours, theirs in self._columns.items()}
+        shown = tuple(self._shown(cells))
+        words = {channel: cells[name].lower() for channel, name in FLAGS.items()}
+        if not shown or not all(word in WORDS for word in words.values()):
+            return None
+        values = {self._slots[channel]: Seen(WORDS[word]) for channel, word in words.items()}
+        (kind, value), id_ = shown[0], cells["id"] or shown[0][1]
+        return Ref(kind, value, id_), Observed(values, began, id_, shown)
+
+    def _shown(self, cells: Mapping[str, str]) -> Iterator[tuple[Kind, str]]:
+        if cells["email"]:
+            yield Kind.EMAIL, cells["email"]
+        if cells["mobile"]:
+            yield Kind.PHONE, mobile(cells["mobile"], self._region)
+
+
+def mobile(text: str, region: str) -> str:
+    """Timely shows mobiles without the country's code and without the leading 0."""
+    digits = text.replace(" ", "")
+    if digits.startswith(("+", "0")) or not digits.isdigit():
+        return text
+    return f"+{phonenumbers.country_code_for_region(region)}{digits}"
+
+
+def instruction(change: Change) -> str:
+    word = "off" if change.to is Wish.OFF else "on"
+    what = "email" if change.slot.channel is Channel.EMAIL else "SMS/text"
+    return (
+        f"Customer, Edit, Notifications: turn {what} marketing {word}. "
+        f"Turn {word} marketing only. {ONLY_MARKETING}"
+    )
+
+
+def _text(data: bytes) -> str:
+    """UTF-8 with or without a byte-order mark, else what a Windows spreadsheet writes."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("cp1252", "replace")
+
+
+def _delimiter(data: bytes) -> str:
+    first = data.split(b"\n", 1)[0]
+    return ";" if first.count(b";") > first.count(b",") else ","

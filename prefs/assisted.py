@@ -1,0 +1,216 @@
+"""Systems without an interface: each change is a task for staff, and what they upload is read.
+
+One open task for each person, channel and direction at a target. It closes when staff say that it
+is done, or when an upload shows it; an upload that shows otherwise opens a new one.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection
+
+from prefs.core.errors import BadInput
+from prefs.core.keys import Keyring
+from prefs.core.propagation import Target, Wish
+from prefs.core.words import Channel, Kind
+from prefs.store import marks, subjects, tasks
+
+KINDS = frozenset({"timely_change"})
+WORKING_DAYS = 2
+"""Until a task is due."""
+COLUMNS = (
+    "task_id",
+    "created_at",
+    "due_at",
+    "first_name",
+    "last_name",
+    "email",
+    "mobile",
+    "timely_customer_id",
+    "channel",
+    "set_to",
+    "keep_reminders",
+    "done_at",
+    "done_by",
+    "note",
+)
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""How a cell begins that a spreadsheet would run."""
+
+
+class Asked(NamedTuple):
+    """What a person is to do at a target: one channel of one subject."""
+
+    subject_id: int
+    channel: Channel
+    to: Wish
+
+
+class Answered(NamedTuple):
+    """Where the task stands. `done_at` is set when staff said that it is done."""
+
+    due_at: float
+    done_at: float | None
+
+
+def kind_of(target: Target) -> str:
+    return f"{target.system}_change"
+
+
+def ask(
+    conn: Connection,
+    keys: Keyring,
+    target: Target,
+    asked: Asked,
+    seen_at: float | None,
+    instruction: str,
+    now: float,
+) -> Answered:
+    """The task that stands for this, made where there is none. One that was done before the
+    target was last seen otherwise counts no more."""
+    for row in _tasks_of(conn, keys, target, asked):
+        if row.state == "open":
+            return Answered(row.due_at, None)
+        if row.state == "done" and (seen_at is None or row.closed_at > seen_at):
+            return Answered(row.due_at, row.closed_at)
+        break
+    due = due_at(now)
+    body = {
+        "target": target.label,
+        "channel": asked.channel.value,
+        "set_to": asked.to.value,
+        "instruction": instruction,
+        **_person(conn, keys, target, asked.subject_id),
+    }
+    tasks.add(conn, keys, target.brand, kind_of(target), asked.subject_id, body, now, due)
+    return Answered(due, None)
+
+
+def settle_rest(
+    conn: Connection,
+    keys: Keyring,
+    target: Target,
+    subject_id: int,
+    still: Iterable[Asked],
+    now: float,
+) -> None:
+    """Close the open tasks of a subject that are wanted no more: seen done, or changed."""
+    wanted = set(still)
+    for row in tasks.of_subject(conn, target.brand, kind_of(target), subject_id):
+        if row.state != "open":
+            continue
+        body = tasks.body(keys, row)
+        one = Asked(subject_id, Channel(body["channel"]), Wish(body["set_to"]))
+        if body["target"] == target.label and one not in wanted:
+            body["settled_with"] = "seen done, or no longer wished"
+            tasks.settle(conn, keys, row.id, "closed", body, now)
+
+
+def _tasks_of(conn: Connection, keys: Keyring, target: Target, asked: Asked) -> Iterable[Any]:
+    """The newest first."""
+    for row in tasks.of_subject(conn, target.brand, kind_of(target), asked.subject_id):
+        body = tasks.body(keys, row)
+        same = (body["channel"], body["set_to"]) == (asked.channel.value, asked.to.value)
+        if same and body["target"] == target.label:
+            yield row
+
+
+def _person(conn: Connection, keys: Keyring, target: Target, subject_id: int) -> dict[str, str]:
+    known = subjects.identifiers_of(conn, [subject_id], keys).get(subject_id, [])
+    found = {one.kind: one.spelling or "" for one in reversed(known)}
+    ids = marks.vendor_ids(conn, target.label, [one.hash for one in known])
+    names = [one.name for one in subjects.by_ids(conn, [subject_id]) if one.name]
+    first, _, last = (names[0] if names else "").strip().rpartition(" ")
+    return {
+        "first_name": first or last,
+        "last_name": last if first else "",
+        "email": found.get(Kind.EMAIL, ""),
+        "mobile": found.get(Kind.PHONE, ""),
+        "customer_id": next((id_ for some in ids.values() for id_ in some), ""),
+    }
+
+
+def due_at(now: float) -> float:
+    """The end of the second working day after now."""
+    day, left = datetime.fromtimestamp(now, UTC), WORKING_DAYS
+    while left:
+        day += timedelta(days=1)
+        left -= day.weekday() < 5
+    return day.replace(hour=17, minute=0, second=0, microsecond=0).timestamp()
+
+
+# --- the list that staff take along -----------------------------------------------------------
+
+
+def listed(keys: Keyring, rows: Sequence[Any]) -> str:
+    """Open tasks as CSV; cells are safe to open in a spreadsheet."""
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(COLUMNS)
+    for row in rows:
+        body = tasks.body(keys, row)
+        cells = {
+            **body,
+            "task_id": str(row.id),
+            "created_at": _iso(row.created_at),
+            "due_at": _iso(row.due_at),
+            "timely_customer_id": body.get("customer_id", ""),
+            "keep_reminders": "yes",
+            "done_at": _iso(row.closed_at) if row.closed_at else "",
+        }
+        writer.writerow([_safe(str(cells.get(name, ""))) for name in COLUMNS])
+    return out.getvalue()
+
+
+def _iso(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _safe(cell: str) -> str:
+    """A number such as +447700900123 keeps its plus; everything else that a spreadsheet would run
+    is quoted."""
+    harmless = cell[1:].isdigit() and cell.startswith("+")
+    return f"'{cell}" if cell.startswith(FORMULA) and not harmless else cell
+
+
+class Ticked(NamedTuple):
+    done: int
+    unknown: int
+
+
+def is_list(header: Sequence[str]) -> bool:
+    """Whether a file is our own list come back, and not the system's export."""
+    return {"task_id", "done_at"} <= set(header)
+
+
+def take_list(
+    conn: Connection, keys: Keyring, target: Target, rows: Iterable[Mapping[str, str]], now: float
+) -> Ticked:
+    """Tick what the list says is done, and let the lane look again. Raises BadInput."""
+    done = unknown = 0
+    for row in rows:
+        if not (row.get("done_at") or "").strip():
+            continue
+        text = (row.get("task_id") or "").strip().lstrip("'")
+        if not text.isdigit():
+            raise BadInput("a task_id is no number: use the list as it was downloaded")
+        found = tasks.one(conn, target.brand, int(text))
+        if found is None or found.kind != kind_of(target):
+            unknown += 1
+            continue
+        if found.state == "open":
+            body = tasks.body(keys, found)
+            body |= {"done_by": row.get("done_by", ""), "note": row.get("note", "")}
+            tasks.settle(conn, keys, found.id, "done", body, now)
+            look_again(conn, target, found.subject_id, now)
+            done += 1
+    return Ticked(done, unknown)
+
+
+def look_again(conn: Connection, target: Target, subject_id: int, now: float) -> None:
+    marks.set_marks(conn, [(target.label, subject_id, "")], now, urgent=True)
