@@ -13,6 +13,7 @@ https://developers.activecampaign.com/reference/pagination
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar
@@ -234,7 +235,9 @@ class ActiveCampaign:
         """With its rows, read alone where the answer that named it did not show them."""
         if contact.rows is not None:
             return contact
-        answer = await self._line.read(f"{CONTACTS}/{contact.id}/contactLists")
+        answer = await self._line.read_if_there(f"{CONTACTS}/{contact.id}/contactLists")
+        if answer is None:
+            raise Temporary("the contact went away while it was read")
         return replace(contact, rows=_rows(answer, contact.id))
 
     def _observed(self, contact: Contact) -> Observed:
@@ -323,18 +326,19 @@ class ActiveCampaign:
             contacts = [
                 replace(_contact(item, began), rows=_sideloaded(answer, item)) for item in items
             ]
-            reads = await http.spread(contacts, self._walked, AT_ONCE)
-            records = [(one.ref, read) for one, read in zip(contacts, reads, strict=True) if read]
+            records = await self._records(contacts)
             whole = whole and len(records) == len(items)
             last = str(max(int(_id(item)) for item in items)) if items else "0"
             yield Page(tuple(records), last, complete=whole and not items)
 
-    async def _walked(self, contact: Contact) -> Observed | None:
-        whole = await self._whole(contact)
-        try:
-            return self._observed(whole)
-        except Refused:
-            return None
+    async def _records(self, contacts: Sequence[Contact]) -> list[tuple[Ref, Observed]]:
+        records: list[tuple[Ref, Observed]] = []
+        for whole in await http.spread(contacts, self._whole, AT_ONCE):
+            if isinstance(whole, PropagationError):
+                raise whole
+            with suppress(Refused):
+                records.append((whole.ref, self._observed(whole)))
+        return records
 
 
 # --- the line ------------------------------------------------------------------------------------
@@ -361,7 +365,7 @@ class Line:
 
         async def ask() -> Json | None:
             reply = await self._way.send("GET", path, headers=self._headers)
-            if reply.status == 404 and _message(reply):
+            if reply.status == 404 and "message" in _error(reply):
                 return None
             return self._checked(reply)
 
@@ -398,10 +402,6 @@ def _error(reply: http.Reply) -> Json:
     except Temporary:
         return {}
     return error if isinstance(error, Mapping) else {}
-
-
-def _message(reply: http.Reply) -> bool:
-    return "message" in _error(reply)
 
 
 def _code(reply: http.Reply) -> str:
@@ -451,25 +451,22 @@ def _rows(answer: Json, contact_id: str) -> tuple[Json, ...]:
 def _sideloaded(answer: Json, item: Json) -> tuple[Json, ...] | None:
     """A contact's rows beside a page of contacts; None where they may not be all.
 
-    `include` is described by the vendor's staff only, so a contact without any row, or that names
-    rows which did not come along, is read alone:
-    https://community.activecampaign.com/
+    `include` is described by the vendor's staff only (https://community.activecampaign.com/), so
+    a contact that names rows which did not come along, or neither names nor has any, is read alone.
     """
-    beside = answer.get("contactLists")
+    beside, named = answer.get("contactLists"), item.get("contactLists")
     if not isinstance(beside, list):
         return None
     rows = [row for row in beside if isinstance(row, Mapping)]
     ours = tuple(row for row in rows if str(row.get("contact")) == _id(item))
-    named = item.get("contactLists")
-    came = {str(row.get("id")) for row in ours}
-    if not ours or (isinstance(named, list) and not came.issuperset(map(str, named))):
-        return None
-    return ours
+    if not isinstance(named, list):
+        return ours or None
+    return ours if {str(row.get("id")) for row in ours}.issuperset(map(str, named)) else None
 
 
 def _on_list(contact: Contact, place: str) -> bool:
-    """Whether a change of this list may be written to it. Only one of several contacts was read:
-    a lone one has the row, else nothing would be planned for it."""
+    """Whether a change of this list may be written to it. The rows of a lone contact are not read
+    again: it is on the list, else nothing would be planned for it."""
     if contact.rows is None:
         return True
     statuses = {str(row.get("status")) for row in contact.rows if str(row.get("list")) == place}

@@ -358,6 +358,20 @@ class TestActiveCampaign(ConnectorContract):
         assert values == [Value.ON] * 3
         assert pages[-1].complete
 
+    def test_a_walk_that_cannot_read_one_alone_ends(self) -> None:
+        self.twin.configure(sideloads=False)
+        self.put(self.ref(1))
+        self.twin.faults.add("status", path=".*/contactLists", status=500, times=None)
+        with pytest.raises(Temporary):
+            self.walk(None)
+
+    def test_those_on_no_list_cost_a_walk_nothing(self) -> None:
+        for number in range(5):
+            self.twin.new_contact(self.ref(number).value)
+        pages = self.walk(None)
+        assert [len(page.records) for page in pages] == [5, 0]
+        assert len(self.twin.calls) == 2
+
     def test_a_walk_with_an_unknown_word_is_not_complete(self) -> None:
         for number in (1, 2):
             self.put(self.ref(number))
@@ -477,6 +491,14 @@ def test_a_404_that_is_no_json_is_no_absence() -> None:
     missing = {"message": "No Result found for Subscriber with id 42"}
     route.mock(return_value=httpx.Response(404, json=missing))
     assert isinstance(run(lambda connector: connector.observe([ref]))[ref], Absent)
+
+
+@respx.mock
+def test_a_contact_that_goes_away_in_between_is_read_again_later() -> None:
+    amy_is()
+    missing = {"message": "No Result found for Subscriber with id 42"}
+    respx.get(f"{BASE}{CONTACTS}/42/contactLists").respond(404, json=missing)
+    assert isinstance(run(lambda connector: connector.observe([AMY]))[AMY], Temporary)
 
 
 @respx.mock

@@ -47,15 +47,7 @@ ZONE = timezone(timedelta(hours=-6))
 """The account's; times show it."""
 WORDS = {"0": "unconfirmed", "1": "active", "2": "unsubscribed", "3": "bounced", "91": "removed"}
 WRITABLE = {"0", "1", "2"}
-EVENTS = {
-    "subscribe",
-    "unsubscribe",
-    "sms_unsub",
-    "sms_reply",
-    "bounce",
-    "update",
-    "list_add",
-}
+EVENTS = {"subscribe", "unsubscribe", "sms_unsub", "sms_reply", "bounce", "update", "list_add"}
 SOURCES = {"public", "admin", "api", "system"}
 ROW_FIELDS = {"list", "contact", "status", "sourceid"}
 CONTACT_FIELDS = {"email", "phone", "firstName", "lastName", "fieldValues"}
@@ -92,22 +84,14 @@ class Membership:
 
 
 @dataclass
-class Write:
-    at: datetime
-    contact: str
-    list: str
-    status: str
-    by: str
-
-
-@dataclass
 class Account:
     lists: dict[str, List] = field(default_factory=dict)
     contacts: dict[str, Contact] = field(default_factory=dict)
     rows: dict[str, Membership] = field(default_factory=dict)
     """By contact and list, joined by a slash."""
     webhooks: dict[str, dict[str, Any]] = field(default_factory=dict)
-    writes: list[Write] = field(default_factory=list)
+    written: set[str] = field(default_factory=set)
+    """Lists of which a program set a row."""
     next_id: int = 40
 
 
@@ -141,16 +125,12 @@ class ActiveCampaignTwin(Twin[Account]):
         return [
             Route(f"{API}/contacts", self.get_contacts, methods=["GET"]),
             Route(f"{API}/contacts", self.post_contact, methods=["POST"]),
-            Route(f"{API}/contact/sync", self.sync_contact, methods=["POST"]),
             Route(f"{API}/contacts/{{id}}", self.get_contact, methods=["GET"]),
             Route(f"{API}/contacts/{{id}}", self.delete_contact, methods=["DELETE"]),
             Route(f"{API}/contacts/{{id}}/contactLists", self.get_rows, methods=["GET"]),
             Route(f"{API}/contactLists", self.post_row, methods=["POST"]),
             Route(f"{API}/lists", self.get_lists, methods=["GET"]),
-            Route(f"{API}/webhooks", self.get_webhooks, methods=["GET"]),
             Route(f"{API}/webhooks", self.post_webhook, methods=["POST"]),
-            Route(f"{API}/webhooks/{{id}}", self.delete_webhook, methods=["DELETE"]),
-            Route(f"{API}/webhook/events", self.get_events, methods=["GET"]),
         ]
 
     def problem(self, status: int, reason: str = "", code: str = "") -> Response:
@@ -212,14 +192,6 @@ class ActiveCampaignTwin(Twin[Account]):
         contact = self._add(fields["email"], fields.get("phone", ""))
         return JSONResponse({"fieldValues": [], "contact": self._shown(contact)}, 201)
 
-    async def sync_contact(self, request: Request) -> Response:
-        fields = await self._fields(request, "contact", CONTACT_FIELDS, {"email"})
-        known = self._named(fields["email"])
-        contact = known[0] if known else self._add(fields["email"], "")
-        contact.phone = fields.get("phone", contact.phone)
-        body = {"fieldValues": [], "contact": self._shown(contact)}
-        return JSONResponse(body, 200 if known else 201)
-
     async def delete_contact(self, request: Request) -> Response:
         contact = self._contact(request.path_params["id"])
         del self.state.contacts[contact.id]
@@ -250,8 +222,6 @@ class ActiveCampaignTwin(Twin[Account]):
             "id": contact.id,
             "email": contact.email,
             "phone": contact.phone,
-            "firstName": "",
-            "lastName": "",
             "deleted": "0",
             "udate": _time(contact.changed),
             "links": {"contactLists": f"{self.url}{API}/contacts/{contact.id}/contactLists"},
@@ -302,7 +272,8 @@ class ActiveCampaignTwin(Twin[Account]):
             row = Membership(self._new_id(), contact.id, list_id, status, None, None, by)
             self.state.rows[key] = row
         row.status = status
-        self.state.writes.append(Write(now, contact.id, list_id, status, by))
+        if by == "api":
+            self.state.written.add(list_id)
         if before == status:
             return row
         row.by = by
@@ -325,10 +296,6 @@ class ActiveCampaignTwin(Twin[Account]):
 
     # --- webhooks ------------------------------------------------------------------------------
 
-    async def get_webhooks(self, request: Request) -> Response:
-        hooks = list(self.state.webhooks.values())
-        return JSONResponse({"webhooks": hooks, "meta": {"total": str(len(hooks))}})
-
     async def post_webhook(self, request: Request) -> Response:
         needed = {"name", "url", "events", "sources"}
         fields = await self._fields(request, "webhook", needed | {"listid"}, needed)
@@ -337,14 +304,6 @@ class ActiveCampaignTwin(Twin[Account]):
         hook = {**fields, "id": self._new_id(), "state": "1"}
         self.state.webhooks[str(hook["id"])] = hook
         return JSONResponse({"webhook": hook}, 201)
-
-    async def delete_webhook(self, request: Request) -> Response:
-        if self.state.webhooks.pop(request.path_params["id"], None) is None:
-            raise Refusal(self.problem(404, "No Result found"))
-        return JSONResponse({})
-
-    async def get_events(self, request: Request) -> Response:
-        return JSONResponse({"webhookEvents": sorted(EVENTS)})
 
     def _tell(
         self, kind: str, contact: Contact, by: str, more: Iterable[tuple[str, str]], travel: Travel
@@ -399,12 +358,9 @@ class ActiveCampaignTwin(Twin[Account]):
         row = self.state.rows.get(f"{self._known(email).id}/{list_id}")
         return row.status if row else None
 
-    def api_changes_of_service(self) -> list[Write]:
-        return [
-            write
-            for write in self.state.writes
-            if write.by == "api" and self.state.lists[write.list].purpose != "marketing"
-        ]
+    def api_changes_of_service(self) -> set[str]:
+        lists = self.state.lists.values()
+        return self.state.written - {one.id for one in lists if one.purpose == "marketing"}
 
     def _known(self, person: str) -> Contact:
         """By address or number."""
@@ -488,8 +444,8 @@ class ActiveCampaignTwin(Twin[Account]):
                 ]
         if contact.phone:
             buttons.append(Button("Text STOP", "texts_stop", {"phone": contact.phone}))
-        marketing_words, other = ", ".join(words[True]), ", ".join(words[False])
-        return Row(contact.email, marketing_words, other, contact.phone, buttons)
+        shown = ", ".join(words[True]), ", ".join(words[False])
+        return Row(contact.email, shown[0], shown[1], contact.phone, buttons)
 
 
 def _list_fields(list_id: str, by: str) -> list[tuple[str, str]]:

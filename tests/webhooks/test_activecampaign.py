@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
+import httpx
 import pytest
 
 from prefs.core.errors import Unverified
@@ -279,6 +280,28 @@ def test_what_the_vendor_sends_is_understood() -> None:
     ]
     scopes = [[one.scope.channel for one in s.statements] for each in found for s in signals(each)]
     assert scopes == [[Channel.EMAIL] * 2, [Channel.EMAIL] * 2, [Channel.SMS]]
+
+
+def test_a_registered_webhook_hears_its_sources_until_it_is_gone() -> None:
+    with running(ActiveCampaignTwin()) as (twin, url):
+        twin.new_list("1", "Offers")
+        twin.new_contact("amy@example.com", statuses={"1": "1"})
+        hook = {"name": "prefs", "url": f"{url}/gone", "events": ["unsubscribe", "subscribe"]}
+        headers = {"Api-Token": twin.token}
+        made = httpx.post(
+            f"{url}/api/3/webhooks",
+            json={"webhook": {**hook, "sources": ["public", "admin"]}},
+            headers=headers,
+        )
+        assert made.status_code == 201
+        row = {"contactList": {"list": "1", "contact": "41", "status": "2"}}
+        assert httpx.post(f"{url}/api/3/contactLists", json=row, headers=headers).status_code == 200
+        assert twin.courier.sent == []
+        twin.faults.add("status", path="/gone", status=410, times=None)
+        for status in ("1", "2", "1"):
+            twin.admin_sets("amy@example.com", "1", status)
+            twin.courier.settle()
+        assert [sent.status for sent in twin.courier.sent] == [410]
 
 
 def test_numbers_are_read_as_the_brands_region_writes_them() -> None:
