@@ -513,9 +513,15 @@ def _joined(reads: Sequence[Observed]) -> Observed:
     for read in reads:
         for slot, seen in read.values.items():
             values[slot] = min(values.get(slot, seen), seen, key=lambda one: RANK.index(one.value))
-    shared = [one for one in reads[0].identifiers if all(one in r.identifiers for r in reads)]
+    others = [{_key(one) for one in read.identifiers} for read in reads[1:]]
+    shared = [one for one in reads[0].identifiers if all(_key(one) in keys for keys in others)]
     vendor_id = reads[0].vendor_id if len(reads) == 1 else None
     return Observed(values, min(read.read_began for read in reads), vendor_id, tuple(shared))
+
+
+def _key(one: tuple[Kind, str]) -> tuple[Kind, str]:
+    kind, text = one
+    return kind, _email_key(text) if kind is Kind.EMAIL else text
 
 
 def _email_key(text: str) -> str:

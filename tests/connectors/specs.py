@@ -22,8 +22,15 @@ from jsonschema import Draft4Validator
 
 from tests.twins.kit import Call
 
+BESIDE = {
+    # The paging of all collections, and sideloading, stand beside the single calls:
+    # https://developers.activecampaign.com/reference/pagination
+    "activecampaign": frozenset({"limit", "offset", "include"}),
+}
+"""Query parameters that a vendor describes apart from its calls."""
 FOLDER = Path(__file__).resolve().parents[3] / "shared" / "specs"
 FILES = {
+    "activecampaign": ("activecampaign-v3.interface.json",),
     "mailchimp": ("mailchimp_marketing.trimmed.json",),
     "hubspot": (
         "hubspot_communication_preferences_v4.interface.json",
@@ -36,14 +43,7 @@ FILES = {
         "twilio_api_v2010.trimmed.json",
         "twilio_messaging_v1.trimmed.json",
     ),
-    "activecampaign": ("activecampaign-v3.interface.json",),
 }
-BESIDE = {
-    # The paging of all collections, and sideloading, stand beside the single calls:
-    # https://developers.activecampaign.com/reference/pagination
-    "activecampaign": frozenset({"limit", "offset", "include"}),
-}
-"""Query parameters that a vendor describes apart from its calls."""
 Document = dict[str, Any]
 
 

@@ -477,6 +477,15 @@ def test_a_strange_answer_is_never_absence(found: dict[str, Any]) -> None:
 
 
 @respx.mock
+def test_two_contacts_with_one_address_show_it_whatever_its_case() -> None:
+    amy_is(contacts=[AMYS, {**AMYS, "id": "43", "email": "Amy@Example.com"}])
+    respx.get(f"{BASE}{CONTACTS}/43/contactLists").respond(200, json={"contactLists": []})
+    read = run(lambda connector: connector.observe([AMY]))[AMY]
+    assert isinstance(read, Observed)
+    assert read.identifiers == ((Kind.EMAIL, "amy@example.com"),)
+
+
+@respx.mock
 def test_another_contacts_rows_are_not_taken() -> None:
     amy_is({"contact": "43", "list": "1", "status": "1"})
     assert isinstance(run(lambda connector: connector.observe([AMY]))[AMY], Temporary)
