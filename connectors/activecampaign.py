@@ -289,7 +289,8 @@ class ActiveCampaign:
         done = [await self._tried(contact.id, change) for contact in on_list]
         failures = [one for one in done if isinstance(one, PropagationError)]
         if failures:
-            return failures[0]
+            # What may be tried again, or may still be at work, says more than a refusal.
+            return next((one for one in failures if not isinstance(one, Refused)), failures[0])
         return Applied() if done and all(done) else None
 
     async def _tried(self, contact_id: str, change: Change) -> bool | Failure:

@@ -226,6 +226,13 @@ class TestActiveCampaign(ConnectorContract):
         assert isinstance(self.apply(Wish.OFF, self.ref(1))[self.ref(1)], Refused)
         assert [self.twin.state.rows[f"{one}/1"].status for one in ids] == ["1", "2"]
 
+    def test_of_several_failures_the_one_that_may_pass_is_told(self) -> None:
+        for _ in range(2):
+            self.twin.new_contact(self.ref(1).value, statuses={"1": "1"})
+        self.twin.faults.add("status", path=self.write_path, status=422)
+        self.twin.faults.add("status", path=self.write_path, status=503, times=None)
+        assert isinstance(self.apply(Wish.OFF, self.ref(1))[self.ref(1)], Temporary)
+
     def test_a_shared_number_shows_only_what_all_share(self) -> None:
         for name in ("amy", "bob"):
             self.twin.new_contact(f"{name}@example.com", NUMBER, {"5": "1"})
