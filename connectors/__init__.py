@@ -11,6 +11,7 @@ SYSTEMS = {
     "messenger": "connectors.messenger:Messenger",
     "timely": "connectors.timely:Timely",
     "twilio": "connectors.twilio:Twilio",
+    "activecampaign": "connectors.activecampaign:ActiveCampaign",
 }
 
 

@@ -15,15 +15,22 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from jsonschema import Draft4Validator
 
 from tests.twins.kit import Call
 
+BESIDE = {
+    # The paging of all collections, and sideloading, stand beside the single calls:
+    # https://developers.activecampaign.com/reference/pagination
+    "activecampaign": frozenset({"limit", "offset", "include"}),
+}
+"""Query parameters that a vendor describes apart from its calls."""
 FOLDER = Path(__file__).resolve().parents[3] / "shared" / "specs"
 FILES = {
+    "activecampaign": ("activecampaign-v3.interface.json",),
     "mailchimp": ("mailchimp_marketing.trimmed.json",),
     "hubspot": (
         "hubspot_communication_preferences_v4.interface.json",
@@ -67,7 +74,8 @@ def _check(system: str, call: Call) -> Iterator[str]:
             continue
         parameters = [_resolved(document, p) for p in operation.get("parameters", [])]
         parameters += [_resolved(document, p) for p in path_parameters]
-        yield from (f"{place}: {one}" for one in _query(document, parameters, call))
+        beside = BESIDE.get(system, frozenset())
+        yield from (f"{place}: {one}" for one in _query(document, parameters, call, beside))
         yield from (f"{place}: {one}" for one in _body(document, operation, parameters, call))
         return
     yield f"{place}: the vendor has no such call"
@@ -120,12 +128,20 @@ def _schemas(part: Any) -> Iterator[dict[str, Any]]:
 
 
 def _operation(document: Document, call: Call) -> tuple[dict[str, Any] | None, list[Any]]:
-    path = call.target.partition("?")[0].removeprefix(document.get("basePath", ""))
+    path = call.target.partition("?")[0].removeprefix(_prefix(document))
     for template, methods in document["paths"].items():
         pattern = re.sub(r"\\{[^}]+\\}", "[^/]+", re.escape(template))
         if re.fullmatch(pattern, path) and call.method.lower() in methods:
             return methods[call.method.lower()], methods.get("parameters", [])
     return None, []
+
+
+def _prefix(document: Document) -> str:
+    """The path of the vendor's base URL, which stands before every path of the document."""
+    servers = document.get("servers")
+    if isinstance(servers, list) and servers:
+        return str(urlsplit(servers[0]["url"]).path).rstrip("/")
+    return str(document.get("basePath", ""))
 
 
 def _resolved(document: Document, part: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -138,11 +154,14 @@ def _resolved(document: Document, part: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _query(
-    document: Document, parameters: Iterable[Mapping[str, Any]], call: Call
+    document: Document,
+    parameters: Iterable[Mapping[str, Any]],
+    call: Call,
+    beside: frozenset[str],
 ) -> Iterator[str]:
     known = {p["name"]: p for p in parameters if p.get("in") == "query"}
     sent = {name for name, _ in call.query}
-    for name in sent - set(known):
+    for name in sent - set(known) - beside:
         yield f"unknown parameter {name}"
     for name, parameter in known.items():
         if parameter.get("required") and name not in sent:

@@ -19,6 +19,7 @@ TWINS = {
     "messenger": "tests.twins.messenger:MessengerTwin",
     "timely": "tests.twins.timely:TimelyTwin",
     "twilio": "tests.twins.twilio:TwilioTwin",
+    "activecampaign": "tests.twins.activecampaign:ActiveCampaignTwin",
 }
 
 
