@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from jsonschema import Draft4Validator
@@ -36,6 +36,7 @@ FILES = {
         "twilio_api_v2010.trimmed.json",
         "twilio_messaging_v1.trimmed.json",
     ),
+    "keap": ("keap-rest-v2.trimmed.json", "keap-rest-v1-hooks.subset.json"),
 }
 Document = dict[str, Any]
 
@@ -66,7 +67,8 @@ def _check(system: str, call: Call) -> Iterator[str]:
         yield from (f"{place}: {one}" for one in _query(document, parameters, call))
         yield from (f"{place}: {one}" for one in _body(document, operation, parameters, call))
         return
-    yield f"{place}: the vendor has no such call"
+    if not any(call.path in _token_paths(document) for document in documents(system)):
+        yield f"{place}: the vendor has no such call"
 
 
 @cache
@@ -97,12 +99,26 @@ def _schemas(part: Any) -> Iterator[dict[str, Any]]:
 
 
 def _operation(document: Document, call: Call) -> tuple[dict[str, Any] | None, list[Any]]:
-    path = call.target.partition("?")[0].removeprefix(document.get("basePath", ""))
+    path = call.target.partition("?")[0].removeprefix(_prefix(document))
     for template, methods in document["paths"].items():
         pattern = re.sub(r"\\{[^}]+\\}", "[^/]+", re.escape(template))
         if re.fullmatch(pattern, path) and call.method.lower() in methods:
             return methods[call.method.lower()], methods.get("parameters", [])
     return None, []
+
+
+def _prefix(document: Document) -> str:
+    """What stands before every path: `basePath`, or the path of the only server."""
+    servers = document.get("servers", [])
+    only: str = urlsplit(servers[0]["url"]).path if len(servers) == 1 else ""
+    return str(document.get("basePath", only.rstrip("/")))
+
+
+def _token_paths(document: Document) -> set[str]:
+    """Where OAuth's flows get their tokens: RFC 6749 describes these calls, not the document."""
+    schemes = document.get("components", {}).get("securitySchemes", {}).values()
+    flows = (flow for scheme in schemes for flow in scheme.get("flows", {}).values())
+    return {urlsplit(flow["tokenUrl"]).path for flow in flows if "tokenUrl" in flow}
 
 
 def _resolved(document: Document, part: Mapping[str, Any]) -> Mapping[str, Any]:
