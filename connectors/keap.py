@@ -211,7 +211,7 @@ class Keap:
 
     async def _observe(self, ref: Ref) -> Observed | Absent:
         """By address: its status, and the tags of all contacts that have it. By number or id: the
-        statuses of all addresses of those contacts."""
+        statuses of all addresses of those contacts. Several contacts have no id in common."""
         began = self._now()
         contacts = await self._contacts(ref)
         found = [await self._line.status(address) for address in _addresses(ref, contacts)]
@@ -223,7 +223,7 @@ class Keap:
         values = {EMAIL: _together(statuses)} if statuses else {}
         if contacts:
             values |= await self._mark_values(contacts)
-        vendor_id = contacts[0].id if contacts else ref.vendor_id
+        vendor_id = contacts[0].id if len(contacts) == 1 else None
         return Observed(values, began, vendor_id, _identifiers(ref, contacts, values.get(EMAIL)))
 
     async def _contacts(self, ref: Ref) -> list[Contact]:
@@ -498,9 +498,10 @@ def _contact(item: Json) -> Contact:
 
 def _texts(items: Any, *names: str) -> Iterator[str]:
     """Of each item the first of these fields that is filled."""
-    if items is not None and not isinstance(items, list):
+    held = items if items is not None else []
+    if not isinstance(held, list) or not all(isinstance(item, Mapping) for item in held):
         raise Temporary("Keap answered something that is not a contact")
-    for item in items or ():
+    for item in held:
         text = next((item[name] for name in names if item.get(name)), None)
         if text:
             yield str(text)

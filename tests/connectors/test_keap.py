@@ -330,6 +330,7 @@ class TestKeap(ConnectorContract):
         change = Change(home, SMS, Wish.OFF)
         assert isinstance(self.write(change)[change], Applied)
         assert all(NO_SMS in self.twin.tags_of(number) for number in ids)
+        assert self.read(home).vendor_id is None
         assert self.read(home).values[SMS] == Seen(Value.OFF)
 
     def test_who_has_no_contact_is_left_to_our_own_check(self) -> None:
@@ -524,6 +525,25 @@ def test_what_is_unknown_or_says_both_is_refused(status: object, opted_in: objec
 def test_an_odd_listing_is_no_read(body: object) -> None:
     amy_holds("CONFIRMED", True)
     respx.get(f"{BASE}{TAGS}").mock(return_value=httpx.Response(200, json=body))
+    assert isinstance(read(), Temporary)
+
+
+@respx.mock
+@pytest.mark.parametrize(
+    "contact",
+    [
+        "a",
+        {},
+        {"id": "1", "email_addresses": "a"},
+        {"id": "1", "email_addresses": ["a"]},
+        {"id": "1", "phone_numbers": {}},
+    ],
+)
+def test_an_odd_contact_is_no_read(contact: object) -> None:
+    amy_holds("CONFIRMED", True)
+    respx.get(f"{BASE}{CONTACTS}").mock(
+        return_value=httpx.Response(200, json={"contacts": [contact]})
+    )
     assert isinstance(read(), Temporary)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from prefs.core.errors import Unverified
 from prefs.core.propagation import Target
 from prefs.core.signals import Delivery, Found, Recheck, Unknown
+from tests.served import eventually, listening, served
 from tests.twins.keap import KeapTwin
 from tests.twins.kit import running
 from webhooks import keap
@@ -187,3 +189,48 @@ def test_every_event_of_the_twin_leads_to_its_contact() -> None:
     kinds = ["contact.add", "contact.edit", "contactGroup.applied", "contactGroup.removed"]
     assert [json.loads(body)["event_key"] for body in bodies] == [*kinds, "contact.redact"]
     assert [ids(body) for body in bodies] == [[str(number)]] * 5
+
+
+# --- in the service ------------------------------------------------------------------------------
+
+TARGETS = """
+[brands.rt.targets.keap]
+system = "keap"
+mode = "live"
+base_url = "{url}"
+token = "env:KEAP"
+webhook_key = "env:KEAP_HOOK"
+limit = "1000/1s"
+"""
+PATH = "/webhooks/keap/rt/keap"
+ADA, ADAS_PHONE = "ada@example.com", "+447700900101"
+
+
+def test_the_services_answer_carries_the_secret(tmp_path: Path) -> None:
+    environ = {"KEAP": "token", "KEAP_HOOK": KEY}
+    with served(tmp_path, TARGETS.format(url="http://127.0.0.1:9"), environ=environ) as service:
+        headers = {"X-Hook-Secret": "d2f8-secret"}
+        answer = service.client.post(f"{PATH}?key={KEY}", content=b"{}", headers=headers)
+        assert (answer.status_code, answer.headers["x-hook-secret"]) == (200, "d2f8-secret")
+        forged = service.client.post(f"{PATH}?key=wrong", content=b"{}", headers=headers)
+        assert forged.status_code == 401
+        assert "x-hook-secret" not in forged.headers
+
+
+def test_outs_travel_both_ways_and_reminders_stay(tmp_path: Path, hold_to_specs: object) -> None:
+    with running(KeapTwin()) as (twin, url):
+        twin.configure(windows=[])
+        number = twin.new_contact(ADA, ADAS_PHONE, "CONFIRMED", tags=["Appointments"])
+        environ = {"KEAP": twin.token, "KEAP_HOOK": KEY}
+        with listening(tmp_path, TARGETS.format(url=url), environ=environ) as service:
+            twin.configure(webhook_url=f"{service.runtime.settings.public_url}{PATH}?key={KEY}")
+            ada = {"email": ADA, "phone": ADAS_PHONE, "name": "Ada"}
+            service.consent(ADA, subject=ada)
+            sms = [{"channel": "sms", "purpose": "marketing", "choice": "out"}]
+            service.say(ADA, subject=ada, changes=sms)
+            service.say(ADA, subject=ada)
+            eventually(lambda: twin.status(ADA) == "MANUAL")
+            eventually(lambda: "No marketing - sms" in twin.tags_of(number))
+            twin.admin_tags(number, "No marketing - phone")
+            eventually(lambda: service.reason(ADAS_PHONE, channel="phone") == "objected")
+    assert twin.changed_by_api() == {"status", "No marketing - sms"}
