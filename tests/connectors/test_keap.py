@@ -162,6 +162,15 @@ class TestKeap(ConnectorContract):
         assert isinstance(self.apply(Wish.ON, self.ref(1))[self.ref(1)], Applied)
         assert self.held(self.ref(1)) is Value.ON
 
+    def test_an_api_opt_out_that_shows_as_staffs_cannot_be_taken_back(self) -> None:
+        """Keap does not say which of the two it is."""
+        self.twin.configure(opt_out_as="ADMIN")
+        self.put(self.ref(1))
+        self.apply(Wish.OFF, self.ref(1))
+        assert self.read(self.ref(1)).values[EMAIL] == Seen(Value.OFF, Source.VENDOR_ADMIN)
+        assert isinstance(self.apply(Wish.ON, self.ref(1))[self.ref(1)], Refused)
+        assert self.held(self.ref(1)) is Value.OFF
+
     def test_no_opt_in_reason_is_ever_sent(self) -> None:
         self.put(self.ref(1))
         self.unset(self.ref(2))

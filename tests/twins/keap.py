@@ -42,23 +42,14 @@ from tests.twins.kit import (
 
 MARKETABLE = ("UNENGAGED_MARKETABLE", "SINGLE_OPT_IN", "DOUBLE_OPT_IN", "CONFIRMED")
 NOT_MARKETABLE = (
-    "UNENGAGED_NON_MARKETABLE",
-    "NON_MARKETABLE",
-    "LOCKDOWN",
-    "BOUNCE",
-    "HARD_BOUNCE",
-    "MANUAL",
-    "ADMIN",
-    "SYSTEM",
-    "LIST_UNSUBSCRIBE",
-    "FEEDBACK",
-    "SPAM",
-    "INVALID",
-    "DEACTIVATED",
-)
+    "UNENGAGED_NON_MARKETABLE", "NON_MARKETABLE", "LOCKDOWN", "BOUNCE", "HARD_BOUNCE", "MANUAL",
+    "ADMIN", "SYSTEM", "LIST_UNSUBSCRIBE", "FEEDBACK", "SPAM", "INVALID", "DEACTIVATED",
+)  # fmt: skip
 OPT_IN_FROM = ("UNENGAGED_MARKETABLE", "UNENGAGED_NON_MARKETABLE", "NON_MARKETABLE", "MANUAL")
 PHONE_FIELDS = {"PHONE1", "PHONE2", "PHONE3", "PHONE4", "PHONE5"}
 SECOND, MINUTE = Window(10, 1.0), Window(240, 60.0)
+OWN = {"token", "client_id", "client_secret", "token_life", "opt_out_as"}
+OWN |= {"hide_tags", "tells_opt_out", "odd_tag_events"}
 V2 = "/crm/rest/v2"
 
 
@@ -67,7 +58,6 @@ class Status:
     status: str
     opted_in: bool
     created: datetime
-    by: str = "vendor"
 
 
 @dataclass
@@ -80,20 +70,12 @@ class Contact:
 
 
 @dataclass
-class Write:
-    """A change by the API: `what` is `status` or a tag's name."""
-
-    who: str
-    what: str
-    to: str
-
-
-@dataclass
 class Account:
     contacts: dict[int, Contact] = field(default_factory=dict)
     statuses: dict[str, Status] = field(default_factory=dict)
     tags: dict[int, str] = field(default_factory=dict)
-    writes: list[Write] = field(default_factory=list)
+    changed_by_api: set[str] = field(default_factory=set)
+    """`status`, or names of tags."""
     tokens: dict[str, datetime] = field(default_factory=dict)
     refresh_token: str = "twin-refresh"
     next_id: int = 11
@@ -134,16 +116,7 @@ class KeapTwin(Twin[Account]):
         self._defaults()
 
     def configure(self, **settings: Any) -> None:
-        for name in {
-            "token",
-            "client_id",
-            "client_secret",
-            "token_life",
-            "opt_out_as",
-            "hide_tags",
-            "tells_opt_out",
-            "odd_tag_events",
-        } & settings.keys():
+        for name in OWN & settings.keys():
             setattr(self, name, type(getattr(self, name))(settings.pop(name)))
         super().configure(**settings)
 
@@ -156,7 +129,6 @@ class KeapTwin(Twin[Account]):
             Route(status, self.patch_status, methods=["PATCH"]),
             Route(V2 + "/contacts", self.list_contacts, methods=["GET"]),
             Route(V2 + "/contacts/{id}", self.get_contact, methods=["GET"]),
-            Route(V2 + "/contacts/{id}", self.delete_contact, methods=["DELETE"]),
             Route(V2 + "/contacts/{id}/tags", self.list_tags_of, methods=["GET"]),
             Route(V2 + "/tags", self.list_tags, methods=["GET"]),
             Route(V2 + "/tags", self.post_tag, methods=["POST"]),
@@ -168,24 +140,14 @@ class KeapTwin(Twin[Account]):
 
     def problem(self, status: int, reason: str = "") -> Response:
         if status == 401:
-            return JSONResponse(
-                {
-                    "fault": {
-                        "faultstring": "Invalid ApiKey",
-                        "detail": {"errorcode": "oauth.v2.InvalidApiKey"},
-                    }
-                },
-                401,
-            )
+            detail = {"errorcode": "oauth.v2.InvalidApiKey"}
+            return JSONResponse({"fault": {"faultstring": "Invalid", "detail": detail}}, 401)
         if status == 429:
             body = {"code": "429", "message": "Quota Exceeded", "status": "Request Throttled"}
             return JSONResponse(body | {"details": []}, 429)
         words = {400: "BAD_REQUEST", 403: "FORBIDDEN", 404: "NOT_FOUND", 409: "CONFLICT"}
-        word = words.get(status, "INTERNAL")
-        message = reason or f"HTTP {status}"
-        return JSONResponse(
-            {"code": status, "message": message, "status": word, "details": []}, status
-        )
+        named = {"message": reason or f"HTTP {status}", "status": words.get(status, "INTERNAL")}
+        return JSONResponse({"code": status, "details": [], **named}, status)
 
     def reply_headers(self) -> Mapping[str, str]:
         day = 30_000
@@ -268,15 +230,9 @@ class KeapTwin(Twin[Account]):
         return {**shown, "create_time": _iso(held.created)}
 
     async def list_statuses(self, request: Request) -> Response:
-        wanted = self._criteria(request, {"emails", "statuses", "opted_in"})
-        emails = wanted["emails"].lower().split(",") if "emails" in wanted else None
-        found = [
-            email
-            for email, held in sorted(self.state.statuses.items())
-            if (emails is None or email in emails)
-            and held.status in wanted.get("statuses", held.status).split(",")
-            and wanted.get("opted_in", str(held.opted_in).lower()) == str(held.opted_in).lower()
-        ]
+        wanted = self._criteria(request, {"opted_in"}).get("opted_in")
+        held = sorted(self.state.statuses.items())
+        found = [email for email, s in held if wanted in (None, str(s.opted_in).lower())]
         return self._listing(request, "email_addresses", found, self._shown)
 
     async def get_status(self, request: Request) -> Response:
@@ -286,20 +242,21 @@ class KeapTwin(Twin[Account]):
         body = await self._body(request, {"opted_in": bool, "reason": str})
         email, held = self._status_of(request)
         if body["opted_in"] and held.status in OPT_IN_FROM:
-            self._set(email, "SINGLE_OPT_IN", "api")
+            self._set(email, "SINGLE_OPT_IN")
         elif not body["opted_in"] and held.opted_in | (held.status in OPT_IN_FROM):
-            self._set(email, self.opt_out_as, "api")
-        self.state.writes.append(Write(email, "status", str(body["opted_in"])))
+            self._set(email, self.opt_out_as)
+        self.state.changed_by_api.add("status")
         return JSONResponse(self._shown(email))
 
-    def _set(self, email: str, status: str, by: str) -> None:
+    def _set(self, email: str, status: str) -> None:
         held = self.state.statuses.get(email)
         created = held.created if held else self.clock()
-        self.state.statuses[email] = Status(status, status in MARKETABLE, created, by)
+        self.state.statuses[email] = Status(status, status in MARKETABLE, created)
 
     # --- contacts ------------------------------------------------------------------------------
 
-    def _contact(self, one: Contact) -> dict[str, Any]:
+    def _contact(self, one: Contact, request: Request) -> dict[str, Any]:
+        """Only the `fields` that were asked for."""
         shown: dict[str, Any] = {
             "id": str(one.id),
             "email_addresses": [
@@ -309,8 +266,11 @@ class KeapTwin(Twin[Account]):
                 {"number": phone, "field": f"PHONE{n}", "type": "Mobile"}
                 for n, phone in enumerate(one.phones, 1)
             ],
+            "tag_ids": [str(tag) for tag in one.tags],
         }
-        return shown if self.hide_tags else shown | {"tag_ids": [str(tag) for tag in one.tags]}
+        wanted = set(request.query_params.get("fields", ",".join(shown)).split(","))
+        wanted -= {"tag_ids"} if self.hide_tags else set()
+        return {name: value for name, value in shown.items() if name in wanted}
 
     async def list_contacts(self, request: Request) -> Response:
         wanted = self._criteria(
@@ -324,7 +284,7 @@ class KeapTwin(Twin[Account]):
         if since and not (since.endswith("Z") and "." in since):
             raise self._refuse(400, "start_update_time needs milliseconds and a zone")
         found = [c for _, c in sorted(self.state.contacts.items()) if _matches(c, wanted)]
-        return self._listing(request, "contacts", found, self._contact)
+        return self._listing(request, "contacts", found, lambda c: self._contact(c, request))
 
     def _known(self, request: Request) -> Contact:
         key = str(request.path_params["id"])
@@ -334,14 +294,7 @@ class KeapTwin(Twin[Account]):
         return found
 
     async def get_contact(self, request: Request) -> Response:
-        return JSONResponse(self._contact(self._known(request)))
-
-    async def delete_contact(self, request: Request) -> Response:
-        """The status of its addresses stays: it is a record of its own."""
-        gone = self._known(request)
-        del self.state.contacts[gone.id]
-        self._tell("contact.delete", gone.id)
-        return Response(status_code=204)
+        return JSONResponse(self._contact(self._known(request), request))
 
     async def list_tags_of(self, request: Request) -> Response:
         held = sorted(self._known(request).tags.items())
@@ -408,13 +361,13 @@ class KeapTwin(Twin[Account]):
             one.tags[tag] = self.clock()
             self._tell("contactGroup.applied", one.id, travel, tag)
         if by == "api":
-            self.state.writes.append(Write(str(one.id), self.state.tags[tag], "on"))
+            self.state.changed_by_api.add(self.state.tags[tag])
 
     def _take_tag(self, one: Contact, tag: int, by: str, travel: Travel = PLAIN) -> None:
         if one.tags.pop(tag, None):
             self._tell("contactGroup.removed", one.id, travel, tag)
         if by == "api":
-            self.state.writes.append(Write(str(one.id), self.state.tags[tag], "off"))
+            self.state.changed_by_api.add(self.state.tags[tag])
 
     # --- hooks ---------------------------------------------------------------------------------
 
@@ -448,7 +401,7 @@ class KeapTwin(Twin[Account]):
     def changed_by_api(self) -> set[str]:
         """What the API changed: `status`, or names of tags. Reminder tags must not be there."""
         with self.lock:
-            return {write.what for write in self.state.writes}
+            return set(self.state.changed_by_api)
 
     # --- acts ----------------------------------------------------------------------------------
 
@@ -485,14 +438,14 @@ class KeapTwin(Twin[Account]):
         self.state.contacts[one.id] = one
         for address in emails:
             if address not in self.state.statuses:
-                self._set(address, status, "vendor")
+                self._set(address, status)
         self._tell("contact.add", one.id, travel)
         return one.id
 
     @act
     def new_status(self, email: str, status: str, opted_in: bool | None = None) -> None:
         """An address as found at the start, with or without a contact."""
-        self._set(email.lower(), status, "vendor")
+        self._set(email.lower(), status)
         if opted_in is not None:
             self.state.statuses[email.lower()].opted_in = opted_in
 
@@ -506,21 +459,21 @@ class KeapTwin(Twin[Account]):
         self, email: str, status: str = "LIST_UNSUBSCRIBE", travel: Travel = PLAIN
     ) -> None:
         """By the link of a mail (or MANUAL, FEEDBACK, SPAM). No event names it."""
-        self._change(email, status, "person", travel)
+        self._change(email, status, travel)
 
     @act
     def person_confirms(self, email: str, travel: Travel = PLAIN) -> None:
         """By the link of a confirmation mail."""
-        self._change(email, "CONFIRMED", "person", travel)
+        self._change(email, "CONFIRMED", travel)
 
     @act
     def admin_opts_out(self, email: str, travel: Travel = PLAIN) -> None:
-        self._change(email, "ADMIN", "admin", travel)
+        self._change(email, "ADMIN", travel)
 
-    def _change(self, email: str, status: str, by: str, travel: Travel) -> None:
+    def _change(self, email: str, status: str, travel: Travel) -> None:
         if email.lower() not in self.state.statuses or status not in MARKETABLE + NOT_MARKETABLE:
             raise ActError("no such address or status")
-        self._set(email.lower(), status, by)
+        self._set(email.lower(), status)
         for one in self.state.contacts.values():
             if email.lower() in one.emails and self.tells_opt_out:
                 self._tell("contact.edit", one.id, travel)
@@ -547,7 +500,7 @@ class KeapTwin(Twin[Account]):
         one.emails, one.updated = email.lower().split(), self.clock()
         for address in one.emails:
             if address not in self.state.statuses:
-                self._set(address, "NON_MARKETABLE", "vendor")
+                self._set(address, "NON_MARKETABLE")
         self._tell("contact.edit", one.id, travel)
 
     @act
@@ -572,7 +525,8 @@ class KeapTwin(Twin[Account]):
         return [self._row(one) for one in self.state.contacts.values()]
 
     def _row(self, one: Contact) -> Row:
-        words = [f"{email}: {self.state.statuses[email].status.lower()}" for email in one.emails]
+        held = {email: self.state.statuses.get(email) for email in one.emails}
+        words = [f"{email}: {s.status.lower() if s else 'none'}" for email, s in held.items()]
         buttons = [
             button
             for email in one.emails

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from prefs.core.errors import Unverified
@@ -203,7 +204,7 @@ webhook_key = "env:KEAP_HOOK"
 limit = "1000/1s"
 """
 PATH = "/webhooks/keap/rt/keap"
-ADA, ADAS_PHONE = "ada@example.com", "+447700900101"
+ADA, ADAS_PHONE, BOB = "ada@example.com", "+447700900101", "bob@example.com"
 
 
 def test_the_services_answer_carries_the_secret(tmp_path: Path) -> None:
@@ -221,10 +222,12 @@ def test_outs_travel_both_ways_and_reminders_stay(tmp_path: Path, hold_to_specs:
     with running(KeapTwin()) as (twin, url):
         twin.configure(windows=[])
         number = twin.new_contact(ADA, ADAS_PHONE, "CONFIRMED", tags=["Appointments"])
+        twin.new_contact(BOB, status="LIST_UNSUBSCRIBE")
         environ = {"KEAP": twin.token, "KEAP_HOOK": KEY}
         with listening(tmp_path, TARGETS.format(url=url), environ=environ) as service:
             twin.configure(webhook_url=f"{service.runtime.settings.public_url}{PATH}?key={KEY}")
             ada = {"email": ADA, "phone": ADAS_PHONE, "name": "Ada"}
+            eventually(lambda: service.reason(BOB) == "opted_out")
             service.consent(ADA, subject=ada)
             sms = [{"channel": "sms", "purpose": "marketing", "choice": "out"}]
             service.say(ADA, subject=ada, changes=sms)
@@ -233,4 +236,7 @@ def test_outs_travel_both_ways_and_reminders_stay(tmp_path: Path, hold_to_specs:
             eventually(lambda: "No marketing - sms" in twin.tags_of(number))
             twin.admin_tags(number, "No marketing - phone")
             eventually(lambda: service.reason(ADAS_PHONE, channel="phone") == "objected")
+            page = httpx.get(url).text
+    assert ADA in page
+    assert "list_unsubscribe" in page
     assert twin.changed_by_api() == {"status", "No marketing - sms"}
