@@ -56,7 +56,7 @@ class Gone(Refused):
 class Line:
     def __init__(self, target: Target, budget: Budget, now: Now) -> None:
         self._budget, self._now = budget, now
-        self._personal = bool(target.text("token"))
+        self._own_header = bool(target.text("token"))
         self._way = http.Way(target, budget, API, WRITES)
         self._token_way = http.Way(target, budget, SIGN_IN, (), READS_BY_POST)
         self._token = _tokens(target, now, self._token_way)
@@ -178,11 +178,15 @@ class Line:
     async def _reply(
         self, method: str, path: str, *, params: Mapping[str, str] | None = None, body: Any = None
     ) -> http.Reply:
+        """A personal token goes in a header of its own; some of Keap's pages show it as a bearer
+        token, so a refused one is tried that way too."""
         token = await self._token.get()
-        headers = (
-            {"X-Keap-API-Key": token} if self._personal else {"Authorization": f"Bearer {token}"}
-        )
+        bearer = {"Authorization": f"Bearer {token}"}
+        headers = {"X-Keap-API-Key": token} if self._own_header else bearer
         reply = await self._way.send(method, path, params=params, json=body, headers=headers)
+        if reply.status == 401 and headers is not bearer:
+            reply = await self._way.send(method, path, params=params, json=body, headers=bearer)
+            self._own_header = reply.status == 401
         self._token.check(reply, token)
         if 200 <= reply.status < 300:
             return reply

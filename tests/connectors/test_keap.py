@@ -133,6 +133,12 @@ class TestKeap(ConnectorContract):
         assert "x-keap-api-key" in call.headers
         assert "authorization" not in call.headers
 
+    def test_a_personal_token_may_be_wanted_as_a_bearer_token(self) -> None:
+        self.twin.configure(token_as_bearer=True)
+        self.put(self.ref(1))
+        assert self.value(self.ref(1)) is Value.ON
+        assert [call.status for call in self.twin.calls].count(401) == 1
+
     def test_the_declared_limit_keeps_within_the_vendors(self) -> None:
         self.twin.configure(windows=[[10, 1.0], [240, 60.0]])
         refs = [self.ref(number) for number in range(8)]

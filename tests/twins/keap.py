@@ -49,7 +49,7 @@ OPT_IN_FROM = ("UNENGAGED_MARKETABLE", "UNENGAGED_NON_MARKETABLE", "NON_MARKETAB
 PHONE_FIELDS = {"PHONE1", "PHONE2", "PHONE3", "PHONE4", "PHONE5"}
 SECOND, MINUTE = Window(10, 1.0), Window(240, 60.0)
 OWN = {"token", "client_id", "client_secret", "token_life", "opt_out_as"}
-OWN |= {"hide_tags", "tells_opt_out", "odd_tag_events"}
+OWN |= {"token_as_bearer", "hide_tags", "tells_opt_out", "odd_tag_events"}
 V2 = "/crm/rest/v2"
 
 
@@ -86,6 +86,7 @@ class KeapTwin(Twin[Account]):
 
     token          a personal access token; or OAuth with client_id and client_secret, the first
                    refresh token being `twin-refresh`, each good for one use
+    token_as_bearer  the personal token is taken as a bearer token only
     token_life     seconds that an OAuth token lives (default 86400)
     opt_out_as     the status that an API opt-out makes: MANUAL (default) or ADMIN
     hide_tags      contacts are shown without `tag_ids`
@@ -106,6 +107,7 @@ class KeapTwin(Twin[Account]):
         self.client_id, self.client_secret = "twin-client", "twin-client-secret"
         self.token_life = 86400
         self.opt_out_as = "MANUAL"
+        self.token_as_bearer = False
         self.hide_tags = self.tells_opt_out = self.odd_tag_events = False
 
     def fresh(self) -> Account:
@@ -165,8 +167,8 @@ class KeapTwin(Twin[Account]):
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         until = self.state.tokens.get(given)
         alive = scheme == "Bearer" and until is not None and until > self.clock()
-        personal = self.token and request.headers.get("x-keap-api-key") == self.token
-        return None if alive or personal else self.problem(401)
+        key = given if self.token_as_bearer else request.headers.get("x-keap-api-key")
+        return None if alive or key == self.token else self.problem(401)
 
     async def get_token(self, request: Request) -> Response:
         form = parse_qs((await request.body()).decode())
