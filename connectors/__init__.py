@@ -12,6 +12,7 @@ SYSTEMS = {
     "timely": "connectors.timely:Timely",
     "twilio": "connectors.twilio:Twilio",
     "activecampaign": "connectors.activecampaign:ActiveCampaign",
+    "keap": "connectors.keap:Keap",
 }
 
 

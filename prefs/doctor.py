@@ -19,6 +19,8 @@ EVENTS = {
     "hubspot": "contact.propertyChange on hs_email_optout and email, privacyDeletion, deletion, "
     "restore, merge",
     "twilio": "incoming message, as HTTP POST, on each messaging service or number",
+    "keap": "contact.add, contact.edit, contact.delete, contact.redact, contactGroup.applied, "
+    "contactGroup.removed",
 }
 
 

@@ -46,7 +46,7 @@ from prefs.core.propagation import (
     plan,
 )
 from prefs.core.signals import DeliveryFact, Identifier, Signal, Statement
-from prefs.core.words import Choice, Kind, Purpose, Scope, Source
+from prefs.core.words import KIND_OF, Choice, Kind, Purpose, Scope, Source
 from prefs.intake import Intake
 from prefs.store import marks, permissions, subjects
 from prefs.store.database import Database
@@ -275,7 +275,7 @@ class Push:
         for slot, seen in record.read.values.items():
             pair = (slot.channel, slot.purpose)
             known = any(pair in held.undeliverable for held in record.held)
-            for identifier in shown:
+            for identifier in (one for one in shown if one.kind is KIND_OF[slot.channel]):
                 if seen.fact and not known:
                     yield DeliveryFact(identifier, slot.purpose, seen.fact)
                 if known and not seen.fact and (seen.value is Value.ON or slot not in carried):

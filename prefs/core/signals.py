@@ -182,6 +182,8 @@ class Reply:
     status: int = 200
     body: bytes = b""
     media_type: str = "text/plain; charset=utf-8"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """What a vendor's handshake wants to see again."""
 
 
 __all__ = [

@@ -53,7 +53,7 @@ async def receive(request: Request) -> Response:
     await served.database.write(job)
     reply = system.reply(delivery, target)
     WEBHOOKS.labels(params["system"], str(reply.status)).inc()
-    return Response(reply.body, reply.status, media_type=reply.media_type)
+    return Response(reply.body, reply.status, dict(reply.headers), media_type=reply.media_type)
 
 
 def _addressed(request: Request, served: Service) -> tuple[Target, Webhook]:

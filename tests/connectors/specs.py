@@ -44,6 +44,7 @@ FILES = {
         "twilio_messaging_v1.trimmed.json",
     ),
     "messenger": ("meta_graph_page_messaging.subset.json",),
+    "keap": ("keap-rest-v2.trimmed.json", "keap-rest-v1-hooks.subset.json"),
 }
 Document = dict[str, Any]
 GRAPH_VERSION = "v25.0"
@@ -78,7 +79,8 @@ def _check(system: str, call: Call) -> Iterator[str]:
         yield from (f"{place}: {one}" for one in _query(document, parameters, call, beside))
         yield from (f"{place}: {one}" for one in _body(document, operation, parameters, call))
         return
-    yield f"{place}: the vendor has no such call"
+    if not any(call.path in _token_paths(document) for document in documents(system)):
+        yield f"{place}: the vendor has no such call"
 
 
 @cache
@@ -142,6 +144,13 @@ def _prefix(document: Document) -> str:
     if isinstance(servers, list) and servers:
         return str(urlsplit(servers[0]["url"]).path).rstrip("/")
     return str(document.get("basePath", ""))
+
+
+def _token_paths(document: Document) -> set[str]:
+    """Where OAuth's flows get their tokens: RFC 6749 describes these calls, not the document."""
+    schemes = document.get("components", {}).get("securitySchemes", {}).values()
+    flows = (flow for scheme in schemes for flow in scheme.get("flows", {}).values())
+    return {urlsplit(flow["tokenUrl"]).path for flow in flows if "tokenUrl" in flow}
 
 
 def _resolved(document: Document, part: Mapping[str, Any]) -> Mapping[str, Any]:

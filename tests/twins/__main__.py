@@ -20,6 +20,7 @@ TWINS = {
     "timely": "tests.twins.timely:TimelyTwin",
     "twilio": "tests.twins.twilio:TwilioTwin",
     "activecampaign": "tests.twins.activecampaign:ActiveCampaignTwin",
+    "keap": "tests.twins.keap:KeapTwin",
 }
 
 

@@ -113,7 +113,14 @@ class Clock:
 # -- calls -----------------------------------------------------------------------------------
 
 READS = ("GET", "HEAD", "OPTIONS")
-SECRET_HEADERS = ("authorization", "proxy-authorization", "cookie", "x-api-key", "api-token")
+SECRET_HEADERS = (
+    "authorization",
+    "proxy-authorization",
+    "cookie",
+    "x-api-key",
+    "api-token",
+    "x-keap-api-key",
+)
 
 
 @dataclass

@@ -1,0 +1,566 @@
+"""A twin of Keap: https://developer.keap.com/docs/restv2/, hooks: https://developer.keap.com/docs/rest/
+
+The email status belongs to the address. An API opt-in works from four statuses only; from the
+others it answers 200 and changes nothing. Hooks carry ids alone, unsigned, and no event names an
+opt-out::
+
+    with running(KeapTwin()) as (twin, url):
+        number = twin.new_contact("amy@example.com", status="CONFIRMED")
+        twin.person_unsubscribes("amy@example.com")
+        assert twin.status("amy@example.com") == "LIST_UNSUBSCRIBE"
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import parse_qs
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from tests.twins.kit import (
+    PLAIN,
+    ActError,
+    Button,
+    Courier,
+    Letter,
+    Limits,
+    Refusal,
+    Row,
+    Travel,
+    Twin,
+    Window,
+    act,
+)
+
+MARKETABLE = ("UNENGAGED_MARKETABLE", "SINGLE_OPT_IN", "DOUBLE_OPT_IN", "CONFIRMED")
+NOT_MARKETABLE = (
+    "UNENGAGED_NON_MARKETABLE", "NON_MARKETABLE", "LOCKDOWN", "BOUNCE", "HARD_BOUNCE", "MANUAL",
+    "ADMIN", "SYSTEM", "LIST_UNSUBSCRIBE", "FEEDBACK", "SPAM", "INVALID", "DEACTIVATED",
+)  # fmt: skip
+OPT_IN_FROM = ("UNENGAGED_MARKETABLE", "UNENGAGED_NON_MARKETABLE", "NON_MARKETABLE", "MANUAL")
+PHONE_FIELDS = {"PHONE1", "PHONE2", "PHONE3", "PHONE4", "PHONE5"}
+SECOND, MINUTE = Window(10, 1.0), Window(240, 60.0)
+OWN = {"token", "client_id", "client_secret", "token_life", "opt_out_as"}
+OWN |= {"token_as_bearer", "hide_tags", "tells_opt_out", "odd_tag_events"}
+V2 = "/crm/rest/v2"
+
+
+@dataclass
+class Status:
+    status: str
+    opted_in: bool
+    created: datetime
+
+
+@dataclass
+class Contact:
+    id: int
+    emails: list[str]
+    phones: list[str]
+    tags: dict[int, datetime]
+    updated: datetime
+
+
+@dataclass
+class Account:
+    contacts: dict[int, Contact] = field(default_factory=dict)
+    statuses: dict[str, Status] = field(default_factory=dict)
+    tags: dict[int, str] = field(default_factory=dict)
+    changed_by_api: set[str] = field(default_factory=set)
+    """`status`, or names of tags."""
+    tokens: dict[str, datetime] = field(default_factory=dict)
+    refresh_token: str = "twin-refresh"
+    next_id: int = 11
+
+
+class KeapTwin(Twin[Account]):
+    """See the module. Settings beside those of the kit:
+
+    token          a personal access token; or OAuth with client_id and client_secret, the first
+                   refresh token being `twin-refresh`, each good for one use
+    token_as_bearer  the personal token is taken as a bearer token only
+    token_life     seconds that an OAuth token lives (default 86400)
+    opt_out_as     the status that an API opt-out makes: MANUAL (default) or ADMIN
+    hide_tags      contacts are shown without `tag_ids`
+    tells_opt_out  an opt-out fires `contact.edit` (default no)
+    odd_tag_events the other shape of tag events: `tagId` and lists of contact ids
+    """
+
+    name = "keap"
+    default_limits = staticmethod(lambda: Limits(windows=[SECOND, MINUTE]))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.courier = Courier((0.2, 0.5, 1.0), _again, timeout=5.0)
+        self._defaults()
+
+    def _defaults(self) -> None:
+        self.token = "twin-keap-token"
+        self.client_id, self.client_secret = "twin-client", "twin-client-secret"
+        self.token_life = 86400
+        self.opt_out_as = "MANUAL"
+        self.token_as_bearer = False
+        self.hide_tags = self.tells_opt_out = self.odd_tag_events = False
+
+    def fresh(self) -> Account:
+        return Account()
+
+    def reset(self) -> None:
+        super().reset()
+        self._defaults()
+
+    def configure(self, **settings: Any) -> None:
+        for name in OWN & settings.keys():
+            setattr(self, name, type(getattr(self, name))(settings.pop(name)))
+        super().configure(**settings)
+
+    def routes(self) -> Sequence[BaseRoute]:
+        status, tag = V2 + "/emailAddresses/{email}/status", V2 + "/tags/{tag}"
+        return [
+            Route("/token", self.get_token, methods=["POST"]),
+            Route(V2 + "/emailAddresses", self.list_statuses, methods=["GET"]),
+            Route(status, self.get_status, methods=["GET"]),
+            Route(status, self.patch_status, methods=["PATCH"]),
+            Route(V2 + "/contacts", self.list_contacts, methods=["GET"]),
+            Route(V2 + "/contacts/{id}", self.get_contact, methods=["GET"]),
+            Route(V2 + "/contacts/{id}/tags", self.list_tags_of, methods=["GET"]),
+            Route(V2 + "/tags", self.list_tags, methods=["GET"]),
+            Route(V2 + "/tags", self.post_tag, methods=["POST"]),
+            Route(tag + "/contacts:applyTags", self.apply_tag, methods=["POST"]),
+            Route(tag + "/contacts:removeTags", self.remove_tag, methods=["POST"]),
+        ]
+
+    # --- errors, limits, getting in ------------------------------------------------------------
+
+    def problem(self, status: int, reason: str = "") -> Response:
+        if status == 401:
+            detail = {"errorcode": "oauth.v2.InvalidApiKey"}
+            return JSONResponse({"fault": {"faultstring": "Invalid", "detail": detail}}, 401)
+        if status == 429:
+            body = {"code": "429", "message": "Quota Exceeded", "status": "Request Throttled"}
+            return JSONResponse(body | {"details": []}, 429)
+        words = {400: "BAD_REQUEST", 403: "FORBIDDEN", 404: "NOT_FOUND", 409: "CONFLICT"}
+        named = {"message": reason or f"HTTP {status}", "status": words.get(status, "INTERNAL")}
+        return JSONResponse({"code": status, "details": [], **named}, status)
+
+    def reply_headers(self) -> Mapping[str, str]:
+        day = 30_000
+        return {
+            "x-keap-product-quota-limit": str(day),
+            "x-keap-product-quota-used": str(len(self.calls)),
+            "x-keap-product-quota-available": str(max(0, day - len(self.calls))),
+            "x-keap-product-throttle-limit": str(MINUTE.calls),
+            "x-keap-product-throttle-available": str(self.limits.left(MINUTE)),
+        }
+
+    def gate(self, request: Request) -> Response | None:
+        if request.url.path == "/token":
+            return None
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        until = self.state.tokens.get(given)
+        alive = scheme == "Bearer" and until is not None and until > self.clock()
+        key = given if self.token_as_bearer else request.headers.get("x-keap-api-key")
+        return None if alive or key == self.token else self.problem(401)
+
+    async def get_token(self, request: Request) -> Response:
+        form = parse_qs((await request.body()).decode())
+        pair = base64.b64encode(f"{self.client_id}:{self.client_secret}".encode()).decode()
+        wanted = {"grant_type": ["refresh_token"], "refresh_token": [self.state.refresh_token]}
+        if form != wanted or request.headers.get("authorization") != f"Basic {pair}":
+            return JSONResponse({"error": "invalid_grant"}, 400)
+
+        token, self.state.refresh_token = secrets.token_hex(16), secrets.token_hex(16)
+        self.state.tokens[token] = self.clock() + timedelta(seconds=self.token_life)
+        body = {"token_type": "bearer", "scope": "full", "expires_in": self.token_life}
+        return JSONResponse(
+            body | {"access_token": token, "refresh_token": self.state.refresh_token}
+        )
+
+    def _refuse(self, status: int, reason: str) -> Refusal:
+        return Refusal(self.problem(status, reason))
+
+    async def _body(self, request: Request, needs: Mapping[str, type]) -> dict[str, Any]:
+        """A JSON object with these fields, of these types, and no others."""
+        try:
+            found = json.loads(await request.body())
+        except ValueError:
+            found = None
+        if not isinstance(found, dict) or found.keys() != needs.keys():
+            raise self._refuse(400, "Input could not be converted")
+        if not all(isinstance(found[name], kind) for name, kind in needs.items()):
+            raise self._refuse(400, "Input could not be converted")
+        return found
+
+    def _criteria(self, request: Request, known: set[str]) -> dict[str, str]:
+        text = request.query_params.get("filter", "")
+        parts = [part.partition("==") for part in text.split(";") if part]
+        if any(not sign or name not in known for name, sign, _ in parts):
+            raise self._refuse(400, "Invalid filter")
+        return {name: value for name, _, value in parts}
+
+    def _listing(
+        self, request: Request, name: str, items: Sequence[Any], shown: Callable[[Any], Any]
+    ) -> Response:
+        query = request.query_params
+        size, start = int(query.get("page_size", 1000)), query.get("page_token", "0")
+        if not 0 < size <= 1000 or not start.isdigit():
+            raise self._refuse(400, "page_size is at most 1000, page_token as it was given")
+        end = int(start) + size
+        body: dict[str, Any] = {name: [shown(item) for item in items[int(start) : end]]}
+        return JSONResponse(body | ({"next_page_token": str(end)} if end < len(items) else {}))
+
+    # --- addresses -----------------------------------------------------------------------------
+
+    def _status_of(self, request: Request) -> tuple[str, Status]:
+        email = str(request.path_params["email"]).strip().lower()
+        found = self.state.statuses.get(email)
+        if found is None:
+            raise self._refuse(404, f"Email address {email} not found")
+        return email, found
+
+    def _shown(self, email: str) -> dict[str, Any]:
+        held = self.state.statuses[email]
+        shown = {"email": email, "opted_in": held.opted_in, "status": held.status}
+        return {**shown, "create_time": _iso(held.created)}
+
+    async def list_statuses(self, request: Request) -> Response:
+        wanted = self._criteria(request, {"opted_in"}).get("opted_in")
+        held = sorted(self.state.statuses.items())
+        found = [email for email, s in held if wanted in (None, str(s.opted_in).lower())]
+        return self._listing(request, "email_addresses", found, self._shown)
+
+    async def get_status(self, request: Request) -> Response:
+        return JSONResponse(self._shown(self._status_of(request)[0]))
+
+    async def patch_status(self, request: Request) -> Response:
+        body = await self._body(request, {"opted_in": bool, "reason": str})
+        email, held = self._status_of(request)
+        if body["opted_in"] and held.status in OPT_IN_FROM:
+            self._set(email, "SINGLE_OPT_IN")
+        elif not body["opted_in"] and held.opted_in | (held.status in OPT_IN_FROM):
+            self._set(email, self.opt_out_as)
+        self.state.changed_by_api.add("status")
+        return JSONResponse(self._shown(email))
+
+    def _set(self, email: str, status: str) -> None:
+        held = self.state.statuses.get(email)
+        created = held.created if held else self.clock()
+        self.state.statuses[email] = Status(status, status in MARKETABLE, created)
+
+    # --- contacts ------------------------------------------------------------------------------
+
+    def _contact(self, one: Contact, request: Request) -> dict[str, Any]:
+        """Only the `fields` that were asked for."""
+        shown: dict[str, Any] = {
+            "id": str(one.id),
+            "email_addresses": [
+                {"email": email, "field": f"EMAIL{n}"} for n, email in enumerate(one.emails, 1)
+            ],
+            "phone_numbers": [
+                {"number": phone, "field": f"PHONE{n}", "type": "Mobile"}
+                for n, phone in enumerate(one.phones, 1)
+            ],
+            "tag_ids": [str(tag) for tag in one.tags],
+        }
+        wanted = set(request.query_params.get("fields", ",".join(shown)).split(","))
+        wanted -= {"tag_ids"} if self.hide_tags else set()
+        return {name: value for name, value in shown.items() if name in wanted}
+
+    async def list_contacts(self, request: Request) -> Response:
+        wanted = self._criteria(
+            request, {"email", "phone_number", "phone_fields", "start_update_time"}
+        )
+        if ("phone_number" in wanted) != ("phone_fields" in wanted):
+            raise self._refuse(400, "phone_fields is required with phone_number")
+        if not set(wanted.get("phone_fields", "PHONE1").split(",")) <= PHONE_FIELDS:
+            raise self._refuse(400, "no such phone field")
+        since = wanted.get("start_update_time", "")
+        if since and not (since.endswith("Z") and "." in since):
+            raise self._refuse(400, "start_update_time needs milliseconds and a zone")
+        found = [c for _, c in sorted(self.state.contacts.items()) if _matches(c, wanted)]
+        return self._listing(request, "contacts", found, lambda c: self._contact(c, request))
+
+    def _known(self, request: Request) -> Contact:
+        key = str(request.path_params["id"])
+        found = self.state.contacts.get(int(key)) if key.isdigit() else None
+        if found is None:
+            raise self._refuse(404, "Contact not found")
+        return found
+
+    async def get_contact(self, request: Request) -> Response:
+        return JSONResponse(self._contact(self._known(request), request))
+
+    async def list_tags_of(self, request: Request) -> Response:
+        held = sorted(self._known(request).tags.items())
+        return self._listing(request, "tags", held, self._applied)
+
+    def _applied(self, held: tuple[int, datetime]) -> dict[str, Any]:
+        return {"tag": self._tag(held[0]), "applied_time": _iso(held[1])}
+
+    # --- tags ----------------------------------------------------------------------------------
+
+    def _tag(self, tag: int) -> dict[str, Any]:
+        return {"id": str(tag), "name": self.state.tags[tag]}
+
+    async def list_tags(self, request: Request) -> Response:
+        wanted = self._criteria(request, {"name"})
+        names = sorted(self.state.tags.items())
+        found = [tag for tag, name in names if wanted.get("name", name) == name]
+        return self._listing(request, "tags", found, self._tag)
+
+    async def post_tag(self, request: Request) -> Response:
+        body = await self._body(request, {"name": str})
+        if body["name"] in self.state.tags.values():
+            raise self._refuse(409, "Tag already exists")
+        return JSONResponse(self._tag(self._new_tag(body["name"])), 201)
+
+    def _new_tag(self, name: str) -> int:
+        tag = self._next()
+        self.state.tags[tag] = name
+        return tag
+
+    async def _tagging(self, request: Request) -> tuple[int, list[str]]:
+        body = await self._body(request, {"contact_ids": list})
+        tag = str(request.path_params["tag"])
+        if not tag.isdigit() or int(tag) not in self.state.tags:
+            raise self._refuse(404, "Tag not found")
+        ids = body["contact_ids"]
+        if len(set(ids)) < len(ids) or not all(isinstance(one, str) for one in ids):
+            raise self._refuse(400, "contact_ids are texts, each once")
+        return int(tag), ids
+
+    async def apply_tag(self, request: Request) -> Response:
+        tag, ids = await self._tagging(request)
+        results = {}
+        for one in ids:
+            contact = self.state.contacts.get(int(one)) if one.isdigit() else None
+            fault = self.item_fault(request, one)
+            if contact is None or (fault and fault.kind == "bad_item"):
+                results[one] = "FAILURE"
+            elif fault is None:
+                results[one] = "DUPLICATE" if tag in contact.tags else "SUCCESS"
+                self._put_tag(contact, tag, "api")
+        return JSONResponse({"results": results})
+
+    async def remove_tag(self, request: Request) -> Response:
+        tag, ids = await self._tagging(request)
+        for one in ids:
+            contact = self.state.contacts.get(int(one)) if one.isdigit() else None
+            if contact:
+                self._take_tag(contact, tag, "api")
+        return Response(status_code=204)
+
+    def _put_tag(self, one: Contact, tag: int, by: str, travel: Travel = PLAIN) -> None:
+        if tag not in one.tags:
+            one.tags[tag] = self.clock()
+            self._tell("contactGroup.applied", one.id, travel, tag)
+        if by == "api":
+            self.state.changed_by_api.add(self.state.tags[tag])
+
+    def _take_tag(self, one: Contact, tag: int, by: str, travel: Travel = PLAIN) -> None:
+        if one.tags.pop(tag, None):
+            self._tell("contactGroup.removed", one.id, travel, tag)
+        if by == "api":
+            self.state.changed_by_api.add(self.state.tags[tag])
+
+    # --- hooks ---------------------------------------------------------------------------------
+
+    def _tell(self, event: str, contact: int, travel: Travel = PLAIN, tag: int = 0) -> None:
+        if not self.webhook_url:
+            return
+        told: dict[str, Any] = {"id": tag or contact, "timestamp": _iso(self.clock())}
+        if tag and self.odd_tag_events:
+            told = {"tagId": tag, event.partition(".")[2]: [contact]}
+        elif tag:
+            told |= {"contact_details": [{"id": contact, "timestamp": told["timestamp"]}]}
+        kind = event.partition(".")[0]
+        told |= {"apiUrl": ""}
+        body = {"event_key": event, "object_type": kind, "object_keys": [told]}
+        self._deliver(json.dumps(body).encode(), {}, travel)
+
+    def _deliver(self, content: bytes, more: Mapping[str, str], travel: Travel) -> None:
+        headers = {"Content-Type": "application/json", **more}
+        self.post(lambda attempt: Letter(self.webhook_url, content, headers), travel)
+
+    # --- reading for tests ---------------------------------------------------------------------
+
+    def status(self, email: str) -> str:
+        with self.lock:
+            return self.state.statuses[email.lower()].status
+
+    def tags_of(self, contact: int) -> set[str]:
+        with self.lock:
+            return {self.state.tags[tag] for tag in self.state.contacts[contact].tags}
+
+    def changed_by_api(self) -> set[str]:
+        """What the API changed: `status`, or names of tags. Reminder tags must not be there."""
+        with self.lock:
+            return set(self.state.changed_by_api)
+
+    # --- acts ----------------------------------------------------------------------------------
+
+    def _next(self) -> int:
+        self.state.next_id += 1
+        return self.state.next_id
+
+    def _of(self, contact: int | str) -> Contact:
+        if int(contact) not in self.state.contacts:
+            raise ActError("no such contact")
+        return self.state.contacts[int(contact)]
+
+    def _named(self, name: str) -> int:
+        held = {text: tag for tag, text in self.state.tags.items()}
+        return held[name] if name in held else self._new_tag(name)
+
+    @act
+    def new_contact(
+        self,
+        email: str = "",
+        phone: str = "",
+        status: str = "NON_MARKETABLE",
+        tags: Sequence[str] = (),
+        travel: Travel = PLAIN,
+    ) -> int:
+        """Somebody new; `email` and `phone` may name several, parted by blanks or commas."""
+        emails = email.lower().split()
+        phones = [part.strip() for part in phone.split(",") if part.strip()]
+        if not emails and not phones:
+            raise ActError("at least an address or a number")
+        now = self.clock()
+        held = {self._named(name): now for name in tags}
+        one = Contact(self._next(), emails, phones, held, now)
+        self.state.contacts[one.id] = one
+        for address in emails:
+            if address not in self.state.statuses:
+                self._set(address, status)
+        self._tell("contact.add", one.id, travel)
+        return one.id
+
+    @act
+    def new_status(self, email: str, status: str, opted_in: bool | None = None) -> None:
+        """An address as found at the start, with or without a contact."""
+        self._set(email.lower(), status)
+        if opted_in is not None:
+            self.state.statuses[email.lower()].opted_in = opted_in
+
+    @act
+    def forget_status(self, email: str) -> None:
+        """The address of a contact that Keap has no status of."""
+        del self.state.statuses[email.lower()]
+
+    @act
+    def person_unsubscribes(
+        self, email: str, status: str = "LIST_UNSUBSCRIBE", travel: Travel = PLAIN
+    ) -> None:
+        """By the link of a mail (or MANUAL, FEEDBACK, SPAM). No event names it."""
+        self._change(email, status, travel)
+
+    @act
+    def person_confirms(self, email: str, travel: Travel = PLAIN) -> None:
+        """By the link of a confirmation mail."""
+        self._change(email, "CONFIRMED", travel)
+
+    @act
+    def admin_opts_out(self, email: str, travel: Travel = PLAIN) -> None:
+        self._change(email, "ADMIN", travel)
+
+    def _change(self, email: str, status: str, travel: Travel) -> None:
+        if email.lower() not in self.state.statuses or status not in MARKETABLE + NOT_MARKETABLE:
+            raise ActError("no such address or status")
+        self._set(email.lower(), status)
+        for one in self.state.contacts.values():
+            if email.lower() in one.emails and self.tells_opt_out:
+                self._tell("contact.edit", one.id, travel)
+
+    @act
+    def admin_tags(self, contact: int | str, tag: str, travel: Travel = PLAIN) -> None:
+        self._put_tag(self._of(contact), self._named(tag), "admin", travel)
+
+    @act
+    def admin_untags(self, contact: int | str, tag: str, travel: Travel = PLAIN) -> None:
+        self._take_tag(self._of(contact), self._named(tag), "admin", travel)
+
+    @act
+    def admin_deletes_tag(self, tag: str) -> None:
+        number = self._named(tag)
+        for one in self.state.contacts.values():
+            one.tags.pop(number, None)
+        del self.state.tags[number]
+
+    @act
+    def admin_edits(self, contact: int | str, email: str, travel: Travel = PLAIN) -> None:
+        """Another address; the status of the old one stays."""
+        one = self._of(contact)
+        one.emails, one.updated = email.lower().split(), self.clock()
+        for address in one.emails:
+            if address not in self.state.statuses:
+                self._set(address, "NON_MARKETABLE")
+        self._tell("contact.edit", one.id, travel)
+
+    @act
+    def redact(self, contact: int | str, travel: Travel = PLAIN) -> None:
+        """Erasure in Keap's own pages."""
+        del self.state.contacts[self._of(contact).id]
+        self._tell("contact.redact", int(contact), travel)
+
+    @act
+    def handshake(self, travel: Travel = PLAIN) -> str:
+        """The call that a new hook gets first; the answer must carry the same header."""
+        secret = secrets.token_hex(16)
+        self._deliver(b"{}", {"X-Hook-Secret": secret}, travel)
+        return secret
+
+    # --- the page ------------------------------------------------------------------------------
+
+    def page_buttons(self) -> Sequence[Button]:
+        return [Button("New contact", "new_contact", asks=("email", "phone"))]
+
+    def people(self) -> Sequence[Row]:
+        return [self._row(one) for one in self.state.contacts.values()]
+
+    def _row(self, one: Contact) -> Row:
+        held = {email: self.state.statuses.get(email) for email in one.emails}
+        words = [f"{email}: {s.status.lower() if s else 'none'}" for email, s in held.items()]
+        buttons = [
+            button
+            for email in one.emails
+            for button in (
+                Button("Unsubscribe in a mail", "person_unsubscribes", {"email": email}),
+                Button("Confirm by mail", "person_confirms", {"email": email}),
+                Button("Staff: opt out", "admin_opts_out", {"email": email}),
+            )
+        ]
+        tag = {"contact": str(one.id), "tag": "No marketing - sms"}
+        buttons += [Button("Tag: no SMS", "admin_tags", tag), Button("Untag", "admin_untags", tag)]
+        tags = ", ".join(sorted(self.state.tags[tag] for tag in one.tags))
+        person = ", ".join([*one.emails, *one.phones])
+        return Row(person, ", ".join(words), "by one-to-one mail only", tags, buttons)
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _again(status: int | None) -> bool:
+    """Failed are no answer, below 200, 400 and above; 410 ends it at once."""
+    return status != 410 and (status is None or not 200 <= status < 400)
+
+
+def _matches(one: Contact, wanted: Mapping[str, str]) -> bool:
+    email, number = wanted.get("email"), wanted.get("phone_number")
+    if email is not None and email.endswith("*"):
+        return any(held.startswith(email[:-1].lower()) for held in one.emails)
+    if email is not None and email.lower() not in one.emails:
+        return False
+    if number is not None and number not in one.phones:
+        return False
+    since = wanted.get("start_update_time")
+    return since is None or one.updated >= datetime.fromisoformat(since)
