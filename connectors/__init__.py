@@ -9,6 +9,7 @@ SYSTEMS = {
     "mailchimp": "connectors.mailchimp:Mailchimp",
     "hubspot": "connectors.hubspot:HubSpot",
     "twilio": "connectors.twilio:Twilio",
+    "pipedrive": "connectors.pipedrive:Pipedrive",
 }
 
 
