@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from jsonschema import Draft4Validator
@@ -36,6 +36,7 @@ FILES = {
         "twilio_api_v2010.trimmed.json",
         "twilio_messaging_v1.trimmed.json",
     ),
+    "pipedrive": ("pipedrive-v2.interface.json",),
 }
 Document = dict[str, Any]
 
@@ -97,12 +98,19 @@ def _schemas(part: Any) -> Iterator[dict[str, Any]]:
 
 
 def _operation(document: Document, call: Call) -> tuple[dict[str, Any] | None, list[Any]]:
-    path = call.target.partition("?")[0].removeprefix(document.get("basePath", ""))
-    for template, methods in document["paths"].items():
+    path = call.target.partition("?")[0].removeprefix(_prefix(document))
+    templates = sorted(document["paths"].items(), key=lambda item: item[0].count("{"))
+    for template, methods in templates:
         pattern = re.sub(r"\\{[^}]+\\}", "[^/]+", re.escape(template))
         if re.fullmatch(pattern, path) and call.method.lower() in methods:
             return methods[call.method.lower()], methods.get("parameters", [])
     return None, []
+
+
+def _prefix(document: Document) -> str:
+    """The path in which a document's own paths stand: Swagger 2's, or that of the first server."""
+    servers = document.get("servers") or [{"url": ""}]
+    return str(document.get("basePath") or urlsplit(servers[0]["url"]).path.rstrip("/"))
 
 
 def _resolved(document: Document, part: Mapping[str, Any]) -> Mapping[str, Any]:
