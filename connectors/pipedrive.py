@@ -357,10 +357,10 @@ class Pipedrive:
         """All persons once a day, else those changed since the last walk began.
 
         Whether a change of the status alone moves `update_time` is not documented: only the walk
-        of all persons is sure to see it.
+        of all persons is sure to see it. A process begins with one, to learn numbers as typed.
         """
         fields = await self._fields.read(list(self._names.values()))
-        walk: Walk | None = Walk.start(cursor, self._now())
+        walk: Walk | None = Walk.start(cursor, self._now(), changes=self._book.walked)
         from_start = walk is not None and walk.after is None and walk.since is None
         while walk:
             began = self._now()
@@ -448,12 +448,13 @@ class Walk:
     """No person had to be left out so far."""
 
     @classmethod
-    def start(cls, cursor: str | None, now: datetime) -> Walk:
+    def start(cls, cursor: str | None, now: datetime, *, changes: bool = True) -> Walk:
+        """Without `changes`, a new walk is of all persons; one that broke off goes on."""
         fresh = cls(_rfc3339(now), _rfc3339(now))
         walk = cls(**json.loads(cursor)) if cursor else fresh
         if walk.after:
             return walk
-        if now - datetime.fromisoformat(walk.all_began) >= WALK_ALL_EVERY:
+        if not changes or now - datetime.fromisoformat(walk.all_began) >= WALK_ALL_EVERY:
             return fresh
         return replace(walk, began=_rfc3339(now))
 

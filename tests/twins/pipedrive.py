@@ -56,7 +56,7 @@ PATCHABLE = {
     *("name", "owner_id", "org_id", "add_time", "update_time", "emails", "phones"),
     *("visible_to", "label_ids", "marketing_status", "custom_fields"),
 }
-BAN, BAN_AFTER, GIVES_UP = timedelta(minutes=30), 10, timedelta(days=3)
+GIVES_UP = timedelta(days=3)
 VALID = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 
 
@@ -97,9 +97,7 @@ class Write:
 @dataclass
 class Hook:
     alive: bool = True
-    failed_firsts: int = 0
     failing_since: datetime | None = None
-    banned_until: datetime | None = None
 
 
 @dataclass
@@ -398,8 +396,7 @@ class PipedriveTwin(Twin[Account]):
         self._tell(person, action, source, travel)
 
     def _tell(self, person: Person, action: str, source: str, travel: Travel) -> None:
-        hook, now = self.state.hook, self.clock()
-        if not (self.webhook_url and hook.alive) or (hook.banned_until and now < hook.banned_until):
+        if not (self.webhook_url and self.state.hook.alive):
             return
         gone = action == "delete"
         event = {
@@ -408,7 +405,7 @@ class PipedriveTwin(Twin[Account]):
                 "entity": "person",
                 "entity_id": str(person.id),
                 "id": str(uuid.uuid4()),
-                "timestamp": _iso(now),
+                "timestamp": _iso(self.clock()),
                 "change_source": source,
                 "user_id": 1,
                 "company_id": 9,
@@ -433,17 +430,11 @@ class PipedriveTwin(Twin[Account]):
         return {"Content-Type": "application/json", "Authorization": basic}
 
     def _answered(self, sent: Sent) -> None:
-        """Ten failed first attempts ban the hook, three days without success delete it."""
+        """Three days without success delete the subscription."""
         with self.lock:
             hook, now = self.state.hook, self.clock()
-            if not not_2xx(sent.status):
-                hook.failed_firsts, hook.failing_since = 0, None
-                return
-            hook.failing_since = hook.failing_since or now
-            hook.failed_firsts += sent.attempt == 0
-            if hook.failed_firsts >= BAN_AFTER:
-                hook.failed_firsts, hook.banned_until = 0, now + BAN
-            hook.alive = hook.alive and now - hook.failing_since < GIVES_UP
+            hook.failing_since = (hook.failing_since or now) if not_2xx(sent.status) else None
+            hook.alive = hook.alive and now - (hook.failing_since or now) < GIVES_UP
 
     # --- reading for tests ---------------------------------------------------------------------
 
@@ -467,15 +458,15 @@ class PipedriveTwin(Twin[Account]):
     @act
     def new_person(
         self,
-        emails: Sequence[str] = (),
-        phones: Sequence[str] = (),
+        emails: Sequence[str] | str = (),
+        phones: Sequence[str] | str = (),
         status: str = "",
         marks: Mapping[str, str] | None = None,
         travel: Travel = PLAIN,
     ) -> int:
         """Staff add a person; `marks` is field name = label. Returns the id."""
         now, number = self.clock(), self.state.next_id
-        person = Person(number, f"Person {number}", list(emails), list(phones), now, now)
+        person = Person(number, f"Person {number}", _list(emails), _list(phones), now, now)
         self.state.next_id += 1
         self.state.persons[number] = person
         if status and person.primary:
@@ -528,7 +519,7 @@ class PipedriveTwin(Twin[Account]):
         self, person: int, emails: Sequence[str], phones: Sequence[str], travel: Travel = PLAIN
     ) -> None:
         known = self._known(person)
-        known.emails, known.phones = list(emails), list(phones)
+        known.emails, known.phones = _list(emails), _list(phones)
         self._touch(known, "change", "app", travel)
 
     @act
@@ -566,6 +557,9 @@ class PipedriveTwin(Twin[Account]):
 
     def people(self) -> Sequence[Row]:
         return [self._row(one) for one in self.state.persons.values() if not one.deleted]
+
+    def page_buttons(self) -> Sequence[Button]:
+        return [Button("New person", "new_person", {"status": "subscribed"}, ("emails",))]
 
     def _row(self, person: Person) -> Row:
         marks = [
@@ -605,6 +599,11 @@ def _field(one: Field) -> dict[str, Any]:
         "is_custom_field": len(one.code) == 40,
         "is_optional_response_field": False,
     }
+
+
+def _list(given: Sequence[str] | str) -> list[str]:
+    """A form on the page sends one text."""
+    return [given] if isinstance(given, str) else list(given)
 
 
 def _valued(texts: Sequence[str]) -> list[dict[str, Any]]:
