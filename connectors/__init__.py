@@ -6,13 +6,14 @@ from importlib import import_module
 from typing import Any
 
 SYSTEMS = {
-    "mailchimp": "connectors.mailchimp:Mailchimp",
+    "activecampaign": "connectors.activecampaign:ActiveCampaign",
     "hubspot": "connectors.hubspot:HubSpot",
+    "keap": "connectors.keap:Keap",
+    "mailchimp": "connectors.mailchimp:Mailchimp",
     "messenger": "connectors.messenger:Messenger",
+    "pipedrive": "connectors.pipedrive:Pipedrive",
     "timely": "connectors.timely:Timely",
     "twilio": "connectors.twilio:Twilio",
-    "activecampaign": "connectors.activecampaign:ActiveCampaign",
-    "keap": "connectors.keap:Keap",
 }
 
 

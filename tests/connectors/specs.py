@@ -45,6 +45,7 @@ FILES = {
     ),
     "messenger": ("meta_graph_page_messaging.subset.json",),
     "keap": ("keap-rest-v2.trimmed.json", "keap-rest-v1-hooks.subset.json"),
+    "pipedrive": ("pipedrive-v2.interface.json",),
 }
 Document = dict[str, Any]
 GRAPH_VERSION = "v25.0"
@@ -131,7 +132,8 @@ def _schemas(part: Any) -> Iterator[dict[str, Any]]:
 
 def _operation(document: Document, call: Call) -> tuple[dict[str, Any] | None, list[Any]]:
     path = call.target.partition("?")[0].removeprefix(_prefix(document))
-    for template, methods in document["paths"].items():
+    templates = sorted(document["paths"].items(), key=lambda item: item[0].count("{"))
+    for template, methods in templates:
         pattern = re.sub(r"\\{[^}]+\\}", "[^/]+", re.escape(template))
         if re.fullmatch(pattern, path) and call.method.lower() in methods:
             return methods[call.method.lower()], methods.get("parameters", [])

@@ -14,13 +14,14 @@ from typing import Any
 from tests.twins.kit import Twin, running
 
 TWINS = {
-    "mailchimp": "tests.twins.mailchimp:MailchimpTwin",
+    "activecampaign": "tests.twins.activecampaign:ActiveCampaignTwin",
     "hubspot": "tests.twins.hubspot:HubspotTwin",
+    "keap": "tests.twins.keap:KeapTwin",
+    "mailchimp": "tests.twins.mailchimp:MailchimpTwin",
     "messenger": "tests.twins.messenger:MessengerTwin",
+    "pipedrive": "tests.twins.pipedrive:PipedriveTwin",
     "timely": "tests.twins.timely:TimelyTwin",
     "twilio": "tests.twins.twilio:TwilioTwin",
-    "activecampaign": "tests.twins.activecampaign:ActiveCampaignTwin",
-    "keap": "tests.twins.keap:KeapTwin",
 }
 
 
