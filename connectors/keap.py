@@ -259,7 +259,7 @@ class Keap:
         held = [await self._tags_of(contact) for contact in contacts]
         known = {slot: self._tags.known(slot) for slot in self._marks}
         return {
-            slot: Seen(Value.OFF if all(ids & one for one in held) else Value.UNSET)
+            slot: Seen(Value.OFF if all(ids & one for one in held) else Value.UNMARKED)
             for slot, ids in known.items()
         }
 

@@ -205,7 +205,7 @@ class TestKeap(ConnectorContract):
         found = self.read(self.ref(1))
         assert found.vendor_id == str(number)
         assert EMAIL not in found.values
-        assert found.values[SMS] == Seen(Value.UNSET)
+        assert found.values[SMS] == Seen(Value.UNMARKED)
 
     def test_a_contact_by_its_id_shows_its_addresses_and_numbers(self) -> None:
         number = self.twin.new_contact("a@example.com b@example.com", "07700 900123", "CONFIRMED")
@@ -288,7 +288,7 @@ class TestKeap(ConnectorContract):
 
     def test_a_missing_tag_is_made_at_the_first_write_only(self) -> None:
         (ref,) = self.people(1)
-        assert self.read(ref).values[SMS] == Seen(Value.UNSET)
+        assert self.read(ref).values[SMS] == Seen(Value.UNMARKED)
         assert self.twin.writes() == []
         change = Change(ref, SMS, Wish.OFF)
         for _ in range(2):
@@ -296,7 +296,7 @@ class TestKeap(ConnectorContract):
         assert self.tagged(ref) == {REMINDERS, NO_SMS}
         assert [call.path for call in self.twin.writes()].count(TAGS) == 1
         assert self.read(ref).values[SMS] == Seen(Value.OFF)
-        assert self.read(ref).values[PHONE] == Seen(Value.UNSET)
+        assert self.read(ref).values[PHONE] == Seen(Value.UNMARKED)
 
     def test_an_on_takes_the_tag_away_and_makes_none(self) -> None:
         (ref,) = self.people(1)
@@ -341,7 +341,7 @@ class TestKeap(ConnectorContract):
         ids = [self.twin.new_contact("home@example.com") for _ in range(2)]
         home = Ref(Kind.EMAIL, "home@example.com")
         self.twin.admin_tags(ids[0], NO_SMS)
-        assert self.read(home).values[SMS] == Seen(Value.UNSET)
+        assert self.read(home).values[SMS] == Seen(Value.UNMARKED)
         change = Change(home, SMS, Wish.OFF)
         assert isinstance(self.write(change)[change], Applied)
         assert all(NO_SMS in self.twin.tags_of(number) for number in ids)
@@ -396,7 +396,7 @@ class TestKeap(ConnectorContract):
         assert statuses.records[0][1].values == {EMAIL: Seen(Value.ON)}
         ((ref, read),) = contacts.records
         assert ref == Ref(None, "", str(number))
-        assert (read.values[SMS].value, read.values[PHONE].value) == (Value.OFF, Value.UNSET)
+        assert (read.values[SMS].value, read.values[PHONE].value) == (Value.OFF, Value.UNMARKED)
         assert read.identifiers == ((Kind.EMAIL, "amy@example.com"), (Kind.PHONE, NUMBER))
         assert contacts.complete
 

@@ -342,7 +342,7 @@ def test_an_account_that_is_not_active_is_unusable(vendor: TwilioTwin) -> None:
     assert isinstance(applied(made(vendor), OFF)[OFF], Unusable)
 
 
-LATER = format_datetime(datetime.now(UTC) + timedelta(minutes=10), usegmt=True)
+LATER = format_datetime(datetime.now(UTC) + timedelta(minutes=40), usegmt=True)
 
 
 @pytest.mark.parametrize(
@@ -352,7 +352,7 @@ LATER = format_datetime(datetime.now(UTC) + timedelta(minutes=10), usegmt=True)
         ("-5", 0.5, 2.0),
         ("soon", 0.5, 2.0),
         ("7", 7.0, 7.0),
-        (LATER, 500.0, 600.0),
+        (LATER, 600.0, 2400.0),
         ("999999999", 3600.0, 3600.0),
     ],
     ids=["none", "negative", "word", "seconds", "date", "huge"],

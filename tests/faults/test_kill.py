@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from contextlib import ExitStack
@@ -52,7 +53,7 @@ def test_no_acknowledged_opt_out_is_lost(tmp_path: Path) -> None:
             twin.new_member("a1", address(number))
         for round_ in range(ROUNDS):
             numbers = list(range(round_ * A_ROUND, (round_ + 1) * A_ROUND))
-            acknowledged |= one_round(made, links, numbers, dices.uniform(0.0, 0.25))
+            acknowledged |= one_round(made, links, numbers, dices)
             check(made, acknowledged)
         reach_the_vendor(made, twin, acknowledged)
     say(f"kill -9: {ROUNDS} kills, {len(acknowledged)} acknowledged opt-outs, 0 lost")
@@ -80,8 +81,11 @@ def mint(made: Installation, people: int) -> list[str]:
         runtime.close()
 
 
-def one_round(made: Installation, links: list[str], numbers: list[int], after: float) -> set[int]:
-    """Start, load, kill; returns whose click was answered 200."""
+def one_round(
+    made: Installation, links: list[str], numbers: list[int], dices: random.Random
+) -> set[int]:
+    """Start, load, kill at any moment after some answers; returns whose click was answered 200."""
+    enough, after = dices.randint(0, A_ROUND // 2), dices.uniform(0.0, 0.05)
     process = made.start("serve")
     answered: set[int] = set()
     try:
@@ -92,6 +96,8 @@ def one_round(made: Installation, links: list[str], numbers: list[int], after: f
         ]
         for client in clients:
             client.start()
+        while len(answered) < enough and any(client.is_alive() for client in clients):
+            time.sleep(0.001)
         time.sleep(after)
         process.kill()
         for client in clients:
