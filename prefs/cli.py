@@ -25,6 +25,7 @@ from prefs.core.errors import PrefsError, SettingsError, Unavailable
 from prefs.core.propagation import Target
 from prefs.core.signals import Evidence
 from prefs.logs import set_up_logs
+from prefs.mailbox import PLACE, Mailbox
 from prefs.settings import Settings
 from prefs.store import access, batches, ledger, marks, migrate
 from prefs.web import bodies, people
@@ -328,18 +329,21 @@ def import_(path: Path | None, as_json: bool, file: Path, brand: str | None, app
 @main.command("sync")
 @common
 @click.argument("target", required=False)
-@click.option("--inbox", is_flag=True, help="Read the messages that people sent instead.")
+@click.option("--inbox", is_flag=True, help="Read the messages and mails that people sent.")
 @click.option("--apply", "apply_", is_flag=True, help="Take outs in, push the rest, wait for it.")
 def sync_(path: Path | None, as_json: bool, target: str | None, inbox: bool, apply_: bool) -> None:
     """Read the vendors from end to end; print what differs. Exit 1 on differences."""
     with opened(path) as runtime:
-        chosen = _targets(runtime, target)
+        letters = inbox and _reads_letters(runtime, target)
+        known = runtime.targets and target != PLACE
+        chosen = _targets(runtime, target) if known or not letters else []
         with err.status("reading", spinner="dots") as status:
 
             def tell(name: str, count: int) -> None:
                 status.update(f"{name}: {count}")
 
-            reports = asyncio.run(_sync(runtime, chosen, tell, inbox=inbox, apply=apply_))
+            box = Mailbox(runtime.service) if letters else None
+            reports = asyncio.run(_sync(runtime, chosen, box, tell, inbox=inbox, apply=apply_))
     differences = [one for report in reports for one in report.differences]
     answer = {
         "applied": apply_,
@@ -353,6 +357,12 @@ def sync_(path: Path | None, as_json: bool, target: str | None, inbox: bool, app
         sys.exit(REFUSED)
 
 
+def _reads_letters(runtime: Runtime, name: str | None) -> bool:
+    """Whether a mailbox is configured and meant."""
+    settings = runtime.settings.mail
+    return settings is not None and settings.inbox is not None and name in (None, PLACE)
+
+
 def _targets(runtime: Runtime, name: str | None) -> list[Target]:
     found = [one for one in runtime.targets if name in (None, one.name, one.label)]
     if not found:
@@ -362,13 +372,20 @@ def _targets(runtime: Runtime, name: str | None) -> list[Target]:
 
 
 async def _sync(
-    runtime: Runtime, chosen: list[Target], tell: sync.Progress, *, inbox: bool, apply: bool
+    runtime: Runtime,
+    chosen: list[Target],
+    box: Mailbox | None,
+    tell: sync.Progress,
+    *,
+    inbox: bool,
+    apply: bool,
 ) -> list[sync.Report]:
     scans = [app.make_scan(runtime, target) for target in chosen]
     try:
         if inbox:
             heard = [await sync.inbox(scan, tell) for scan in scans]
-            reports = [report for report in heard if report]
+            letters = [await sync.letters(box, tell)] if box else []
+            reports = [report for report in heard if report] + letters
         else:
             readable = list(sync.readable(scans))
             reports = [await sync.walk(scan, tell, apply=apply) for scan in readable]

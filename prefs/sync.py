@@ -17,6 +17,7 @@ from prefs.core import identity
 from prefs.core.errors import PropagationError
 from prefs.core.ids import subject_text
 from prefs.core.propagation import Listens, Page, Readback, Verdict
+from prefs.mailbox import PLACE, Away, Mailbox
 from prefs.scan import Direction, Finding, Row, Scan
 from prefs.store import subjects
 
@@ -125,6 +126,18 @@ async def inbox(scan: Scan, tell: Progress) -> Report | None:
     except PropagationError as fault:
         report.error = str(fault)
     tell(scan.target.label, report.records)
+    return report
+
+
+async def letters(box: Mailbox, tell: Progress) -> Report:
+    """Read the mailbox that people unsubscribe by."""
+    report = Report(PLACE, "imap", live=True)
+    try:
+        report.records = await box.read()
+        report.complete = True
+    except Away as fault:
+        report.error = str(fault)
+    tell(PLACE, report.records)
     return report
 
 

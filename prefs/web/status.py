@@ -28,6 +28,8 @@ from prefs.web.people import json
 _decode_task = msgspec.json.Decoder(TaskBody)
 MOST = 1000
 LAG_WINDOW = 7 * 86400.0
+HELD = {"held_text": Channel.SMS, "held_mail": Channel.EMAIL}
+"""Tasks that a hold waits for, and the channel that it holds."""
 
 
 @needs("check", "rights", "admin")
@@ -125,7 +127,7 @@ def _task(served: Service, row: Any) -> dict[str, Any]:
 
 @needs("staff", "admin")
 async def settle_task(request: Request, served: Service, key: ApiKey) -> Response:
-    """Close a task. A held text is settled as `out` (they meant stop) or `release`d."""
+    """Close a task. A held text or mail is settled as `out` (they meant stop) or `release`d."""
     body = parse(_decode_task, await read_body(request, BODY_LIMIT))
     text = request.path_params["id"]
     if not re.fullmatch(r"[0-9]{1,18}", text):
@@ -142,13 +144,13 @@ def _settle(
         raise NotFound("there is no such task")
     if row.state != "open":
         raise BadInput("this task is closed already", field="$.state", status=409)
-    if row.kind == "held_text":
+    if row.kind in HELD:
         _decide_hold(conn, served, key, row, body)
     elif row.kind == "batch" and body.state == "done":
         batch = batches.by_label(conn, tasks.body(served.keys, row)["batch"])
         batches.release(conn, batch, served.clock().timestamp())
     elif body.state != "done":
-        raise BadInput("only a held text can be settled as out or release", field="$.state")
+        raise BadInput("only a held text or mail can be settled as out or release", field="$.state")
     now = served.clock().timestamp()
     noted = {**tasks.body(served.keys, row), "settled_with": body.note}
     tasks.settle(conn, served.keys, id_, body.state, noted, now)
@@ -157,13 +159,13 @@ def _settle(
 
 def _decide_hold(conn: Connection, served: Service, key: ApiKey, row: Any, body: TaskBody) -> None:
     if body.state == "done" or row.subject_id is None:
-        raise BadInput("settle a held text as out or release", field="$.state")
-    evidence = Evidence(actor=f"key {key.id}", note=body.note)
+        raise BadInput("settle a held text or mail as out or release", field="$.state")
+    evidence, channel = Evidence(actor=f"key {key.id}", note=body.note), HELD[row.kind]
     if body.state == "release":
-        served.intake.release(conn, key.brand, row.subject_id, Channel.SMS, evidence)
+        served.intake.release(conn, key.brand, row.subject_id, channel, evidence)
         return
-    hashes = tuple(served.intake.hashes_of_subject(conn, row.subject_id, Channel.SMS))
-    scope = Scope(Channel.SMS, Purpose.MARKETING)
+    hashes = tuple(served.intake.hashes_of_subject(conn, row.subject_id, channel))
+    scope = Scope(channel, Purpose.MARKETING)
     signal = Signal(
         key.brand, Source.STAFF, (Statement(scope, Choice.OUT),), hashes=hashes, evidence=evidence
     )
