@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import connectors
 from connectors.budget import TokenBudget
-from prefs import mailer, texts
+from prefs import mailbox, mailer, texts
 from prefs.chores import FORGET_EVERY, SEAL_EVERY, SWEEP_EVERY, Forgetting, Sealer, Sweep, every
 from prefs.core.errors import PrefsError, Refused
 from prefs.core.keys import Keyring
@@ -41,6 +41,7 @@ from prefs.web import (
     centre,
     check,
     confirm,
+    inbox,
     openapi,
     pages,
     people,
@@ -142,6 +143,7 @@ def make_worker(runtime: Runtime) -> Worker:
     sweep = Sweep(database, runtime.targets, runtime.keys, clock, settings.alerts)
     forgetting = Forgetting(database, clock)
     post = mailer.Mailer(runtime.service)
+    reader = mailbox.Mailbox(runtime.service)
     return Worker(
         lanes,
         [
@@ -149,6 +151,7 @@ def make_worker(runtime: Runtime) -> Worker:
             lambda: every(SWEEP_EVERY, sweep.run),
             lambda: every(FORGET_EVERY, forgetting.run),
             lambda: every(MAIL_EVERY, post.run),
+            lambda: every(mailbox.EVERY, reader.run),
         ],
     )
 
@@ -239,6 +242,7 @@ def make_app(runtime: Runtime, *, work: bool) -> Starlette:
             *preferences.routes,
             *people.routes,
             *status.routes,
+            *inbox.routes,
             *web_hooks.routes,
             *unsubscribe.routes,
             *centre.routes,

@@ -25,6 +25,7 @@ from prefs.core.errors import PrefsError, SettingsError, Unavailable
 from prefs.core.propagation import Target
 from prefs.core.signals import Evidence
 from prefs.logs import set_up_logs
+from prefs.mailbox import PLACE, Mailbox
 from prefs.scan import Scan
 from prefs.settings import Settings
 from prefs.store import access, batches, ledger, marks, migrate
@@ -329,7 +330,7 @@ def import_(path: Path | None, as_json: bool, file: Path, brand: str | None, app
 @main.command("sync")
 @common
 @click.argument("target", required=False)
-@click.option("--inbox", is_flag=True, help="Read the messages that people sent instead.")
+@click.option("--inbox", is_flag=True, help="Read the messages and mails that people sent.")
 @click.option(
     "--from",
     "file",
@@ -347,7 +348,9 @@ def sync_(
 ) -> None:
     """Read the vendors from end to end; print what differs. Exit 1 on differences."""
     with opened(path) as runtime:
-        chosen = _targets(runtime, target)
+        letters = inbox and _reads_letters(runtime, target)
+        known = runtime.targets and target != PLACE
+        chosen = _targets(runtime, target) if known or not letters else []
         if file and len(chosen) != 1:
             raise click.UsageError("--from needs the TARGET that the file comes from")
         with err.status("reading", spinner="dots") as status:
@@ -355,7 +358,9 @@ def sync_(
             def tell(name: str, count: int) -> None:
                 status.update(f"{name}: {count}")
 
-            reading = _Reading(tell, inbox, file.read_bytes() if file else None, apply_)
+            box = Mailbox(runtime.service) if letters else None
+            upload = file.read_bytes() if file else None
+            reading = _Reading(tell, inbox, box, upload, apply_)
             reports = asyncio.run(_sync(runtime, chosen, reading))
     differences = [one for report in reports for one in report.differences]
     answer = {
@@ -368,6 +373,12 @@ def sync_(
         sys.exit(TRY_LATER)
     if differences and not apply_:
         sys.exit(REFUSED)
+
+
+def _reads_letters(runtime: Runtime, name: str | None) -> bool:
+    """Whether a mailbox is configured and meant."""
+    settings = runtime.settings.mail
+    return settings is not None and settings.inbox is not None and name in (None, PLACE)
 
 
 def _targets(runtime: Runtime, name: str | None) -> list[Target]:
@@ -383,6 +394,7 @@ class _Reading(NamedTuple):
 
     tell: sync.Progress
     inbox: bool
+    box: Mailbox | None
     upload: bytes | None
     apply: bool
 
@@ -404,7 +416,8 @@ async def _read(scans: list[Scan], reading: _Reading) -> list[sync.Report]:
         return [await sync.upload(scans[0], reading.upload, apply=reading.apply)]
     if reading.inbox:
         heard = [await sync.inbox(scan, reading.tell) for scan in scans]
-        return [report for report in heard if report]
+        letters = [await sync.letters(reading.box, reading.tell)] if reading.box else []
+        return [report for report in heard if report] + letters
     readable = list(sync.readable(scans))
     reports = [await sync.walk(scan, reading.tell, apply=reading.apply) for scan in readable]
     for scan, report in zip(readable, reports, strict=True):

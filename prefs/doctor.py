@@ -9,7 +9,7 @@ from rich.table import Table
 from prefs.core.errors import PrefsError
 from prefs.core.keys import Keyring
 from prefs.core.propagation import Target
-from prefs.settings import Settings
+from prefs.settings import Brand, Settings
 from prefs.store import migrate
 from prefs.store.database import Database, sqlite_library
 from prefs.store.keys import check_keys
@@ -35,7 +35,8 @@ def examine(settings: Settings) -> dict[str, Any]:
             _webhook(settings, target)
             for brand in settings.brands.values()
             for target in brand.targets.values()
-        ],
+        ]
+        + [_mail_hook(settings, brand) for brand in settings.brands.values() if brand.mail],
     }
 
 
@@ -59,6 +60,15 @@ def _webhook(settings: Settings, target: Target) -> dict[str, str]:
         "mode": "live" if target.live else "observe",
         "url": url,
         "events": EVENTS.get(target.system, ""),
+    }
+
+
+def _mail_hook(settings: Settings, brand: Brand) -> dict[str, str]:
+    return {
+        "target": f"{brand.id} mail",
+        "mode": "live",
+        "url": f"{settings.public_url}/webhooks/mail/{brand.id}/inbox?key=<mail.key>",
+        "events": "each mail to the address and its plus addresses, as raw MIME",
     }
 
 

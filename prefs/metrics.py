@@ -24,6 +24,9 @@ UNKNOWN_EVENTS = Counter(
 WEBHOOKS = Counter(
     "prefs_webhooks_total", "Webhooks received", ["system", "status"], registry=REGISTRY
 )
+MAILS = Counter(
+    "prefs_mails_total", "Inbound mails, by what became of them", ["became"], registry=REGISTRY
+)
 REQUESTS = Histogram(
     "prefs_request_seconds",
     "Time to answer, by route",

@@ -50,6 +50,7 @@ class Mail:
     sender: str
     inbox: str | None = field(default=None, repr=False)
     """`imaps://user@host/FOLDER`."""
+    inbox_password: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,11 +287,29 @@ def _mail(top: Table) -> Mail | None:
     table = top.table("mail")
     if table is None:
         return None
-    mail = Mail(_transport(table), _email(table, "from"), table.optional("inbox"))
-    if mail.inbox and not mail.inbox.startswith(("imaps://", "imap://")):
-        table.fault("inbox", "write imaps://USER@HOST/FOLDER")
+    mail = Mail(
+        _transport(table),
+        _email(table, "from"),
+        table.optional("inbox"),
+        table.secret("inbox_password"),
+    )
+    _check_inbox(table, mail)
     table.end()
     return mail
+
+
+def _check_inbox(table: Table, mail: Mail) -> None:
+    if not mail.inbox:
+        return
+    split = _split(mail.inbox)
+    known = split and split.scheme in ("imaps", "imap") and split.hostname and split.username
+    if not split or not known:
+        table.fault("inbox", "write imaps://USER@HOST/FOLDER")
+        return
+    if split.scheme == "imap" and not _loopback(split.hostname or ""):
+        table.fault("inbox", "is imap: the password would travel in clear; write imaps://")
+    if not (mail.inbox_password or split.password):
+        table.fault("inbox_password", "is missing; write env:NAME or file:PATH")
 
 
 def _transport(table: Table) -> str:

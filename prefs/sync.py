@@ -20,6 +20,7 @@ from prefs.core import identity
 from prefs.core.errors import BadInput, PropagationError
 from prefs.core.ids import subject_text
 from prefs.core.propagation import Listens, Page, Readback, Verdict
+from prefs.mailbox import PLACE, Away, Mailbox
 from prefs.scan import Direction, Finding, Row, Scan
 from prefs.store import subjects
 
@@ -183,6 +184,18 @@ async def _ticked(
     if apply:
         await scan.database.write(tick)
     report.complete = True
+
+
+async def letters(box: Mailbox, tell: Progress) -> Report:
+    """Read the mailbox that people unsubscribe by."""
+    report = Report(PLACE, "imap", live=True)
+    try:
+        report.records = await box.read()
+        report.complete = True
+    except Away as fault:
+        report.error = str(fault)
+    tell(PLACE, report.records)
+    return report
 
 
 def readable(scans: Sequence[Scan]) -> Iterator[Scan]:

@@ -29,6 +29,8 @@ from prefs.web.people import json
 _decode_task = msgspec.json.Decoder(TaskBody)
 MOST = 1000
 LAG_WINDOW = 7 * 86400.0
+HELD = {"held_text": Channel.SMS, "held_mail": Channel.EMAIL}
+"""Tasks that a hold waits for, and the channel that it holds."""
 
 
 @needs("check", "rights", "admin")
@@ -128,7 +130,7 @@ def _task(served: Service, row: Any) -> dict[str, Any]:
 
 @needs("staff", "admin")
 async def settle_task(request: Request, served: Service, key: ApiKey) -> Response:
-    """Close a task. A held text is settled as `out` (they meant stop) or `release`d."""
+    """Close a task. A held text or mail is settled as `out` (they meant stop) or `release`d."""
     body = parse(_decode_task, await read_body(request, BODY_LIMIT))
     text = request.path_params["id"]
     if not re.fullmatch(r"[0-9]{1,18}", text):
@@ -145,7 +147,7 @@ def _settle(
         raise NotFound("there is no such task")
     if row.state != "open":
         raise BadInput("this task is closed already", field="$.state", status=409)
-    if row.kind == "held_text":
+    if row.kind in HELD:
         _decide_hold(conn, served, key, row, body)
     elif row.kind == "batch" and body.state == "done":
         batch = batches.by_label(conn, tasks.body(served.keys, row)["batch"])
@@ -153,7 +155,7 @@ def _settle(
     elif body.state == "done" and row.kind in assisted.KINDS:
         _look_again(conn, served, row)
     elif body.state != "done":
-        raise BadInput("only a held text can be settled as out or release", field="$.state")
+        raise BadInput("only a held text or mail can be settled as out or release", field="$.state")
     now = served.clock().timestamp()
     noted = {**tasks.body(served.keys, row), "settled_with": body.note}
     tasks.settle(conn, served.keys, id_, body.state, noted, now)
@@ -169,9 +171,9 @@ def _look_again(conn: Connection, served: Service, row: Any) -> None:
 
 def _decide_hold(conn: Connection, served: Service, key: ApiKey, row: Any, body: TaskBody) -> None:
     if body.state == "done" or row.subject_id is None:
-        raise BadInput("settle a held text as out or release", field="$.state")
+        raise BadInput("settle a held text or mail as out or release", field="$.state")
     evidence = Evidence(actor=f"key {key.id}", note=body.note)
-    channel = Channel(tasks.body(served.keys, row).get("channel", Channel.SMS))
+    channel = Channel(tasks.body(served.keys, row).get("channel") or HELD[row.kind])
     if body.state == "release":
         served.intake.release(conn, key.brand, row.subject_id, channel, evidence)
         return
