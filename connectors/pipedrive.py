@@ -5,7 +5,7 @@ that Pipedrive forbids is answered 200 with the old status. It governs Campaigns
 mail and automations do not look at it. Custom fields are markers for people to see.
 
 https://developers.pipedrive.com/docs/api/v1/Persons
-https://support.pipedrive.com/en/article/marketing-status
+https://support.pipedrive.com/en/article/campaigns-marketing-contacts
 """
 
 from __future__ import annotations
@@ -196,7 +196,8 @@ class Pipedrive:
             held = [person for person in read if person and key in person.keys]
             if len(held) == len(known):
                 return held
-        found = [await self._person(number, fields) for number in await self._search(key)]
+        hits = await self._search(key, ref.value)
+        found = [await self._person(number, fields) for number in hits]
         return [person for person in found if person and key in person.keys]
 
     def _key(self, ref: Ref) -> Shown | None:
@@ -207,7 +208,10 @@ class Pipedrive:
 
     async def _person(self, number: str, fields: Mapping[str, Field]) -> Person | None:
         began = self._now()
-        item = await self._line.person(number, self._shown(fields))
+        try:
+            item = await self._line.person(number, self._shown(fields))
+        except Denied as denied:
+            raise Refused(f"our user may not see this person ({denied})") from None
         if item is None or item.get("is_deleted") is True:
             self._book.forget(number)
             return None
@@ -222,25 +226,24 @@ class Pipedrive:
             shown["custom_fields"] = ",".join(sorted(field.code for field in fields.values()))
         return shown
 
-    async def _search(self, key: Shown) -> list[str]:
-        """Ids of the persons that show this address or number.
+    async def _search(self, key: Shown, spelling: str) -> list[str]:
+        """Ids of the persons that may show this address or number: reading them tells.
 
         Pipedrive compares a number with what staff typed, so that one typed with spaces is found
         by a walk only. https://developers.pipedrive.com/docs/api/v1/Persons#searchPersons
         """
-        for term in _terms(key):
+        hits: set[str] = set()
+        for term in _terms(key, spelling):
             after: str | None = None
             while True:
                 onward = {"cursor": after} if after else {}
                 answer = await self._line.search({**_exactly(key, term), **onward})
-                for item in _hits(answer):
-                    keys = _keys(_texts(item, "emails"), _texts(item, "phones"), self._region)
-                    self._book.learn(_id(item), keys)
+                hits |= {_id(item) for item in _hits(answer)}
                 after = following(answer)
                 if not after:
                     break
         self._book.searched(key)
-        return self._book.persons(key)
+        return sorted(hits.union(self._book.persons(key)), key=int)
 
     # --- what was read -------------------------------------------------------------------------
 
@@ -567,11 +570,12 @@ def _hits(answer: Json) -> list[Json]:
     return hits
 
 
-def _terms(key: Shown) -> tuple[str, ...]:
-    """What to search for: a number in E.164, and as it is dialled at home."""
+def _terms(key: Shown, spelling: str) -> tuple[str, ...]:
+    """What to search for: an address as it is spelt and as it is compared, which differ where its
+    domain is not ASCII; a number in E.164 and as it is dialled at home."""
     kind, text = key
     if kind is Kind.EMAIL:
-        return (text,)
+        return tuple(dict.fromkeys((text, spelling.strip().lower())))
     national = phonenumbers.format_number(
         phonenumbers.parse(text), phonenumbers.PhoneNumberFormat.NATIONAL
     )

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from connectors import http
@@ -33,12 +33,14 @@ PAGE = 500
 """Most items of one page."""
 
 SEARCHES = Limit(10, 2.0)
-"""Searches have a limit of their own beside that of all calls."""
+"""https://developers.pipedrive.com/changelog/post/announcing-search-api-rate-limit: on every plan,
+beside the limit of all calls."""
 BURST = 2.0
 """Seconds of the ordinary limit, which a 429 need not name."""
 LONGEST_PAUSE = 10.0
 DAY_SPENT = 3600.0
-"""Seconds until a company whose daily tokens are spent is asked again; the vendor names no hour."""
+"""Seconds until a company whose daily tokens are spent is asked again, or the next day (UTC)."""
+SPENT = "Pipedrive's daily tokens are spent"
 
 FIELDS_FOR = timedelta(hours=1)
 """How long the fields are taken as read: reading them costs as much as ten persons."""
@@ -48,7 +50,7 @@ _PERSONAL = re.compile(r"[^\s\"'<>(),:;]+@[^\s\"'<>(),:;]+|\+?\d[\d ()./-]{5,}\d
 
 
 class Denied(Unusable):
-    """402 and 403: the account is closed, or our user may not do this."""
+    """403: our user may not do this, or the account has reached a limit."""
 
 
 class Line:
@@ -123,7 +125,7 @@ class Line:
         """Every call of the day counts, refused ones too: none is sent."""
         left = (self._spent_until - self._now()).total_seconds() if self._spent_until else 0.0
         if left > 0:
-            raise Temporary("Pipedrive's daily tokens are spent", retry_after=min(left, DAY_SPENT))
+            raise Temporary(SPENT, retry_after=min(left, DAY_SPENT))
 
     def _checked(self, reply: http.Reply) -> Json:
         """The answer's object. Raises what its status amounts to."""
@@ -135,15 +137,18 @@ class Line:
         if reply.status == 429:
             raise self._too_many(reply)
         reason = words(_error(reply))
-        if reply.status in (402, 403):
-            raise Denied(f"HTTP {reply.status}: {reason}")
+        if reply.status == 403:
+            raise Denied(f"HTTP 403: {reason}")
+        if reply.status == 402:
+            raise Unusable(f"HTTP 402, the account is not open: {reason}")
         raise http.fault_of(reply, reason)
 
     def _too_many(self, reply: http.Reply) -> Temporary:
         """Two limits answer alike: calls in two seconds, and the company's tokens of the day."""
         if reply.headers.get("x-daily-requests-left", "").strip() == "0":
-            self._spent_until = self._now() + timedelta(seconds=DAY_SPENT)
-            return Temporary("Pipedrive's daily tokens are spent", retry_after=DAY_SPENT)
+            wait = min(DAY_SPENT, _until_midnight(self._now()))
+            self._spent_until = self._now() + timedelta(seconds=wait)
+            return Temporary(SPENT, retry_after=wait)
         wait = http.retry_after(reply.headers) or _reset(reply) or BURST
         self._budget.pause(min(wait, LONGEST_PAUSE))
         return Temporary("HTTP 429: too many calls", retry_after=wait)
@@ -226,7 +231,7 @@ class Fields:
             if isinstance(fault, Denied | Refused):
                 options = " and ".join(LABELS.values())
                 raise Refused(
-                    f"Pipedrive lets us not make the field {name}: make it by hand, "
+                    f"Pipedrive does not let us make the field {name} ({fault}): make it by hand, "
                     f"single option, with the options {options}"
                 ) from None
             raise
@@ -295,6 +300,12 @@ def _reset(reply: http.Reply) -> float | None:
     """Seconds until the limit of calls starts afresh."""
     text = reply.headers.get("x-ratelimit-reset", "").strip()
     return float(text) if re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,6})?", text) else None
+
+
+def _until_midnight(now: datetime) -> float:
+    today = now.astimezone(UTC)
+    midnight = today.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+    return (midnight - today).total_seconds()
 
 
 def _error(reply: http.Reply) -> Json:
