@@ -152,6 +152,8 @@ def _settings(top: Table, systems: Systems) -> Settings:
     }
     if not brands:
         top.fault("brands", "there is none; add [brands.NAME]")
+    if mail and mail.inbox and not any(brand.mail for brand in brands.values()):
+        top.fault("mail.inbox", 'is nobody\'s; add mail = { inbox = "ADDRESS" } to a brand')
     settings = Settings(
         listen=_listen(top),
         public_url=_public_url(top),

@@ -183,6 +183,16 @@ def test_doctor_tells_webhooks_and_a_missing_key(
     assert any("add the old secret" in one for one in found)
 
 
+def test_doctor_tells_where_mails_are_to_be_sent(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFS__BRANDS__RT__MAIL__INBOX", "unsubscribe@example.co.uk")
+    monkeypatch.setenv("PREFS__BRANDS__RT__MAIL__KEY", "a secret of the hook")
+    (hook,) = answer("doctor")["webhooks"]
+    assert hook["target"] == "rt mail"
+    assert hook["url"] == "https://prefs.example.co.uk/webhooks/mail/rt/inbox?key=<mail.key>"
+
+
 def test_every_fault_of_the_configuration_is_told_at_once(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,7 @@ class Postbox:
     def __init__(self, port: int) -> None:
         self.port = port
         self.kept: list[tuple[list[str], EmailMessage]] = []
+        self.raw: list[bytes] = []
         self.answer = "250 kept"
 
     def start(self) -> None:
@@ -43,6 +44,7 @@ class Postbox:
             assert isinstance(envelope.content, bytes)
             message = email.message_from_bytes(envelope.content, policy=policy.default)
             self.kept.append((list(envelope.rcpt_tos), message))
+            self.raw.append(envelope.content)
         return self.answer
 
 
@@ -100,6 +102,19 @@ def test_a_link_arrives(rt: Served, postbox: Postbox, clock: Clock) -> None:
     assert message["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
     assert message["Auto-Submitted"] == "auto-generated"
     assert {part.get_content_type() for part in message.walk()} >= {"text/plain", "text/html"}
+
+
+def test_the_way_out_travels_as_it_is_written(rt: Served, postbox: Postbox, clock: Clock) -> None:
+    """Encoded words are for people to read (RFC 2047 section 5): no mail program follows a link
+    that is written in them."""
+    ask(rt)
+    work(rt, clock)
+    (raw,) = postbox.raw
+    (line,) = [one for one in raw.split(b"\r\n") if one.startswith(b"List-Unsubscribe:")]
+    assert line.startswith(b"List-Unsubscribe: <https://prefs.example.co.uk/u/")
+    assert line.endswith(b">")
+    assert max(map(len, raw.split(b"\r\n"))) <= 998
+    assert raw.isascii(), "not every server takes eight bits"
 
 
 def test_a_server_that_refuses_for_now_gets_it_later(

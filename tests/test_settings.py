@@ -152,6 +152,15 @@ def test_mail(tmp_path: Path) -> None:
     assert mail.sender == "prefs@example.co.uk"
 
 
+def test_the_mailboxs_password_stands_elsewhere(tmp_path: Path) -> None:
+    url, file = '"imaps://user:sekret-0005@host/INBOX"', '"imap://user@127.0.0.1:1143/x"'
+    text = WHOLE.replace(url, f'{file}\ninbox_password = "env:HOOK"')
+    mail = loaded(tmp_path, text).mail
+    assert mail is not None
+    assert mail.inbox_password == "sekret-0002"
+    assert "sekret-0002" not in repr(mail)
+
+
 def test_a_folder_for_mails_is_no_secret(tmp_path: Path) -> None:
     text = SMALL + '[mail]\nsend = "file:///var/mails"\nfrom = "prefs@example.co.uk"\n'
     mail = loaded(tmp_path, text).mail
@@ -323,6 +332,10 @@ FAULTS = [
     ('"file:checkpoints"', '"s3:checkpoints"', "checkpoint: write file:FOLDER"),
     ('"smtp://user:sekret-0004@host:587"', '"host:587"', "mail.send: write smtp://"),
     ('"imaps://user:sekret-0005@host/INBOX"', '"pop3://host"', "mail.inbox: write imaps://"),
+    ('"imaps://user:sekret-0005@host/INBOX"', '"imaps://host/INBOX"', "mail.inbox: write imaps://"),
+    ('"imaps://user:sekret-0005@host/INBOX"', '"imap://u:p@host"', "mail.inbox: is imap: the"),
+    ('"imaps://user:sekret-0005@host/INBOX"', '"imaps://user@host"', "mail.inbox_password: is"),
+    ('mail = { inbox = "unsubscribe@', 'x = { inbox = "unsubscribe@', "mail.inbox: is nobody's"),
     ('from = "prefs@example.co.uk"', "", "mail.from: is missing"),
     ('"prefs@example.co.uk"', '"prefs"', "mail.from: is no email address"),
     ('"mail:owner@example.co.uk"', '"sms:+447700900001"', "alerts.to[0]: write mail:ADDRESS"),
