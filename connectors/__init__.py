@@ -9,6 +9,7 @@ SYSTEMS = {
     "mailchimp": "connectors.mailchimp:Mailchimp",
     "hubspot": "connectors.hubspot:HubSpot",
     "twilio": "connectors.twilio:Twilio",
+    "pabau": "connectors.pabau:Pabau",
 }
 
 

@@ -19,6 +19,7 @@ EVENTS = {
     "hubspot": "contact.propertyChange on hs_email_optout and email, privacyDeletion, deletion, "
     "restore, merge",
     "twilio": "incoming message, as HTTP POST, on each messaging service or number",
+    "pabau": "client create, client change (webhooks dashboard)",
 }
 
 

@@ -17,6 +17,7 @@ TWINS = {
     "mailchimp": "tests.twins.mailchimp:MailchimpTwin",
     "hubspot": "tests.twins.hubspot:HubspotTwin",
     "twilio": "tests.twins.twilio:TwilioTwin",
+    "pabau": "tests.twins.pabau:PabauTwin",
 }
 
 
