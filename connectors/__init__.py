@@ -11,6 +11,7 @@ SYSTEMS = {
     "keap": "connectors.keap:Keap",
     "mailchimp": "connectors.mailchimp:Mailchimp",
     "messenger": "connectors.messenger:Messenger",
+    "pabau": "connectors.pabau:Pabau",
     "pipedrive": "connectors.pipedrive:Pipedrive",
     "timely": "connectors.timely:Timely",
     "twilio": "connectors.twilio:Twilio",

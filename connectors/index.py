@@ -49,8 +49,9 @@ class Index:
         return self._shown.get(id_, ())
 
     def find(self, ref: Ref) -> list[str]:
-        """Every record that shows the ref's address or number, or the one it names by id."""
-        if ref.kind is None:
+        """Every record that shows the ref's address or number; where that was erased, the one it
+        names by id."""
+        if ref.kind is None or not ref.value:
             return [ref.vendor_id] if ref.vendor_id in self._shown else []
         found = {id_ for key in self._keys(((ref.kind, ref.value),)) for id_ in self._ids_of(key)}
         return sorted(found)

@@ -5,6 +5,9 @@ whole listing and read again on the page where they stood. Every flag is documen
 1, on updates too: all five go along with every write, as they stand. The separate preference for
 confirmations ("need to knows") is neither shown nor changed by this interface.
 
+An update carries flags that were read a moment before: one that somebody changes at Pabau in that
+moment is set back. So the client is read again before every try.
+
 The key is part of the path; nothing here puts a path into a log or an error.
 
 https://support.pabau.com/en/api/clients
@@ -14,12 +17,12 @@ https://support.pabau.com/en/api/rate-limits
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
+from urllib.parse import quote
 
 from connectors import http
 from connectors.index import Index, Shown
@@ -51,34 +54,40 @@ HOST = "https://api.oauth.pabau.com"
 PAGE = 50
 BATCH = 50
 ENCODINGS = ("json", "form", "query")
-FLAGS: Mapping[Channel, tuple[str, ...]] = {
-    Channel.EMAIL: ("opt_in_email", "opt_in_newsletter"),
-    Channel.SMS: ("opt_in_sms",),
-    Channel.PHONE: ("opt_in_phone",),
-    Channel.POST: ("opt_in_post",),
+FLAGS: Mapping[str, Channel] = {
+    "opt_in_email": Channel.EMAIL,
+    "opt_in_newsletter": Channel.EMAIL,
+    "opt_in_sms": Channel.SMS,
+    "opt_in_phone": Channel.PHONE,
+    "opt_in_post": Channel.POST,
 }
-ALL_FLAGS = tuple(flag for flags in FLAGS.values() for flag in flags)
 OPTED_OUT = "opted out"
 REST_A_PAGE = timedelta(seconds=12)
 """A walk of n pages is not repeated before n times that: reading takes a small share only."""
-GONE = "the client is no longer listed; it is looked up again"
+GONE = "the client is not where it was listed; it is looked up again"
+UNSURE = "Pabau's list did not add up (clients come and go); it is read again"
+NO_LIST = "Pabau did not answer with a list of clients"
+
+Wanted = Callable[[], set[str]]
+"""Ids of the clients that are asked for, as the index knows them now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """One client as a page showed it."""
+    """One client as a page showed it. Flags and `active` are not judged yet."""
 
     id: str
-    page: int
-    flags: Mapping[str, int]
-    active: int
+    flags: Mapping[str, Any]
+    active: Any
     shown: Shown
     custom: Mapping[str, Any] | None
     """Custom fields, where this account's listing shows them."""
 
 
 class Pabau:
-    """One account. `place` of a slot: the channel, or `field:<name>` for Messenger."""
+    """One account. `place` of a slot: the flag, or `field:<name>` for Messenger.
+
+    Email has two flags, each a slot: an out of either one is heard, and both are turned off."""
 
     facts: ClassVar[Facts] = Facts(
         system="pabau",
@@ -105,16 +114,16 @@ class Pabau:
         if self._encoding not in ENCODINGS:
             raise SettingsError([f"{target.label}.encoding: one of {', '.join(ENCODINGS)}"])
         self._now = now
-        self._key = target.text("api_key") or ""
+        self._key = quote(target.text("api_key") or "", safe="")
         self._way = http.Way(target, budget, HOST, self.facts.writes)
-        self._slots = {Slot(channel.value, channel): flags for channel, flags in FLAGS.items()}
-        name = target.table("fields").get(Channel.MESSENGER.value)
-        field = str(name).replace(" ", "_") if name else None
-        self._field = Slot(f"field:{field}", Channel.MESSENGER, enforced=False) if field else None
+        self._slots = {Slot(flag, channel): flag for flag, channel in FLAGS.items()}
+        self._field = _field(target)
         self._index = Index(target.region)
         self._pages: dict[str, int] = {}
+        self._walked = False
         self._total: int | None = None
-        """How many clients the last whole walk saw; None before the first."""
+        """How many clients the last walk saw; None where it may have missed some."""
+        self._rest_until = now()
         self._walking = asyncio.Lock()
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -131,55 +140,52 @@ class Pabau:
         began = self._now()
         try:
             await self._know(refs)
-            found = await self._clients({id_ for ref in refs for id_ in self._ids(ref)})
+            found = await self._clients(lambda: {i for ref in refs for i in self._index.find(ref)})
         except PropagationError as fault:
             return dict.fromkeys(refs, fault)
         return {ref: self._observed(ref, found, began) for ref in refs}
 
-    def _ids(self, ref: Ref) -> list[str]:
-        return self._index.find(ref)
-
     async def _know(self, refs: Sequence[Ref]) -> None:
-        """Somebody the index does not know may be new: where the number of clients moved since
+        """Somebody the index does not know may be new: unless the number of clients is that of
         the last walk, all are walked again."""
-        if self._total is not None and all(self._ids(ref) for ref in refs):
+        if self._walked and all(self._index.find(ref) for ref in refs):
             return
         async with self._walking:
             if self._total is None or (await self._page(1))[1] != self._total:
                 async for _ in self._walk():
                     pass
 
-    async def _clients(self, ids: Iterable[str]) -> dict[str, Client]:
-        """Each as its page shows it now; one that moved is looked for, then walked for."""
-        missing, found = set(ids), dict[str, Client]()
-        for shift in (0, 1, -1):
-            pages = {self._pages[id_] + shift for id_ in missing if id_ in self._pages}
-            for page in sorted(pages - {0}):
-                clients, _ = await self._page(page)
-                found |= {one.id: one for one in clients if one.id in missing}
-                missing -= found.keys()
-        if missing:
-            async with self._walking:
-                async for clients, _ in self._walk():
-                    found |= {one.id: one for one in clients if one.id in missing}
+    async def _clients(self, wanted: Wanted) -> dict[str, Client]:
+        """Each as it stands now; who is not near its page is walked for."""
+        found = await self._located(wanted)
+        if wanted() <= found.keys():
+            return found
+        async with self._walking:
+            async for clients, _ in self._walk():
+                found |= {one.id: one for one in clients if one.id in wanted()}
         return found
 
-    async def _page(self, number: int) -> tuple[list[Client], int]:
+    async def _located(self, wanted: Wanted, attempts: int = http.ATTEMPTS) -> dict[str, Client]:
+        """Those on the pages where they stood, or on a page beside."""
+        found = dict[str, Client]()
+        for shift in (0, 1, -1):
+            missing = wanted() - found.keys()
+            pages = {self._pages[id_] + shift for id_ in missing if id_ in self._pages}
+            for page in sorted(pages - {0}):
+                clients, _ = await self._page(page, attempts)
+                found |= {one.id: one for one in clients if one.id in wanted()}
+        return found
+
+    async def _page(self, number: int, attempts: int = http.ATTEMPTS) -> tuple[list[Client], int]:
         """The clients of one page, and how many the account has."""
         params = {"per_page": str(PAGE), "page": str(number)}
-        path = f"/{self._key}/clients"
 
         async def ask() -> Any:
-            return self._checked(await self._way.send("GET", path, params=params))
+            return self._checked(
+                await self._way.send("GET", f"/{self._key}/clients", params=params)
+            )
 
-        answer = await http.retried(ask)
-        try:
-            if answer["success"] is not True:
-                raise Temporary("Pabau did not answer with a list of clients")
-            clients = [_client(item, number) for item in answer["clients"]]
-            total = int(answer["total"])
-        except (KeyError, TypeError, ValueError):
-            raise Temporary("Pabau did not answer with a list of clients") from None
+        clients, total = _listed(await http.retried(ask, attempts))
         for one in clients:
             self._index.put(one.id, one.shown)
             self._pages[one.id] = number
@@ -187,31 +193,36 @@ class Pabau:
 
     async def _walk(self) -> AsyncIterator[tuple[list[Client], bool | None]]:
         """Every page. The second of each pair is None before the last one, which says whether
-        all were surely seen: clients that are added meanwhile shift pages."""
-        number, seen = 0, set[str]()
+        all were surely seen: clients that come and go meanwhile shift pages."""
+        number, seen, complete = 0, set[str](), None
         first: int | None = None
-        while True:
+        while complete is None:
             number += 1
             clients, total = await self._page(number)
             first = total if first is None else first
-            seen |= {one.id for one in clients}
-            last = len(clients) < PAGE or number * PAGE >= total
-            if last:
-                break
-            yield clients, None
-        complete = first == total == len(seen)
+            new = {one.id for one in clients} - seen
+            seen |= new
+            if not new or len(seen) >= total:
+                complete = first == total == len(seen)
+                self._end_walk(seen, complete=complete)
+            yield clients, complete
+
+    def _end_walk(self, seen: set[str], *, complete: bool) -> None:
+        self._walked, self._total = True, len(seen) if complete else None
         if complete:
             self._index.keep(seen)
-            self._total = total
-        elif self._total is None:
-            self._total = -1  # known in part: whoever is not found is walked for again
-        yield clients, complete
+            self._pages = {id_: page for id_, page in self._pages.items() if id_ in seen}
 
-    def _observed(self, ref: Ref, found: Mapping[str, Client], began: datetime) -> Any:
+    def _observed(
+        self, ref: Ref, found: Mapping[str, Client], began: datetime
+    ) -> Observed | Absent | Failure:
         """Of all clients that share the address: off only when each is."""
-        clients = [found[id_] for id_ in self._ids(ref) if id_ in found]
+        ids = self._index.find(ref)
+        clients = [found[id_] for id_ in ids if id_ in found]
+        if (not clients or len(clients) < len(ids)) and self._total is None:
+            return Temporary(UNSURE)
         if not clients:
-            return Absent(began) if self._total != -1 else Temporary("clients moved while read")
+            return Absent(began)
         shown = tuple(dict.fromkeys(one for client in clients for one in client.shown))
         try:
             return Observed(self._values(clients), began, clients[0].id, shown)
@@ -221,9 +232,9 @@ class Pabau:
     def _values(self, clients: Sequence[Client]) -> dict[Slot, Seen]:
         """Raises Refused for a flag that is neither 0 nor 1."""
         values = {}
-        for slot, flags in self._slots.items():
-            off = all(_flag(client, flag) == 0 for client in clients for flag in flags)
-            values[slot] = Seen(Value.OFF if off else Value.ON)
+        for slot, flag in self._slots.items():
+            held = [_bit(client.flags[flag]) for client in clients]
+            values[slot] = Seen(Value.ON if any(held) else Value.OFF)
         if self._field and all(client.custom is not None for client in clients):
             name = self._field.place.removeprefix("field:")
             marked = [(client.custom or {}).get(name) == OPTED_OUT for client in clients]
@@ -238,53 +249,43 @@ class Pabau:
             await self._know([change.ref for change in changes])
         except PropagationError as fault:
             return dict.fromkeys(changes, fault)
+        ids = {change: self._index.find(change.ref) for change in changes}
         by_id: dict[str, list[Change]] = {}
         for change in changes:
-            for id_ in self._ids(change.ref):
+            for id_ in ids[change]:
                 by_id.setdefault(id_, []).append(change)
-        answers = dict(
-            zip(by_id, await http.spread(list(by_id.items()), self._update, 4), strict=True)
-        )
-        return {change: self._answer(change, answers) for change in changes}
+        done = await http.spread(list(by_id.items()), self._update, 4)
+        answers = dict(zip(by_id, done, strict=True))
+        told = {change: _answer([answers[id_] for id_ in ids[change]]) for change in changes}
+        return {change: answer for change, answer in told.items() if answer}
 
-    def _answer(self, change: Change, answers: Mapping[str, Answer]) -> Answer:
-        ids = self._ids(change.ref)
-        if not ids:
-            return Temporary(GONE)
-        return next((answers[i] for i in ids if not isinstance(answers[i], Applied)), Applied())
-
-    async def _update(self, item: tuple[str, Sequence[Change]]) -> Answer:
-        """The client is read just before, so that the flags that stay are sent as they stand."""
+    async def _update(self, item: tuple[str, Sequence[Change]]) -> Answer | None:
+        """None where the reply says neither done nor failed: what updates answer is unconfirmed
+        by the vendor's pages."""
         id_, changes = item
-        async with self._locks[id_]:
-            found = await self._clients([id_])
+
+        async def update() -> Answer | None:
+            found = await self._located(lambda: {id_}, attempts=1)
             if id_ not in found:
                 return Temporary(GONE)
-            body = self._body(found[id_], changes)
+            body = self._encoded(self._body(found[id_], changes))
             path = f"/{self._key}/clients/{id_}/update"
+            return _done(self._checked(await self._way.send("POST", path, **body)))
 
-            async def send() -> None:
-                reply = await self._way.send("POST", path, **self._encoded(body))
-                answer = self._checked(reply)
-                done = isinstance(answer, dict) and (
-                    str(answer.get("status")) == "1" or answer.get("success") is True
-                )
-                if not done:
-                    raise Refused("Pabau did not say that the update was done")
-
-            once = any(change.to is Wish.ON for change in changes)
-            await (send() if once else http.retried(send))
-        return Applied()
+        once = any(change.to is Wish.ON for change in changes)
+        async with self._locks[id_]:
+            return await http.retried(update, 1 if once else http.ATTEMPTS)
 
     def _body(self, client: Client, changes: Sequence[Change]) -> dict[str, Any]:
-        body: dict[str, Any] = {flag: _flag(client, flag) for flag in ALL_FLAGS}
-        body["is_active"] = client.active
+        """The flags that stay are sent as they stand. Raises Refused for one that is unknown."""
+        body: dict[str, Any] = {flag: _bit(client.flags[flag]) for flag in FLAGS}
+        body["is_active"] = _bit(client.active)
         for change in changes:
             off = change.to is Wish.OFF
             if change.slot == self._field:
                 body[change.slot.place.removeprefix("field:")] = OPTED_OUT if off else ""
-            for flag in self._slots.get(change.slot, ()):
-                body[flag] = 0 if off else 1
+            elif change.slot in self._slots:
+                body[self._slots[change.slot]] = 0 if off else 1
         return body
 
     def _encoded(self, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -304,27 +305,25 @@ class Pabau:
     # --- walking -------------------------------------------------------------------------------
 
     async def scan(self, cursor: str | None) -> AsyncIterator[Page]:
-        """All clients; there is no other way to see a change. The cursor says when the last walk
-        began and how many pages it had: the next one waits in proportion."""
-        held = json.loads(cursor) if cursor else None
-        began = self._now()
-        if held and began < datetime.fromisoformat(held["at"]) + held["pages"] * REST_A_PAGE:
+        """All clients; there is no other way to see a change, and nowhere to go on from. After a
+        walk the next ones are put off in proportion to its pages."""
+        started = began = self._now()
+        if started < self._rest_until:
             yield Page((), cursor)
             return
-        pages = 0
+        pages, known = 0, True
         async with self._walking:
             async for clients, complete in self._walk():
                 pages += 1
-                records = tuple(self._record(one, began) for one in clients)
-                onward = json.dumps({"at": began.isoformat(), "pages": pages})
-                last = complete is not None
-                yield Page(
-                    tuple(one for one in records if one),
-                    onward if last else None,
-                    complete=bool(complete),
-                )
+                records = [self._record(one, began) for one in clients]
+                known = known and None not in records
+                read = tuple(one for one in records if one)
+                yield Page(read, complete=known and bool(complete))
+                began = self._now()
+        self._rest_until = started + pages * REST_A_PAGE
 
     def _record(self, client: Client, began: datetime) -> tuple[Ref, Observed] | None:
+        """None for a flag in unknown words: such a record was not seen."""
         try:
             values = self._values([client])
         except Refused:
@@ -336,17 +335,57 @@ class Pabau:
         return []
 
 
-def _client(item: Mapping[str, Any], page: int) -> Client:
-    details, said = item["details"], item["communications"]
+def _field(target: Target) -> Slot | None:
+    """The custom field for Messenger, which no flag covers; blanks become underscores there.
+    Raises SettingsError."""
+    fields = target.table("fields")
+    if set(fields) - {Channel.MESSENGER.value}:
+        raise SettingsError([f"{target.label}.fields can hold messenger only: the rest has flags"])
+    name = str(fields.get(Channel.MESSENGER.value, "")).replace(" ", "_")
+    return Slot(f"field:{name}", Channel.MESSENGER, enforced=False) if name else None
+
+
+def _listed(answer: Any) -> tuple[list[Client], int]:
+    """Raises Temporary for an answer that is no list of clients."""
+    try:
+        if answer["success"] is not True:
+            raise Temporary(NO_LIST)
+        return [_client(item) for item in answer["clients"]], int(answer["total"])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise Temporary(NO_LIST) from None
+
+
+def _client(item: Mapping[str, Any]) -> Client:
+    details, said, custom = item["details"], item["communications"], item.get("custom_fields")
     pairs = ((Kind.EMAIL, "email"), (Kind.PHONE, "mobile"), (Kind.PHONE, "phone"))
-    shown = tuple((kind, str(said[name])) for kind, name in pairs if said.get(name))
-    flags = {flag: said[flag] for flag in ALL_FLAGS}
-    active = int(details.get("is_active", 1))
-    return Client(str(details["id"]), page, flags, active, shown, item.get("custom_fields"))
+    return Client(
+        id=str(details["id"]),
+        flags={flag: said.get(flag) for flag in FLAGS},
+        active=details.get("is_active"),
+        shown=tuple((kind, str(said[name])) for kind, name in pairs if said.get(name)),
+        custom=custom if isinstance(custom, Mapping) else None,
+    )
 
 
-def _flag(client: Client, flag: str) -> int:
-    value = client.flags[flag]
+def _bit(value: Any) -> int:
     if str(value) not in ("0", "1"):
-        raise Refused("unknown value of a Pabau marketing flag")
+        raise Refused("a flag of the client is neither 0 nor 1 at Pabau")
     return int(value)
+
+
+def _done(answer: Any) -> Applied | None:
+    """Raises Refused where the vendor says that it was not done."""
+    said = answer if isinstance(answer, Mapping) else {}
+    if str(said.get("status")) == "1" or said.get("success") is True:
+        return Applied()
+    if "status" in said or "success" in said:
+        raise Refused("Pabau says that the update was not done")
+    return None
+
+
+def _answer(answers: Sequence[Answer | None]) -> Answer | None:
+    """Of all clients that share the address: done only when each is."""
+    if not answers:
+        return Temporary(GONE)
+    failed = next((one for one in answers if one and not isinstance(one, Applied)), None)
+    return failed or (None if None in answers else Applied())

@@ -21,6 +21,7 @@ EVENTS = {
     "twilio": "incoming message, as HTTP POST, on each messaging service or number",
     "keap": "contact.add, contact.edit, contact.delete, contact.redact, contactGroup.applied, "
     "contactGroup.removed",
+    "pabau": "client create, client change (webhooks dashboard)",
 }
 
 

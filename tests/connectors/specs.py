@@ -8,6 +8,7 @@ parameter that the vendor does not know is a finding.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import os
 import re
@@ -15,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urlencode, urlsplit
 
 import pytest
 from jsonschema import Draft4Validator
@@ -46,7 +47,11 @@ FILES = {
     "messenger": ("meta_graph_page_messaging.subset.json",),
     "keap": ("keap-rest-v2.trimmed.json", "keap-rest-v1-hooks.subset.json"),
     "pipedrive": ("pipedrive-v2.interface.json",),
+    "pabau": ("pabau-unofficial.openapi.json",),
 }
+BODY_IN_QUERY = frozenset({"pabau"})
+"""Vendors whose pages may mean that the fields of a body stand in the query."""
+FORM = "application/x-www-form-urlencoded"
 Document = dict[str, Any]
 GRAPH_VERSION = "v25.0"
 GRAPH_COMMON = ("fields", "limit", "after", "appsecret_proof")
@@ -70,6 +75,8 @@ def findings(system: str, calls: Iterable[Call]) -> list[str]:
 
 def _check(system: str, call: Call) -> Iterator[str]:
     place = f"{call.method} {call.path}"
+    if system in BODY_IN_QUERY and call.writes and not call.body:
+        call = _query_as_form(call)
     for document in documents(system):
         operation, path_parameters = _operation(document, call)
         if operation is None:
@@ -82,6 +89,11 @@ def _check(system: str, call: Call) -> Iterator[str]:
         return
     if not any(call.path in _token_paths(document) for document in documents(system)):
         yield f"{place}: the vendor has no such call"
+
+
+def _query_as_form(call: Call) -> Call:
+    headers = {**call.headers, "content-type": FORM}
+    return dataclasses.replace(call, query=(), headers=headers, body=urlencode(call.query).encode())
 
 
 @cache
@@ -202,7 +214,7 @@ def _body(
     parameters: Iterable[Mapping[str, Any]],
     call: Call,
 ) -> Iterator[str]:
-    schema, form = _body_schema(document, operation, parameters)
+    schema, form = _body_schema(document, operation, parameters, call)
     if not call.body or call.method == "GET":
         return
     if schema is None:
@@ -215,16 +227,19 @@ def _body(
 
 
 def _body_schema(
-    document: Document, operation: Mapping[str, Any], parameters: Iterable[Mapping[str, Any]]
+    document: Document,
+    operation: Mapping[str, Any],
+    parameters: Iterable[Mapping[str, Any]],
+    call: Call,
 ) -> tuple[Mapping[str, Any] | None, bool]:
-    """The schema of the body, and whether it is a form."""
+    """The schema of the body, and whether it is a form; of several, that of the call's kind."""
     body = next((p for p in parameters if p.get("in") == "body"), None)
     if body:
         return body["schema"], False
     content = _resolved(document, operation.get("requestBody", {})).get("content", {})
-    for media, described in content.items():
-        return described["schema"], "form" in media
-    return None, False
+    given = call.headers.get("content-type", "").partition(";")[0]
+    media = given if given in content else next(iter(content), None)
+    return (content[media]["schema"], "form" in media) if media else (None, False)
 
 
 def _form(call: Call, schema: Mapping[str, Any]) -> dict[str, Any]:

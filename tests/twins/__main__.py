@@ -19,6 +19,7 @@ TWINS = {
     "keap": "tests.twins.keap:KeapTwin",
     "mailchimp": "tests.twins.mailchimp:MailchimpTwin",
     "messenger": "tests.twins.messenger:MessengerTwin",
+    "pabau": "tests.twins.pabau:PabauTwin",
     "pipedrive": "tests.twins.pipedrive:PipedriveTwin",
     "timely": "tests.twins.timely:TimelyTwin",
     "twilio": "tests.twins.twilio:TwilioTwin",
