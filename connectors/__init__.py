@@ -7,6 +7,7 @@ from typing import Any
 
 SYSTEMS = {
     "activecampaign": "connectors.activecampaign:ActiveCampaign",
+    "google": "connectors.google:Google",
     "hubspot": "connectors.hubspot:HubSpot",
     "keap": "connectors.keap:Keap",
     "mailchimp": "connectors.mailchimp:Mailchimp",

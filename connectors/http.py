@@ -221,7 +221,9 @@ def _wait(state: RetryCallState) -> float:
 
 
 async def retried(call: Callable[[], Awaitable[T]], attempts: int = ATTEMPTS) -> T:
-    """For reads, and writes of `off`: a few short tries. An `on` is never sent through here."""
+    """For reads, and writes of `off`: a few short tries. An `on` is never sent through here. Where
+    one try has no clear end, a clear failure of a later one does not make it clear."""
+    unclear = False
     async for attempt in AsyncRetrying(
         stop=stop_after_attempt(attempts),
         wait=_wait,
@@ -229,7 +231,11 @@ async def retried(call: Callable[[], Awaitable[T]], attempts: int = ATTEMPTS) ->
         reraise=True,
     ):
         with attempt:
-            return await call()
+            try:
+                return await call()
+            except Temporary as fault:
+                unclear = fault.unclear = fault.unclear or unclear
+                raise
     raise AssertionError("unreachable")
 
 

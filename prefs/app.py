@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import importlib.util
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -217,6 +218,16 @@ def _webhook(system: str) -> Webhook:
     return cast(Webhook, importlib.import_module(f"webhooks.{system}"))
 
 
+def _webhooks(targets: Iterable[Target]) -> dict[str, Webhook]:
+    """By system; one whose vendor sends none (Google) has no module, and its URLs answer 404."""
+    systems = {target.system for target in targets}
+    return {
+        system: _webhook(system)
+        for system in sorted(systems)
+        if importlib.util.find_spec(f"webhooks.{system}")
+    }
+
+
 # --- the service -------------------------------------------------------------------------------
 
 
@@ -256,7 +267,7 @@ def make_app(runtime: Runtime, *, work: bool) -> Starlette:
     )
     app.state.service = runtime.service
     app.state.key_cache = KeyCache()
-    app.state.webhooks = {target.system: _webhook(target.system) for target in runtime.targets}
+    app.state.webhooks = _webhooks(runtime.targets)
     return app
 
 

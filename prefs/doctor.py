@@ -23,6 +23,8 @@ EVENTS = {
     "contactGroup.removed",
     "pabau": "client create, client change (webhooks dashboard)",
 }
+POLLED = frozenset({"google"})
+"""Systems whose vendor sends no webhooks: only the poll finds what changed there."""
 
 
 def examine(settings: Settings) -> dict[str, Any]:
@@ -53,12 +55,15 @@ def _database_findings(settings: Settings) -> list[str]:
 
 
 def _webhook(settings: Settings, target: Target) -> dict[str, str]:
+    mode = "live" if target.live else "observe"
+    if target.system in POLLED:
+        return {"target": target.label, "mode": mode, "url": "", "events": "none: only polled"}
     url = f"{settings.public_url}/webhooks/{target.system}/{target.brand}/{target.name}"
     if target.text("webhook_key"):
         url += "?key=<webhook_key>"
     return {
         "target": target.label,
-        "mode": "live" if target.live else "observe",
+        "mode": mode,
         "url": url,
         "events": EVENTS.get(target.system, ""),
     }

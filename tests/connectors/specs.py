@@ -48,10 +48,14 @@ FILES = {
     "keap": ("keap-rest-v2.trimmed.json", "keap-rest-v1-hooks.subset.json"),
     "pipedrive": ("pipedrive-v2.interface.json",),
     "pabau": ("pabau-unofficial.openapi.json",),
+    "google": ("google-people-v1.discovery.json",),
+    "xero": ("xero-accounting.trimmed.json",),
 }
 BODY_IN_QUERY = frozenset({"pabau"})
 """Vendors whose pages may mean that the fields of a body stand in the query."""
 FORM = "application/x-www-form-urlencoded"
+TOKENS = {"google": "/token", "xero": "/connect/token"}
+"""Where a vendor gives OAuth tokens and no interface file of its own says so."""
 Document = dict[str, Any]
 GRAPH_VERSION = "v25.0"
 GRAPH_COMMON = ("fields", "limit", "after", "appsecret_proof")
@@ -98,12 +102,69 @@ def _query_as_form(call: Call) -> Call:
 
 @cache
 def documents(system: str) -> tuple[Document, ...]:
-    return tuple(_closed(_read(FOLDER / name)) for name in FILES[system])
+    found = [_read(FOLDER / name) for name in FILES[system]]
+    tokens = [_token_call(TOKENS[system])] if system in TOKENS else []
+    return tuple(_closed(document) for document in (*found, *tokens))
+
+
+def _token_call(path: str) -> Document:
+    """The grants that we use: RFC 6749 sections 4.4.2 and 6."""
+    names = ("client_id", "client_secret", "refresh_token", "scope")
+    properties = {name: {"type": "string"} for name in names}
+    grants = {"type": "string", "enum": ["client_credentials", "refresh_token"]}
+    schema = {
+        "type": "object",
+        "properties": {**properties, "grant_type": grants},
+        "required": ["grant_type"],
+    }
+    form = {"application/x-www-form-urlencoded": {"schema": schema}}
+    return {"paths": {path: {"post": {"requestBody": {"content": form}}}}}
+
+
+def _discovered(document: Document) -> Document:
+    """A discovery document (https://developers.google.com/discovery/v1/reference/apis) in the
+    words of OpenAPI; any other stands as it is."""
+    if "discoveryVersion" not in document:
+        return document
+    paths: Document = {}
+    for method in _methods(document):
+        parameters = document["parameters"] | method.get("parameters", {})
+        described = [_parameter(name, one) for name, one in parameters.items()]
+        if "request" in method:
+            described.append({"in": "body", "name": "body", "schema": _pointed(method["request"])})
+        operations = paths.setdefault("/" + method["flatPath"], {})
+        operations[method["httpMethod"].lower()] = {"parameters": described}
+    return {"paths": paths, "schemas": _pointed(document["schemas"])}
+
+
+def _methods(part: Document) -> Iterator[Document]:
+    yield from part.get("methods", {}).values()
+    for resource in part.get("resources", {}).values():
+        yield from _methods(resource)
+
+
+def _parameter(name: str, one: Document) -> Document:
+    schema: Document = {key: one[key] for key in ("type", "enum") if key in one}
+    schema = {"type": "array", "items": schema} if one.get("repeated") else schema
+    required = one.get("required", False)
+    return {"name": name, "in": one["location"], "required": required, "schema": schema}
+
+
+def _pointed(part: Any) -> Any:
+    """References by bare name become pointers; a schema's `id` would be its base address."""
+    if isinstance(part, list):
+        return [_pointed(one) for one in part]
+    if not isinstance(part, dict):
+        return part
+    if isinstance(part.get("$ref"), str):
+        return {"$ref": f"#/schemas/{part['$ref']}"}
+    named = isinstance(part.get("id"), str)
+    return {key: _pointed(one) for key, one in part.items() if not (named and key == "id")}
 
 
 def _read(path: Path) -> Document:
     document: Document = json.loads(path.read_text())
-    return _from_graph(document) if "nodes" in document else document
+    return _from_graph(document) if "nodes" in document else _discovered(document)
 
 
 def _from_graph(document: Document) -> Document:

@@ -15,6 +15,7 @@ from tests.twins.kit import Twin, running
 
 TWINS = {
     "activecampaign": "tests.twins.activecampaign:ActiveCampaignTwin",
+    "google": "tests.twins.google:GoogleTwin",
     "hubspot": "tests.twins.hubspot:HubspotTwin",
     "keap": "tests.twins.keap:KeapTwin",
     "mailchimp": "tests.twins.mailchimp:MailchimpTwin",
