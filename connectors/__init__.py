@@ -16,6 +16,7 @@ SYSTEMS = {
     "pipedrive": "connectors.pipedrive:Pipedrive",
     "timely": "connectors.timely:Timely",
     "twilio": "connectors.twilio:Twilio",
+    "xero": "connectors.xero:Xero",
 }
 
 

@@ -34,6 +34,7 @@ from prefs.core.propagation import (
     Failure,
     Key,
     Limit,
+    Local,
     Observed,
     Page,
     Readback,
@@ -53,6 +54,9 @@ CONTACTS = f"{BASE}/Contacts"
 GROUPS = f"{BASE}/ContactGroups"
 UUID = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 PAGE = 1000
+"""Asked for; the vendor's page names 100, so that a page may be shorter than that."""
+ORDER = "ContactID ASC"
+"""By date, a contact that changes meanwhile would push another one off the next page."""
 BATCH = 100
 ALONE = 4
 """So many contacts are read one by one; more by reading each group."""
@@ -61,10 +65,17 @@ OVERLAP = timedelta(minutes=5)
 FRESH = timedelta(seconds=20)
 REFUSED = "Xero refuses this contact"
 GONE = "the contact is no longer there; it is looked up again"
+ARCHIVED = "archived in Xero, which takes no archived contact into a group: recorded here alone"
+NO_GROUP = "Xero refuses to make our group: one differs in capitals only, or there are 100 already"
+FAX = "FAX"
 
 
 class Invalid(Refused):
     """400: Xero's validation refuses something in the call."""
+
+
+class Missing(Refused):
+    """404."""
 
 
 class Xero:
@@ -108,6 +119,9 @@ class Xero:
         self._fresh_until = now()
         self._listing = asyncio.Lock()
         self._groups: dict[str, str] | None = None
+        self._archived: set[str] = set()
+        self._marked: dict[str, set[str]] = {}
+        """Group name -> its contacts, as the last scan of this process found them."""
 
     def _tokens(self, target: Target) -> OAuth:
         """https://developer.xero.com/documentation/guides/oauth2/custom-connections/"""
@@ -136,7 +150,7 @@ class Xero:
         return {ref: self._observed(ref, held, began) for ref in refs}
 
     def _ids(self, ref: Ref) -> list[str]:
-        if ref.kind is None:
+        if ref.kind is None or not ref.value:
             return [id_] if re.fullmatch(UUID, id_ := ref.vendor_id or "") else []
         return self._index.find(ref)
 
@@ -161,9 +175,14 @@ class Xero:
                 raise
             self._index.drop(id_)
             return None
-        (contact,) = items(answer, "Contacts")
-        self._index.put(id_, _shown(contact))
+        contact = _only(answer, "Contacts")
+        self._learn(id_, contact)
         return {str(group.get("Name")) for group in items(contact, "ContactGroups")}
+
+    def _learn(self, id_: str, contact: Json) -> None:
+        self._index.put(id_, _shown(contact))
+        gone = contact.get("ContactStatus", "ACTIVE") != "ACTIVE"
+        (self._archived.add if gone else self._archived.discard)(id_)
 
     async def _members(self) -> dict[str, set[str]]:
         """Each of our groups with the ids of its contacts."""
@@ -171,17 +190,18 @@ class Xero:
         members: dict[str, set[str]] = {}
         for name in self._labels.values():
             if name in known:
-                answer = await self._line.read(f"{GROUPS}/{known[name]}")
-                (group,) = items(answer, "ContactGroups")
+                group = _only(await self._line.read(f"{GROUPS}/{known[name]}"), "ContactGroups")
                 members[name] = {str(one["ContactID"]) for one in items(group, "Contacts")}
         return members
 
     def _observed(
         self, ref: Ref, held: Mapping[str, set[str]], began: datetime
     ) -> Observed | Absent:
-        ids = [id_ for id_ in self._ids(ref) if id_ in held]
-        if not ids:
+        """Archived contacts count only where there is no other: Xero may refuse to mark them."""
+        found = [id_ for id_ in self._ids(ref) if id_ in held]
+        if not found:
             return Absent(began)
+        ids = [id_ for id_ in found if id_ not in self._archived] or found
         shown = tuple(dict.fromkeys(one for id_ in ids for one in self._index.shown(id_)))
         return Observed(self._values([held[id_] for id_ in ids]), began, ids[0], shown)
 
@@ -196,27 +216,27 @@ class Xero:
         async with self._listing:
             if self._since is not None and self._now() < self._fresh_until:
                 return
+            began = self._now()
             async for _ in self._pages(self._since):
                 pass
+            self._since, self._fresh_until = began - OVERLAP, began + FRESH
 
     async def _pages(self, since: datetime | None) -> AsyncIterator[tuple[list[Json], bool]]:
         """Contacts by pages, archived ones too; the second of each pair marks the last page."""
-        began, page, seen = self._now(), 1, [""]
+        page, seen, last = 0, [""], False
         headers = {"If-Modified-Since": since.strftime("%Y-%m-%dT%H:%M:%S")} if since else None
-        more = True
-        while more:
-            params = {"page": str(page), "pageSize": str(PAGE), "includeArchived": "true"}
-            contacts = items(await self._line.read(CONTACTS, params, headers), "Contacts")
-            more = len(contacts) == PAGE
+        params = {"order": ORDER, "pageSize": str(PAGE), "includeArchived": "true"}
+        while not last:
             page += 1
+            answer = await self._line.read(CONTACTS, {**params, "page": str(page)}, headers)
+            contacts = items(answer, "Contacts")
+            last = _is_last(answer, contacts, page)
             for contact in contacts:
                 seen.append(str(contact["ContactID"]))
-                self._index.put(seen[-1], _shown(contact))
-            yield contacts, not more
-        if since is None:
-            self._index.keep(seen)
-        self._since = began - OVERLAP
-        self._fresh_until = began + FRESH
+                self._learn(seen[-1], contact)
+            if last and since is None:
+                self._index.keep(seen)
+            yield contacts, last
 
     async def _group_ids(self, *, afresh: bool = False) -> dict[str, str]:
         if self._groups is None or afresh:
@@ -240,13 +260,16 @@ class Xero:
         return answers
 
     async def _add(self, name: str, changes: Sequence[Change]) -> dict[Change, Answer]:
-        """All in one call; where Xero refuses that call, each alone, so that one archived contact
-        costs nobody else."""
+        """All in one call; where Xero refuses that call, each half of it, so that one archived
+        contact costs nobody else."""
         try:
             await self._refresh()
             group = await self._group(name)
             ids = {change: self._ids(change.ref) for change in changes}
             done = await self._put(group, sorted({id_ for some in ids.values() for id_ in some}))
+        except Missing:
+            self._groups = None
+            return dict.fromkeys(changes, Temporary("the group is gone; it is looked up again"))
         except PropagationError as fault:
             return dict.fromkeys(changes, fault)
         return {
@@ -261,11 +284,15 @@ class Xero:
             return await self._put_together(group, ids)
         except Invalid as fault:
             if len(ids) == 1:
-                return {ids[0]: fault}
-        done: dict[str, Answer] = {}
-        for id_ in ids:
-            done |= await self._put(group, [id_])
-        return done
+                return {ids[0]: await self._refusal(ids[0], fault)}
+        middle = len(ids) // 2
+        done = await self._put(group, ids[:middle])
+        return done | await self._put(group, ids[middle:])
+
+    async def _refusal(self, id_: str, fault: Invalid) -> Answer:
+        """An archived contact is out of use in Xero: only our own check is left to guard it."""
+        await self._contact(id_)
+        return Local(ARCHIVED) if id_ in self._archived else fault
 
     async def _put_together(self, group: str, ids: Sequence[str]) -> dict[str, Answer]:
         path = f"{GROUPS}/{group}/Contacts"
@@ -273,9 +300,7 @@ class Xero:
         answer = await self._line.write("PUT", path, body, repeat=True)
         return {
             str(one.get("ContactID")): (
-                Invalid("Xero refuses this contact")
-                if one.get("HasValidationErrors")
-                else Applied()
+                Invalid(REFUSED) if one.get("HasValidationErrors") else Applied()
             )
             for one in items(answer, "Contacts")
         }
@@ -303,36 +328,41 @@ class Xero:
         path = f"{GROUPS}/{group}/Contacts/{id_}"
         try:
             await self._line.write("DELETE", path, repeat=False, empty=True)
-        except Missing:
-            return
+        except Missing:  # not in the group; or the group itself is another one by now
+            self._groups = None
 
     async def _group(self, name: str) -> str:
         known = await self._group_ids()
         if name not in known and name not in (known := await self._group_ids(afresh=True)):
             body = {"ContactGroups": [{"Name": name}]}
-            answer = await self._line.write("PUT", GROUPS, body, repeat=False)
-            (made,) = items(answer, "ContactGroups")
-            known[name] = str(made["ContactGroupID"])
+            try:
+                answer = await self._line.write("PUT", GROUPS, body, repeat=False)
+            except Invalid:
+                raise Refused(NO_GROUP) from None
+            known[name] = str(_only(answer, "ContactGroups").get("ContactGroupID"))
         return known[name]
 
     # --- walking -------------------------------------------------------------------------------
 
     async def scan(self, cursor: str | None) -> AsyncIterator[Page]:
-        """Everybody, or who changed since, and always whoever is in one of our groups: a change
-        of a group may not move a contact's date."""
+        """Everybody, or who changed since, and always whoever got into one of our groups or left
+        it: a change of a group may not move a contact's date."""
+        if cursor:
+            await self._refresh()
         began = self._now()
         members = await self._members()
-        since = datetime.fromisoformat(cursor) if cursor else None
         seen: set[str] = set()
-        async for contacts, last in self._pages(since):
+        async for contacts, last in self._pages(datetime.fromisoformat(cursor) if cursor else None):
             ids = [str(contact["ContactID"]) for contact in contacts]
             seen |= set(ids)
-            records = [self._record(id_, members, began) for id_ in ids]
             if last:
-                rest = {id_ for held in members.values() for id_ in held} - seen
-                records += [self._record(id_, members, began) for id_ in sorted(rest)]
+                ids += sorted(_moved(self._marked, members) - seen)
+            records = tuple(self._record(id_, members, began) for id_ in ids)
             onward = (began - OVERLAP).isoformat() if last else None
-            yield Page(tuple(records), onward, complete=last)
+            yield Page(records, onward, complete=last and cursor is None)
+        self._marked = members
+        if cursor is None:
+            self._since, self._fresh_until = began - OVERLAP, began + FRESH
 
     def _record(
         self, id_: str, members: Mapping[str, set[str]], began: datetime
@@ -348,43 +378,66 @@ class Xero:
         return [Container(id_, name, sends=False) for name, id_ in known.items()]
 
 
-class Missing(Refused):
-    """404."""
-
-
 def _good(found: set[str] | PropagationError | None) -> set[str] | None:
     if isinstance(found, PropagationError):
         raise found
     return found
 
 
+def _only(answer: Json, name: str) -> Json:
+    """The one object of a list. Raises Temporary for none or several."""
+    found = items(answer, name)
+    if len(found) != 1:
+        raise Temporary("Xero's answer lacks what was asked for")
+    return found[0]
+
+
+def _is_last(answer: Json, contacts: Sequence[Json], page: int) -> bool:
+    """As the answer counts its pages; where it does not, an empty page ends the walk."""
+    count = (answer.get("pagination") or {}).get("pageCount")
+    return page >= count if isinstance(count, int) else not contacts
+
+
+def _moved(before: Mapping[str, set[str]], now: Mapping[str, set[str]]) -> set[str]:
+    """Whoever got into a group or left it; with nothing before, whoever is in one."""
+    return {
+        id_
+        for name in before.keys() | now.keys()
+        for id_ in before.get(name, set()) ^ now.get(name, set())
+    }
+
+
 def _answer(ids: Sequence[str], done: Mapping[str, Answer]) -> Answer | None:
     """Of all contacts that one address stands for: the first refusal; None where the reply left
-    one out."""
+    one out. An archived one counts only where there is no other."""
     if not ids:
         return Temporary(GONE)
     if any(id_ not in done for id_ in ids):
         return None
-    return next((done[id_] for id_ in ids if not isinstance(done[id_], Applied)), Applied())
+    answers = [done[id_] for id_ in ids]
+    refused = next((one for one in answers if isinstance(one, PropagationError)), None)
+    return refused or next((one for one in answers if isinstance(one, Applied)), answers[0])
 
 
 def _shown(contact: Json) -> Shown:
-    """Its own address and numbers, and those of its contact persons."""
+    """Its own address and numbers, and the addresses of its contact persons."""
     addresses = [contact.get("EmailAddress")]
     addresses += [one.get("EmailAddress") for one in contact.get("ContactPersons") or ()]
-    numbers = [_number(phone) for phone in contact.get("Phones") or ()]
+    phones = [one for one in contact.get("Phones") or () if one.get("PhoneType") != FAX]
+    numbers = [_number(phone) for phone in phones]
     pairs = [(Kind.EMAIL, one) for one in addresses] + [(Kind.PHONE, one) for one in numbers]
     return tuple((kind, str(text)) for kind, text in pairs if text)
 
 
 def _number(phone: Json) -> str:
-    """Xero splits a number in three: country code, area code, number."""
-    country, area = str(phone.get("PhoneCountryCode") or ""), str(phone.get("PhoneAreaCode") or "")
-    number = str(phone.get("PhoneNumber") or "")
-    if not number:
-        return ""
-    prefix = f"+{country.lstrip('+')} " if country else ""
-    return f"{prefix}{area} {number}".strip()
+    """Xero splits a number in three: country code, area code, number. People write all of it into
+    the last one, too."""
+    parts = ("PhoneCountryCode", "PhoneAreaCode", "PhoneNumber")
+    country, area, number = (str(phone.get(part) or "").strip() for part in parts)
+    if not number or number.startswith(("+", "00")):
+        return number
+    prefix = f"+{country.lstrip('+0')}" if country.strip("+0") else ""
+    return " ".join(part for part in (prefix, area, number) if part)
 
 
 def _fault(reply: http.Reply) -> PropagationError:

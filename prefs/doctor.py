@@ -22,6 +22,7 @@ EVENTS = {
     "keap": "contact.add, contact.edit, contact.delete, contact.redact, contactGroup.applied, "
     "contactGroup.removed",
     "pabau": "client create, client change (webhooks dashboard)",
+    "xero": "contacts (developer portal, webhooks of the app)",
 }
 POLLED = frozenset({"google"})
 """Systems whose vendor sends no webhooks: only the poll finds what changed there."""

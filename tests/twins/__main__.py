@@ -24,6 +24,7 @@ TWINS = {
     "pipedrive": "tests.twins.pipedrive:PipedriveTwin",
     "timely": "tests.twins.timely:TimelyTwin",
     "twilio": "tests.twins.twilio:TwilioTwin",
+    "xero": "tests.twins.xero:XeroTwin",
 }
 
 
