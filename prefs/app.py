@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -276,7 +276,8 @@ def wake_on_commit(database: Database, worker: Worker) -> None:
     loop = asyncio.get_running_loop()
 
     def wake() -> None:
-        loop.call_soon_threadsafe(worker.wake)
+        with suppress(RuntimeError):  # a commit after the loop's end has nobody to wake
+            loop.call_soon_threadsafe(worker.wake)
 
     database.on_commit(wake)
 

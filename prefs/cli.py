@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import sys
@@ -99,6 +100,7 @@ class Group(click.Group):
 @click.version_option(package_name="prefs")
 def main(config: str | None) -> None:
     """Marketing preferences in one place, followed by every system, with proof."""
+    set_up_logs(logging.WARNING)
 
 
 # --- running -----------------------------------------------------------------------------------
