@@ -16,6 +16,8 @@ from functools import partial
 
 import structlog
 
+from prefs.containers import EVERY as CENSUS_EVERY
+from prefs.containers import Census
 from prefs.core.errors import PrefsError, Unavailable, Unusable
 from prefs.core.propagation import Connector, Target
 from prefs.intake import Intake
@@ -72,6 +74,7 @@ class Lane:
             self.pace.backoff,
         )
         self.scan = Scan(self.target, self.connector, self.database, self.intake, self.clock)
+        self.census = Census(self.target, self.connector, self.database, self.intake, self.clock)
         self._parked_for = 0.0
         self._parked_until = 0.0
 
@@ -100,7 +103,7 @@ class Lane:
 
     async def _work_under_lease(self) -> None:
         """Push and scan side by side while the lease is renewed; all end when it is lost."""
-        jobs = [self._keep_lease(), self._push_loop(), self._scan_loop()]
+        jobs = [self._keep_lease(), self._push_loop(), self._scan_loop(), self._census_loop()]
         tasks = [asyncio.create_task(job) for job in jobs]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -172,6 +175,21 @@ class Lane:
                 log.warning("scan_failed", target=self.target.label, reason=str(fault))
                 await asyncio.sleep(min(self.pace.poll_every, 30.0))
             await asyncio.sleep(min(1.0, self.pace.poll_every))
+
+    async def _census_loop(self) -> None:
+        """What the target sends from: marked and read at start, read again daily."""
+        while True:
+            lease = self.lease
+            if lease is None:
+                return
+            try:
+                await self.census.mark_new_places(lease)
+                await self.census.read(lease)
+            except PrefsError as fault:
+                log.warning("census_failed", target=self.target.label, reason=str(fault))
+                await asyncio.sleep(min(CENSUS_EVERY, self.pace.poll_every))
+            else:
+                await asyncio.sleep(CENSUS_EVERY)
 
 
 @dataclass

@@ -15,7 +15,7 @@ from prefs.core.fold import RELEASED, Entry
 from prefs.core.signals import Evidence
 from prefs.core.words import Channel, Purpose, Scope, Source
 from prefs.intake import Intake
-from prefs.store import batches, ledger, subjects
+from prefs.store import batches, ledger, subjects, waves
 from prefs.store.batches import Batch
 from prefs.store.counters import next_numbers
 from prefs.store.ledger import Row
@@ -38,7 +38,17 @@ def retract(conn: Connection, intake: Intake, label: str, evidence: Evidence, af
             moved.append(last)
     if moved:
         intake.restored(conn, batch.brand, moved)
+        _allow_back(conn, intake, batch.brand, moved)
     return last
+
+
+def _allow_back(conn: Connection, intake: Intake, brand: str, moved: list[int]) -> None:
+    """Who takes a fault back means that people are switched on again: no wave of opt-ins."""
+    hashes = {hash_ for found in subjects.hashes_of(conn, moved).values() for _, hash_ in found}
+    now = intake.clock().timestamp()
+    for target in intake.targets:
+        if target.brand == brand:
+            waves.allow(conn, target.label, hashes, now)
 
 
 def _take_back(

@@ -16,7 +16,8 @@ from prefs.core.errors import NotFound
 from prefs.core.words import PERSONAL, Choice, Source
 from prefs.store.counters import next_numbers
 from prefs.store.hot import Statement
-from prefs.store.schema import batches, ledger, marks, records, subjects
+from prefs.store.marks import count_records
+from prefs.store.schema import batches, ledger, marks, subjects
 
 PAUSE = 600.0
 """Seconds without an out of its origin that end a batch."""
@@ -86,8 +87,7 @@ def grow(conn: Connection, batch: Batch, by: int, now: float, *, holds: bool) ->
 
 def _limit(conn: Connection, batch: Batch) -> int:
     """Fifty, or one in twenty of what the origin holds."""
-    held = select(func.count()).where(records.c.target == batch.origin, records.c.gone_at.is_(None))
-    known = conn.execute(held).scalar_one()
+    known = count_records(conn, batch.origin)
     if not known:
         known = conn.execute(select(func.count()).select_from(subjects)).scalar_one()
     return max(FEW, int(known * SHARE))
@@ -112,11 +112,6 @@ def by_label(conn: Connection, label: str) -> Batch:
 def listed(conn: Connection, limit: int = 50) -> list[Batch]:
     """The newest first, those that took nothing in left out."""
     wanted = select(batches).where(batches.c.outs > 0).order_by(batches.c.id.desc()).limit(limit)
-    return [Batch(*row) for row in conn.execute(wanted)]
-
-
-def waiting(conn: Connection, now: float) -> list[Batch]:
-    wanted = select(batches).where(batches.c.state == WAITING, batches.c.due_at > now)
     return [Batch(*row) for row in conn.execute(wanted)]
 
 

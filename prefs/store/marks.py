@@ -10,7 +10,19 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, and_, bindparam, case, delete, func, insert, or_, select, update
+from sqlalchemy import (
+    Connection,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    not_,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects import sqlite
 
 from prefs.core.propagation import Outcome, Receipt, Slot, Value, Wish
@@ -327,14 +339,39 @@ def refused(conn: Connection) -> dict[str, int]:
     return {row[0]: row[1] for row in rows}
 
 
-def overdue(conn: Connection, before: float) -> dict[str, int]:
-    """target -> outs that it has not confirmed since `before`."""
-    rows = conn.execute(
+def overdue(conn: Connection, before: float, *, staff: bool = True) -> dict[str, int]:
+    """target -> outs that it has not confirmed since `before`, those left out that a person said
+    were removed there by hand, until the next scan; without `staff` those too that staff carry."""
+    by_hand = and_(
+        marks.c.since <= func.coalesce(lanes.c.by_hand_at, 0.0),
+        func.coalesce(lanes.c.scanned_at, 0.0) <= func.coalesce(lanes.c.by_hand_at, 0.0),
+    )
+    wanted = (
         select(marks.c.target, func.count())
-        .where(marks.c.urgent == 1, marks.c.since < before)
+        .join_from(marks, lanes, lanes.c.target == marks.c.target, isouter=True)
+        .where(marks.c.urgent == 1, marks.c.since < before, not_(by_hand))
         .group_by(marks.c.target)
     )
+    if not staff:
+        outcome = func.coalesce(marks.c.outcome, "")
+        wanted = wanted.where(outcome != Outcome.WAITING_FOR_STAFF.value)
+    rows = conn.execute(wanted)
     return {row[0]: row[1] for row in rows}
+
+
+def removed_by_hand(conn: Connection, target: str, now: float) -> None:
+    """A person says that what this target has not confirmed until now is off there."""
+    _lane(conn, target)
+    conn.execute(update(lanes).where(lanes.c.target == target).values(by_hand_at=now))
+
+
+def hurry(conn: Connection, target: str, now: float) -> None:
+    """Marks that wait with an opt-in are due now."""
+    conn.execute(
+        update(marks)
+        .where(marks.c.target == target, marks.c.urgent == 0, marks.c.due_at > now)
+        .values(due_at=now)
+    )
 
 
 def untried(conn: Connection, targets: Collection[str]) -> int:
@@ -399,6 +436,11 @@ def known_records(conn: Connection, target: str, vendor_ids: Collection[str]) ->
             )
         ).scalars()
     )
+
+
+def count_records(conn: Connection, target: str) -> int:
+    held = select(func.count()).where(records.c.target == target, records.c.gone_at.is_(None))
+    return int(conn.execute(held).scalar_one())
 
 
 def gone(conn: Connection, target: str, unseen_since: float, now: float) -> list[bytes]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -65,6 +65,35 @@ def of_subject(conn: Connection, brand: str, kind: str, subject_id: int) -> list
         tasks.c.brand == brand, tasks.c.kind == kind, tasks.c.subject_id == subject_id
     )
     return list(conn.execute(wanted.order_by(tasks.c.id.desc())))
+
+
+def open_of(
+    conn: Connection, brand: str, kinds: Collection[str], subject_ids: Collection[int]
+) -> list[Any]:
+    """Open tasks of these kinds about these people."""
+    wanted = select(tasks).where(
+        tasks.c.subject_id.in_(sorted(subject_ids)),
+        tasks.c.kind.in_(sorted(kinds)),
+        tasks.c.brand == brand,
+        tasks.c.state == "open",
+    )
+    return list(conn.execute(wanted))
+
+
+def open_about(conn: Connection, keys: Keyring, brand: str, kind: str, **said: Any) -> list[Any]:
+    """Open tasks of a kind whose body says this; for kinds of which few are open at once."""
+    wanted = select(tasks).where(
+        tasks.c.brand == brand, tasks.c.kind == kind, tasks.c.state == "open"
+    )
+    return [row for row in conn.execute(wanted) if said.items() <= body(keys, row).items()]
+
+
+def opened_since(conn: Connection, kinds: Collection[str], since: float) -> list[Any]:
+    """Open tasks of these kinds, of any brand."""
+    wanted = select(tasks).where(
+        tasks.c.kind.in_(sorted(kinds)), tasks.c.state == "open", tasks.c.created_at >= since
+    )
+    return list(conn.execute(wanted.order_by(tasks.c.id)))
 
 
 def body(keys: Keyring, row: Any) -> dict[str, Any]:
