@@ -20,11 +20,12 @@ import uvicorn
 from rich.console import Console
 from rich.table import Table
 
-from prefs import app, doctor, importing, retract, sync
+from prefs import app, doctor, importing, onboarding, retract, sync
 from prefs.app import Runtime, load_settings, make_app, make_worker, open_runtime
 from prefs.core.errors import PrefsError, SettingsError, Unavailable
 from prefs.core.propagation import Target
 from prefs.core.signals import Evidence
+from prefs.core.words import Basis
 from prefs.logs import set_up_logs
 from prefs.mailbox import PLACE, Mailbox
 from prefs.scan import Scan
@@ -36,6 +37,8 @@ from prefs.web.server import config as server_config
 F = TypeVar("F", bound=Callable[..., Any])
 
 REFUSED, TRY_LATER = 1, 75
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+NEW_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
 CARRIED_WITHIN = 1800.0
 """Seconds that `sync --apply` waits for the lanes."""
 
@@ -280,6 +283,15 @@ def _known_brand(runtime: Runtime, brand: str) -> None:
         )
 
 
+def _one_brand(runtime: Runtime, brand: str | None) -> str:
+    brands = list(runtime.settings.brands)
+    chosen = brand or (brands[0] if len(brands) == 1 else None)
+    if chosen is None:
+        raise click.UsageError(f"give --brand, one of: {', '.join(brands)}")
+    _known_brand(runtime, chosen)
+    return chosen
+
+
 @main.command("links")
 @common
 @click.option("--brand", required=True)
@@ -310,17 +322,13 @@ def links(
 
 @main.command("import")
 @common
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=FILE)
 @click.option("--brand", default=None, help="Needed when the configuration has several brands.")
 @click.option("--apply", "apply_", is_flag=True, help="Write; without it nothing is changed.")
 def import_(path: Path | None, as_json: bool, file: Path, brand: str | None, apply_: bool) -> None:
     """Take a CSV of people and choices in; a dry run unless --apply."""
     with opened(path) as runtime:
-        brands = list(runtime.settings.brands)
-        chosen = brand or (brands[0] if len(brands) == 1 else None)
-        if chosen is None:
-            raise click.UsageError(f"give --brand, one of: {', '.join(brands)}")
-        _known_brand(runtime, chosen)
+        chosen = _one_brand(runtime, brand)
         report = importing.run(
             runtime.service, chosen, file, write=apply_, console=None if as_json else err
         )
@@ -336,7 +344,7 @@ def import_(path: Path | None, as_json: bool, file: Path, brand: str | None, app
 @click.option(
     "--from",
     "file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=FILE,
     help="What staff exported from a system without an interface, or its list of tasks.",
 )
 @click.option("--apply", "apply_", is_flag=True, help="Take outs in, push the rest, wait for it.")
@@ -442,6 +450,100 @@ async def _carried(runtime: Runtime, tell: sync.Progress) -> None:
         raise Unavailable("not all could be carried yet; prefs serve or work goes on") from None
     finally:
         await worker.stop()
+
+
+@main.command("onboard")
+@common
+@click.argument("target", required=False)
+@click.option("--brand", default=None, help="Needed when the configuration has several brands.")
+@click.option("--from", "file", type=FILE, help="TARGET's own export, where it has no interface.")
+@click.option("--attest", "place", help="List of TARGET that a named owner answers for.")
+@click.option("--owner", help="Who answers for it.")
+@click.option(
+    "--basis", type=click.Choice([basis.value for basis in Basis]), help="On which basis."
+)
+@click.option("--wording", help="The words that people agreed to.")
+@click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="First day of its sign-ups.")
+@click.option("--until", type=click.DateTime(["%Y-%m-%d"]), help="Last day of its sign-ups.")
+@click.option("--list", "listing", type=NEW_FILE, help="Write who is to be asked in person (CSV).")
+@click.option("--apply", "apply_", is_flag=True, help="Take outs and proved consents in here.")
+def onboard(
+    path: Path | None,
+    as_json: bool,
+    target: str | None,
+    brand: str | None,
+    file: Path | None,
+    listing: Path | None,
+    apply_: bool,
+    **attested: Any,
+) -> None:
+    """Sort what stands at a brand's systems: out, proved, attested, unset. Writes to no vendor."""
+    with opened(path) as runtime:
+        chosen = [one for one in runtime.targets if one.brand == _one_brand(runtime, brand)]
+        named = [one for one in chosen if target in (one.name, one.label)]
+        if (target and not named) or ((file or attested["place"]) and not named):
+            known = ", ".join(one.label for one in chosen) or "none"
+            raise click.UsageError(f"name the TARGET that this is about, one of: {known}")
+        attestation = _attestation(named[0].label, attested) if attested["place"] else None
+        wanted = Onboarding(named[0] if named else None, file, attestation, listing, apply_)
+        with err.status("reading", spinner="dots") as status:
+            report = asyncio.run(
+                _onboard(runtime, chosen, wanted, lambda name, n: status.update(f"{name}: {n}"))
+            )
+    say(as_json, report, onboarding.shown(report))
+    if not as_json and not apply_:
+        out.print("Nothing written; --apply takes outs and proved consents in.")
+    if any(one["error"] for one in report["targets"]):
+        sys.exit(TRY_LATER)
+
+
+def _attestation(label: str, said: dict[str, Any]) -> onboarding.Attestation:
+    missing = [f"--{name}" for name, value in said.items() if not value and name != "place"]
+    if missing:
+        raise click.UsageError(f"an attestation needs {' '.join(missing)} too")
+    basis, since, until = Basis(said["basis"]), said["since"].date(), said["until"].date()
+    return onboarding.Attestation(
+        label, said["place"], said["owner"], basis, said["wording"], since, until
+    )
+
+
+class Onboarding(NamedTuple):
+    """What `prefs onboard` was asked for."""
+
+    target: Target | None
+    file: Path | None
+    attestation: onboarding.Attestation | None
+    listing: Path | None
+    apply: bool
+
+
+async def _onboard(
+    runtime: Runtime, chosen: list[Target], wanted: Onboarding, tell: sync.Progress
+) -> dict[str, Any]:
+    scans = [app.make_scan(runtime, target) for target in chosen]
+    attested = [wanted.attestation] if wanted.attestation else []
+    survey = onboarding.Survey()
+    try:
+        for scan in scans:
+            export = None
+            if scan.target == wanted.target:
+                if wanted.attestation:
+                    onboarding.check(scan, wanted.attestation)
+                if wanted.file:
+                    export = sync.export_of(scan, wanted.file.read_bytes()).page
+            await onboarding.walk(scan, survey, attested, tell, export=export, apply=wanted.apply)
+        if wanted.apply and scans:
+            await onboarding.record(scans[0], survey, attested, tell)
+    finally:
+        for scan in scans:
+            await scan.connector.close()
+    listed = onboarding.write_list(survey, wanted.listing) if wanted.listing else 0
+    return {
+        "applied": wanted.apply,
+        **onboarding.summary(survey),
+        "attested_for_ever": runtime.database.read_now(onboarding.attested_for_ever),
+        "listed": listed,
+    }
 
 
 @main.command("retract")

@@ -10,6 +10,7 @@ import pytest
 import connectors
 from prefs.core.propagation import Facts, Key
 from prefs.settings import TARGET_KEYS
+from prefs.tasks import KINDS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "systems.md").read_text()
@@ -59,6 +60,13 @@ def test_every_write_that_a_connector_may_make_is_named(system: str) -> None:
 @pytest.mark.parametrize("key", sorted(TARGET_KEYS))
 def test_the_keys_that_all_targets_share_are_described(key: str) -> None:
     assert f"| `{key}` |" in PAGE
+
+
+@pytest.mark.parametrize("name", sorted(KINDS))
+def test_every_kind_of_task_is_described(name: str) -> None:
+    kind = KINDS[name]
+    row = f"| `{name}` | {kind.what} | {' '.join(kind.states) or 'by itself'} |"
+    assert row in (ROOT / "docs" / "tasks.md").read_text()
 
 
 def test_links_between_pages_lead_somewhere() -> None:

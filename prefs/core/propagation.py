@@ -214,6 +214,9 @@ class Facts:
     """Every request that may change something there: method and path as a regular expression."""
     source_url: str
     """The vendor's page that the connector was written from."""
+    on_by_default: frozenset[Channel] = frozenset()
+    """Channels whose switches the vendor turns on by itself: an `on` there is nobody's choice, and
+    no list of it can be attested as consent."""
     assisted: bool = False
     """No interface: staff carry the changes, and what they upload is what is read."""
 

@@ -163,6 +163,12 @@ def state_of(conn: Connection, subject_id: int, until: float | None = None) -> S
     return fold(folded(row) for row in rows)
 
 
+def count_applied(conn: Connection, batch: str) -> int:
+    """Applied rows whose batch begins with this word."""
+    rows = (ledger.c.batch.startswith(f"{batch} ", autoescape=True), ledger.c.result == "applied")
+    return int(conn.execute(select(func.count()).where(*rows)).scalar_one())
+
+
 def has_retracted(conn: Connection, subject_id: int, batch: str) -> bool:
     wanted = select(ledger.c.id).where(
         ledger.c.subject_id == subject_id, ledger.c.batch == batch, ledger.c.kind == "retract"
