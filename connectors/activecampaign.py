@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from ipaddress import AddressValueError, IPv4Address
 from typing import Any, ClassVar
 
 import phonenumbers
@@ -35,6 +36,7 @@ from prefs.core.propagation import (
     Limit,
     Observed,
     Page,
+    Proves,
     Readback,
     Ref,
     Seen,
@@ -42,6 +44,7 @@ from prefs.core.propagation import (
     Target,
     Value,
     Wish,
+    proof_of,
 )
 from prefs.core.words import Channel, Kind
 
@@ -68,6 +71,9 @@ GONE = "91"
 """A membership that was removed: no entry, and no opt-out."""
 FACT = {"3": "hard_bounce"}
 THEIRS = {Wish.ON: "1", Wish.OFF: "2"}
+BY_FORM = "sign-up form"
+CONFIRMS_WITHIN = timedelta(days=7)
+"""Between a sign-up and the click that confirms it."""
 RESUBSCRIBE = 4
 """The `sourceid` that the vendor asks for when somebody is put back on a list."""
 
@@ -108,6 +114,7 @@ class ActiveCampaign:
         limit=Limit(5, 1.0),
         writes=(("POST", MEMBERSHIPS),),
         source_url="https://developers.activecampaign.com/reference/update-list-status-for-contact",
+        proves=Proves.SCAN,
     )
     KEYS: ClassVar[Mapping[str, Key]] = {
         "api_key": Key("secret", required=True, help="API key of a user who may manage contacts."),
@@ -490,7 +497,36 @@ def _seen(row: Json) -> Seen:
     value = STATUS[status]
     at = _time(row.get("udate")) if value is Value.OFF else None
     ever_on = value is Value.ON or _time(row.get("sdate")) is not None
-    return Seen(value, at=at, ever_on=ever_on, fact=FACT.get(status))
+    proof = _proof(row) if value is Value.ON else None
+    return Seen(value, at=at, proof=proof, ever_on=ever_on, fact=FACT.get(status))
+
+
+def _proof(row: Json) -> Mapping[str, str] | None:
+    """A sign-up by one of the account's forms. A time and an IP without a form may come from an
+    import, staff or a program: no page says what the numbers of `sourceid` mean."""
+    form = str(row.get("form") or "")
+    if not form.isdecimal() or not int(form) or _put_back(row):
+        return None
+    return proof_of(_time(row.get("sdate")), BY_FORM, form=form, ip=_ip(row.get("ip4Sub")))
+
+
+def _put_back(row: Json) -> bool:
+    """On the list again after they left, or long after the row was made: who did it is not said.
+    `created_timestamp` has no zone."""
+    if str(row.get("sourceid")) == str(RESUBSCRIBE) or _time(row.get("udate")):
+        return True
+    joined, made = _time(row.get("sdate")), _time(f"{row.get('created_timestamp')}+00:00")
+    return bool(joined and made and joined - made > CONFIRMS_WITHIN)
+
+
+def _ip(text: object) -> str | None:
+    """ActiveCampaign keeps IPv4 addresses as numbers; 0 stands for none."""
+    said = str(text)
+    try:
+        address = IPv4Address(int(said) if said.isdecimal() else said)
+    except AddressValueError:
+        return None
+    return None if address.is_unspecified else str(address)
 
 
 def _time(text: object) -> datetime | None:

@@ -39,6 +39,7 @@ from prefs.core.propagation import (
     Local,
     Observed,
     Page,
+    Proves,
     Readback,
     Ref,
     Seen,
@@ -104,6 +105,7 @@ class Messenger:
             ("POST", r"/v[0-9.]+/[0-9A-Za-z_]+/subscribed_apps"),
         ),
         source_url="https://developers.facebook.com/docs/messenger-platform",
+        proves=Proves.EVENT,
     )
     KEYS: ClassVar[Mapping[str, Key]] = {
         "page": Key("text", required=True, help="Id of the Page."),

@@ -143,6 +143,8 @@ class MailingList:
     works_all_the_same: bool = False
     deaf: bool = False
     omits: bool = False
+    proof: Mapping[str, str] | None = None
+    """What it shows of everybody's opt-in."""
     before_read: Callable[[], None] | None = None
     before_write: Callable[[Sequence[Change]], None] | None = None
     slots: tuple[Slot, ...] = (SLOT,)
@@ -161,7 +163,7 @@ class MailingList:
         address = ref.value or (ref.vendor_id or "").removeprefix("id-")
         if address not in self.held:
             return Absent(began)
-        seen = Seen(self.held[address])
+        seen = Seen(self.held[address], proof=self.proof)
         return Observed({SLOT: seen}, began, f"id-{address}", ((Kind.EMAIL, address),))
 
     async def apply(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import connectors
-from prefs.core.propagation import Facts, Key
+from prefs.core.propagation import Facts, Key, Proves
 from prefs.settings import TARGET_KEYS
 from prefs.tasks import KINDS
 
@@ -24,6 +24,8 @@ def row(facts: Facts) -> str:
         " ".join(sorted(facts.channels)),
         " ".join(facts.keys_on),
         "yes" if facts.splits_topics else "no",
+        " ".join(sorted(facts.on_by_default)) or "no",
+        facts.proves.value,
         facts.readback.value,
         pace,
         f"{facts.call_alive:g} s",
@@ -42,19 +44,28 @@ def test_the_table_of_systems_is_true(system: str) -> None:
     assert row(connectors.load(system).facts) in PAGE
 
 
+def section(system: str) -> str:
+    return PAGE.split(f"\n## {system}\n", 1)[1].split("\n## ", 1)[0]
+
+
+@pytest.mark.parametrize("system", sorted(connectors.SYSTEMS))
+def test_every_system_says_what_it_shows_of_an_opt_in(system: str) -> None:
+    (said,) = re.findall(r"^Proof of an opt-in: (.+)$", section(system), re.MULTILINE)
+    assert said.startswith("none.") == (connectors.load(system).facts.proves is Proves.NONE)
+
+
 @pytest.mark.parametrize("system", sorted(connectors.SYSTEMS))
 def test_every_key_of_a_system_is_described(system: str) -> None:
-    section = PAGE.split(f"\n## {system}\n", 1)[1].split("\n## ", 1)[0]
-    described = set(re.findall(r"^\| `[^|]+\|.*\|$", section, re.MULTILINE))
+    described = set(re.findall(r"^\| `[^|]+\|.*\|$", section(system), re.MULTILINE))
     keys = connectors.load(system).KEYS
     assert described == {key_row(name, key) for name, key in keys.items()}
 
 
 @pytest.mark.parametrize("system", sorted(connectors.SYSTEMS))
 def test_every_write_that_a_connector_may_make_is_named(system: str) -> None:
-    section = PAGE.split(f"\n## {system}\n", 1)[1].split("\n## ", 1)[0]
+    said = section(system)
     for method, path in connectors.load(system).facts.writes:
-        assert f"`{method} {path}`" in section
+        assert f"`{method} {path}`" in said
 
 
 @pytest.mark.parametrize("key", sorted(TARGET_KEYS))

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from prefs.core.errors import PropagationError
+from prefs.core.order import ABSURD_BEFORE
 from prefs.core.signals import Text
 from prefs.core.words import Channel, Kind, Purpose, Source
 
@@ -47,6 +48,18 @@ class Readback(StrEnum):
     DIRECT = "direct"
     LISTING = "listing"
     NONE = "none"
+
+
+class Proves(StrEnum):
+    """Where a vendor's own record of a person's opt-in comes from, if it has any."""
+
+    NONE = "none"
+    SCAN = "scan"
+    """Scans show it, and so do reads."""
+    READ = "read"
+    """A read of the record shows it, a scan does not."""
+    EVENT = "event"
+    """Told once, by the webhook of the opt-in."""
 
 
 class Outcome(StrEnum):
@@ -105,10 +118,22 @@ class Seen:
     source: Source | None = None
     at: datetime | None = None
     proof: Mapping[str, str] | None = None
+    """The vendor's own record that the person opted in, as `proof_of` makes it; never consent by
+    itself."""
     ever_on: bool = False
     """The vendor shows that this was on before (an opt-in time, a past subscription)."""
     fact: str | None = None
     """A delivery fact that the vendor shows beside it (hard_bounce, ...)."""
+
+
+def proof_of(at: datetime | None, how: str, **shown: str | None) -> Mapping[str, str] | None:
+    """A vendor's record of one person's opt-in in plain words: `at` (RFC 3339), `how`, and what
+    else it shows (`ip`, `form`). None without a sane time: what does not say when proves nothing.
+    """
+    if at is None or at < ABSURD_BEFORE:
+        return None
+    when = at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return {"at": when, "how": how, **{name: text for name, text in shown.items() if text}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +242,7 @@ class Facts:
     on_by_default: frozenset[Channel] = frozenset()
     """Channels whose switches the vendor turns on by itself: an `on` there is nobody's choice, and
     no list of it can be attested as consent."""
+    proves: Proves = Proves.NONE
     assisted: bool = False
     """No interface: staff carry the changes, and what they upload is what is read."""
 

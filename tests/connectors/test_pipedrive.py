@@ -131,6 +131,15 @@ class TestCampaigns(Account):
         given = {**self.options(), **more}
         self.options = lambda: given  # type: ignore[method-assign]  # this instance only
 
+    def test_a_confirmed_double_opt_in_without_its_time_proves_nothing(self) -> None:
+        self.put(AMY)
+        self.twin.person_subscribes(AMY.value)
+        path, key = f"{self.url}{PERSONS}/{self.person(AMY)}", {"x-api-token": self.twin.token}
+        shown = httpx.get(path, params={"include_fields": "doi_status"}, headers=key).json()
+        assert shown["data"]["doi_status"] == "confirmed"
+        seen = self.observe(AMY)[AMY].values[STATUS]
+        assert (seen.value, seen.proof) == (Value.ON, None)
+
     # --- the silent refusal -----------------------------------------------------------------------
 
     def test_the_way_back_is_refused_in_silence_and_told(self) -> None:

@@ -16,6 +16,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from ipaddress import IPv4Address
 from typing import Any
 from urllib.parse import urlencode
 
@@ -71,7 +72,8 @@ class Contact:
 
 @dataclass
 class Membership:
-    """`by` is person, admin or api: for the page and for tests."""
+    """`by` is person, admin or api: for the page and for tests. `form` and `ip` are those of a
+    sign-up by a form."""
 
     id: str
     contact: str
@@ -80,7 +82,10 @@ class Membership:
     subscribed: datetime | None
     left: datetime | None
     by: str
+    made: datetime
     source_id: str = "0"
+    form: str | None = None
+    ip: str = ""
 
 
 @dataclass
@@ -257,7 +262,12 @@ class ActiveCampaignTwin(Twin[Account]):
             "sdate": row.subscribed and _time(row.subscribed),
             "udate": row.left and _time(row.left),
             "unsubreason": None,
+            "form": row.form,
             "sourceid": row.source_id,
+            "ip4Sub": str(int(IPv4Address(row.ip))) if row.ip else "0",
+            "ip4_last": "0",
+            "ip4Unsub": "0",
+            "created_timestamp": row.made.astimezone(ZONE).strftime("%Y-%m-%d %H:%M:%S"),
         }
 
     def _write(
@@ -269,7 +279,7 @@ class ActiveCampaignTwin(Twin[Account]):
         row = self.state.rows.get(key)
         before = row.status if row else None
         if row is None:
-            row = Membership(self._new_id(), contact.id, list_id, status, None, None, by)
+            row = Membership(self._new_id(), contact.id, list_id, status, None, None, by, now)
             self.state.rows[key] = row
         row.status = status
         if by == "api":
@@ -387,7 +397,8 @@ class ActiveCampaignTwin(Twin[Account]):
         for list_id, status in (statuses or {}).items():
             joined = now if status in ("1", "2", "3") else None
             left = now if status == "2" else None
-            row = Membership(self._new_id(), contact.id, list_id, status, joined, left, "admin")
+            who, id = contact.id, self._new_id()
+            row = Membership(id, who, list_id, status, joined, left, "admin", now)
             self.state.rows[f"{contact.id}/{list_id}"] = row
         return contact.id
 
@@ -397,8 +408,24 @@ class ActiveCampaignTwin(Twin[Account]):
         self._write(self._known(email), list, "2", "person", travel)
 
     @act
-    def person_subscribes(self, email: str, list: str, travel: Travel = PLAIN) -> None:
-        self._write(self._known(email), list, "1", "person", travel)
+    def person_subscribes(
+        self,
+        email: str,
+        list: str,
+        form: str = "5",
+        ip: str = "192.0.2.7",
+        travel: Travel = PLAIN,
+    ) -> None:
+        """By a form of the account."""
+        row = self._write(self._known(email), list, "1", "person", travel)
+        row.form, row.ip = form, ip
+
+    @act
+    def imported(self, email: str, list: str, ip: str = "198.51.100.4") -> None:
+        """From a file of staff's, with what it says of times and IPs. Imports fire no webhooks."""
+        now, contact = self.clock(), self._add(email, "")
+        row = Membership(self._new_id(), contact.id, list, "1", now, None, "admin", now, ip=ip)
+        self.state.rows[f"{contact.id}/{list}"] = row
 
     @act
     def admin_sets(self, email: str, list: str, status: str, travel: Travel = PLAIN) -> None:

@@ -79,6 +79,8 @@ class Status:
     source: str
     at: datetime
     by: str
+    basis: str | None = None
+    wording: str | None = None
 
 
 @dataclass
@@ -311,8 +313,8 @@ class HubspotTwin(Twin[Account]):
             "source": found.source if found else "",
             "timestamp": _iso(found.at if found else self.clock()),
             "businessUnitId": 0,
-            "legalBasis": None,
-            "legalBasisExplanation": None,
+            "legalBasis": found.basis if found else None,
+            "legalBasisExplanation": found.wording if found else None,
             "setStatusSuccessReason": None,
         }
 
@@ -706,8 +708,18 @@ class HubspotTwin(Twin[Account]):
             self._write(email.lower(), type_id, "UNSUBSCRIBED", "person", travel)
 
     @act
-    def person_subscribes(self, email: str, type_id: str, travel: Travel = PLAIN) -> None:
+    def person_subscribes(
+        self,
+        email: str,
+        type_id: str,
+        basis: str = "",
+        wording: str = "",
+        travel: Travel = PLAIN,
+    ) -> None:
+        """On a page or form; a form with a notice keeps the legal basis and its words."""
         self._write(email.lower(), type_id, "SUBSCRIBED", "person", travel)
+        held = self.state.statuses[email.lower()][type_id]
+        held.basis, held.wording = basis or None, wording or None
 
     @act
     def admin_sets(self, email: str, type_id: str, state: str, travel: Travel = PLAIN) -> None:

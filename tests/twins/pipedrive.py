@@ -104,6 +104,8 @@ class Hook:
 class Account:
     persons: dict[int, Person] = field(default_factory=dict)
     statuses: dict[str, str] = field(default_factory=dict)
+    confirmed: set[str] = field(default_factory=set)
+    """Addresses with a confirmed double opt-in; when is not kept."""
     steps: dict[str, set[tuple[str, str]]] = field(default_factory=dict)
     fields: dict[str, Field] = field(default_factory=dict)
     writes: list[Write] = field(default_factory=list)
@@ -315,8 +317,11 @@ class PipedriveTwin(Twin[Account]):
                 if codes is None or code in codes
             },
         }
-        if self.campaigns and "marketing_status" in query.get("include_fields", "").split(","):
+        included = query.get("include_fields", "").split(",")
+        if self.campaigns and "marketing_status" in included:
             shown["marketing_status"] = self._status(one)
+        if self.campaigns and "doi_status" in included:
+            shown["doi_status"] = "confirmed" if one.primary in self.state.confirmed else None
         return shown
 
     def _query(self, request: Request, known: set[str]) -> dict[str, str]:
@@ -325,7 +330,8 @@ class PipedriveTwin(Twin[Account]):
             raise self._bad("unknown parameter")
         if len(query.get("custom_fields", "").split(",")) > 15:
             raise self._bad("custom_fields takes at most 15 keys")
-        if query.get("include_fields", "marketing_status") != "marketing_status":
+        included = query.get("include_fields", "marketing_status").split(",")
+        if set(included) - {"marketing_status", "doi_status"}:
             raise self._bad("include_fields is not known to the twin")
         return query
 
@@ -490,6 +496,7 @@ class PipedriveTwin(Twin[Account]):
     @act
     def person_subscribes(self, email: str, travel: Travel = PLAIN) -> None:
         """The person confirms in a form of Pipedrive: from any status."""
+        self.state.confirmed.add(email.lower())
         self._says(email, "subscribed", travel)
 
     @act
