@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from enum import StrEnum
 from functools import partial
@@ -21,8 +21,20 @@ from typing import Any, NamedTuple
 from rich.table import Table
 from sqlalchemy import Connection
 
-from prefs.core.errors import BadInput, PropagationError
-from prefs.core.propagation import Page, Readback, Slot, Target, Value, Verdict, Wish
+from prefs.core.errors import BadInput, PropagationError, Temporary, Unusable
+from prefs.core.propagation import (
+    Observed,
+    Page,
+    Proves,
+    Readback,
+    Ref,
+    Seen,
+    Slot,
+    Target,
+    Value,
+    Verdict,
+    Wish,
+)
 from prefs.core.signals import Evidence, Identifier, Signal, SoftOptIn, Statement
 from prefs.core.words import KIND_OF, Basis, Channel, Choice, Source
 from prefs.push import scopes_of
@@ -132,7 +144,8 @@ async def walk(
     survey.walks.append(report)
     report.note = None if export else _unreadable(scan)
     try:
-        async for page in _pages(scan, export):
+        async for listed in _pages(scan, export):
+            page = await _with_proofs(scan, listed)
             await _page(scan, page, survey, attested, apply=apply)
             report.records += len(page.records)
             report.complete = page.complete
@@ -149,6 +162,29 @@ async def _pages(scan: Scan, export: Page | None) -> AsyncIterator[Page]:
     elif not _unreadable(scan):
         async for page in scan.connector.scan(None):
             yield page
+
+
+async def _with_proofs(scan: Scan, page: Page) -> Page:
+    """Where only a read of the record shows what the vendor proves, whoever is on is read. Raises
+    what the connector raises: a proof that could not be read is not a proof that is missing."""
+    facts = scan.connector.facts
+    if facts.proves is not Proves.READ:
+        return page
+    wanted = [ref for ref, read in page.records if Value.ON in map(_value, read.values.values())]
+    found: dict[Ref, Observed] = {}
+    for start in range(0, len(wanted), facts.read_batch):
+        answers = await scan.connector.observe(wanted[start : start + facts.read_batch])
+        for ref, answer in answers.items():
+            if isinstance(answer, Temporary | Unusable):
+                raise answer
+            if isinstance(answer, Observed):
+                found[ref] = answer
+    records = tuple((ref, found.get(ref, read)) for ref, read in page.records)
+    return replace(page, records=records)
+
+
+def _value(seen: Seen) -> Value:
+    return seen.value
 
 
 def _unreadable(scan: Scan) -> str | None:
