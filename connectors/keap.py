@@ -22,7 +22,8 @@ from typing import Any, ClassVar, TypeVar
 import phonenumbers
 from phonenumbers import PhoneNumberFormat
 
-from connectors import http
+from connectors import http, upkeep
+from connectors.keap_hooks import KeapHooks
 from connectors.keap_line import OAUTH_KEYS, WRITES, Gone, Json, Line, Listing, Now
 from prefs.core import identity
 from prefs.core.errors import (
@@ -50,6 +51,7 @@ from prefs.core.propagation import (
     Seen,
     Slot,
     Target,
+    Unheard,
     Value,
     Wish,
 )
@@ -188,6 +190,7 @@ class Keap:
         self._marks = _mark_slots(target)
         self._line = Line(target, budget, now)
         self._tags = Tags(self._line, self._marks)
+        self._target, self._hooks = target, KeapHooks(target, self._line)
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -199,6 +202,11 @@ class Keap:
     async def containers(self) -> Sequence[Container]:
         """None: broadcasts go by the address's status, not by membership in a list."""
         return ()
+
+    tend_every = upkeep.HOURLY
+
+    async def tend(self) -> Unheard | None:
+        return await upkeep.tend(self._target, self._hooks, self._now)
 
     # --- reading -------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 from urllib.parse import parse_qsl, urlsplit
 
@@ -68,9 +68,12 @@ class Book:
         times = (*(one for one in self.mended if one > since), now.timestamp())
         return replace(self, mended=times)
 
-    def often(self, now: datetime) -> bool:
+    def often_since(self, now: datetime) -> str | None:
+        """From which day on they ended too often; None where they did not."""
         since = (now - WINDOW).timestamp()
-        return sum(one > since for one in self.mended) >= OFTEN
+        if sum(one > since for one in self.mended) < OFTEN:
+            return None
+        return datetime.fromtimestamp(min(self.mended), UTC).date().isoformat()
 
 
 async def tend(target: Target, hooks: Hooks, now: Callable[[], datetime]) -> Unheard | None:
@@ -87,7 +90,7 @@ async def tend(target: Target, hooks: Hooks, now: Callable[[], datetime]) -> Unh
             book = book.noted(now())
             await book.keep(target)
             log.warning("webhook_mended", target=target.label, times=len(book.mended))
-    return _told(target, hooks, book, gone, why, often=book.often(now()))
+    return _told(target, hooks, book, gone, why, book.often_since(now()))
 
 
 def _gone(book: Book, seen: Mapping[str, bool]) -> list[str]:
@@ -104,7 +107,7 @@ async def _mended(hooks: Hooks, gone: Collection[str], known: Collection[str]) -
 
 
 def _told(
-    target: Target, hooks: Hooks, book: Book, gone: Collection[str], why: str, *, often: bool
+    target: Target, hooks: Hooks, book: Book, gone: Collection[str], why: str, often: str | None
 ) -> Unheard | None:
     """What a person must hear of: the worst first."""
     url = target.webhook_url_shown
@@ -112,17 +115,17 @@ def _told(
         why = why if target.live else " (nothing is mended in observe mode)"
         return Unheard(f"No longer delivered to {url}: {', '.join(gone)}{why}. {hooks.remedy}")
     if often:
-        days = WINDOW.days
         return Unheard(
-            f"The webhooks to {url} ended and were brought back {OFTEN} times in {days} days: "
-            "find out why deliveries fail there."
+            f"The webhooks to {url} ended and were brought back {OFTEN} times or more since "
+            f"{often}: find out why deliveries fail there.",
+            once=True,
         )
     never = sorted(hooks.never(book.known))
     if never:
         return Unheard(
             f"Never registered for {url}: {', '.join(never)}. Without it the poll alone finds what "
             "people do there; `prefs doctor` lists URL and events.",
-            was_heard=False,
+            once=True,
         )
     return None
 

@@ -357,8 +357,9 @@ class Unheard:
 
     todo: str
     """What a person must do, in words; without the webhook's key."""
-    was_heard: bool = True
-    """False: a webhook that was never registered. It is said once; not everybody wants one."""
+    once: bool = False
+    """Said once and not again when staff have closed it: a webhook that was never registered (not
+    everybody wants one), a question."""
 
 
 @runtime_checkable
