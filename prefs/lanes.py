@@ -17,13 +17,14 @@ from functools import partial
 import structlog
 
 from prefs.core.errors import PrefsError, Unavailable, Unusable
-from prefs.core.propagation import Connector, Target
+from prefs.core.propagation import Connector, Target, Tended
 from prefs.intake import Intake
 from prefs.push import Backoff, Lost, Push
 from prefs.scan import Scan
 from prefs.store import marks
 from prefs.store.database import Database
 from prefs.store.marks import Lease, Mark
+from prefs.tending import Tending
 
 log = structlog.get_logger()
 
@@ -99,8 +100,9 @@ class Lane:
         return self.lease is not None
 
     async def _work_under_lease(self) -> None:
-        """Push and scan side by side while the lease is renewed; all end when it is lost."""
-        jobs = [self._keep_lease(), self._push_loop(), self._scan_loop()]
+        """Push, scan and the upkeep of webhooks side by side while the lease is renewed; all end
+        when it is lost."""
+        jobs = [self._keep_lease(), self._push_loop(), self._scan_loop(), *self._tending()]
         tasks = [asyncio.create_task(job) for job in jobs]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -172,6 +174,12 @@ class Lane:
                 log.warning("scan_failed", target=self.target.label, reason=str(fault))
                 await asyncio.sleep(min(self.pace.poll_every, 30.0))
             await asyncio.sleep(min(1.0, self.pace.poll_every))
+
+    def _tending(self) -> list[Coroutine[None, None, None]]:
+        if not isinstance(self.connector, Tended):
+            return []
+        keys = self.intake.keys
+        return [Tending(self.target, self.connector, self.database, keys, self.clock).run()]
 
 
 @dataclass
