@@ -48,7 +48,7 @@ FIELDS_FOR = timedelta(hours=1)
 """How long the fields are taken as read: reading them costs as much as ten persons."""
 LABELS = {Wish.ON: "No objection", Wish.OFF: "Opted out"}
 
-_PERSONAL = re.compile(r"[^\s\"'<>(),:;]+@[^\s\"'<>(),:;]+|\+?\d[\d ()./-]{5,}\d")
+_UNSAFE = re.compile(r"https?://\S+|[^\s\"'<>(),:;]+@[^\s\"'<>(),:;]+|\+?\d[\d ()./-]{5,}\d")
 
 
 class Denied(Unusable):
@@ -332,8 +332,9 @@ def _error(reply: http.Reply) -> Json:
 
 
 def words(error: Json) -> str:
-    """Pipedrive's own words for staff, without addresses and numbers in them."""
-    return _PERSONAL.sub("(removed)", str(error.get("error") or "no reason given"))[:200]
+    """Pipedrive's own words for staff, without addresses, numbers and URLs in them (a webhook's URL
+    may hold its key)."""
+    return _UNSAFE.sub("(removed)", str(error.get("error") or "no reason given"))[:200]
 
 
 def _folded(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -228,6 +229,15 @@ class TestPipedrive(TendedContract):
         found = self.told()
         assert "no admin" in found.todo
         assert self.written() == []
+
+    def test_the_key_is_not_told_when_pipedrive_repeats_the_url(self) -> None:
+        self.register()
+        self.look()
+        self.vanish()
+        body = json.dumps({"success": False, "error": f"bad {self.target().webhook_url} given"})
+        self.twin.faults.add("status", method="POST", status=400, body=body, times=None)
+        found = self.told()
+        assert "bad (removed) given" in found.todo
 
     def test_single_actions_are_made_again_alone(self) -> None:
         for action in self.needed:
