@@ -21,7 +21,9 @@ from typing import Any, ClassVar
 
 import phonenumbers
 
-from connectors import http
+from connectors import http, upkeep
+from connectors.activecampaign_hooks import ActiveCampaignHooks
+from connectors.activecampaign_line import API, PAGE, WRITES, Json, Line, listed
 from prefs.core import identity
 from prefs.core.errors import BadIdentifier, PropagationError, Refused, SettingsError, Temporary
 from prefs.core.propagation import (
@@ -42,20 +44,16 @@ from prefs.core.propagation import (
     Seen,
     Slot,
     Target,
+    Unheard,
     Value,
     Wish,
     proof_of,
 )
 from prefs.core.words import Channel, Kind
 
-Json = Mapping[str, Any]
 Answer = Applied | Failure
 
-API = "/api/3"
 CONTACTS = f"{API}/contacts"
-MEMBERSHIPS = f"{API}/contactLists"
-PAGE = 100
-"""Most items of one page: https://developers.activecampaign.com/reference/pagination"""
 BATCH = 20
 AT_ONCE = 4
 WHOLE_CHANNEL = "*"
@@ -112,7 +110,7 @@ class ActiveCampaign:
         readback=Readback.DIRECT,
         call_alive=30.0,
         limit=Limit(5, 1.0),
-        writes=(("POST", MEMBERSHIPS),),
+        writes=WRITES,
         source_url="https://developers.activecampaign.com/reference/update-list-status-for-contact",
         proves=Proves.SCAN,
     )
@@ -128,7 +126,8 @@ class ActiveCampaign:
         self._slots = {slot.place: slot for slot in _slots(target)}
         self._region = target.region
         self._now = now
-        self._line = Line(target, budget, self.facts.writes)
+        self._line = Line(target, budget)
+        self._target, self._hooks = target, ActiveCampaignHooks(target, self._line)
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -137,15 +136,14 @@ class ActiveCampaign:
     async def close(self) -> None:
         await self._line.close()
 
+    tend_every = upkeep.DAILY
+
+    async def tend(self) -> Unheard | None:
+        return await upkeep.tend(self._target, self._hooks, self._now)
+
     async def containers(self) -> Sequence[Container]:
         """All lists. https://developers.activecampaign.com/reference/retrieve-all-lists"""
-        found: list[Json] = []
-        while True:
-            answer = await self._line.read(f"{API}/lists", limit=PAGE, offset=len(found))
-            page = _items(answer, "lists")
-            found += page
-            if not page:
-                return [_container(item) for item in found]
+        return [_container(item) for item in await self._line.everything(f"{API}/lists", "lists")]
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -217,7 +215,7 @@ class ActiveCampaign:
     async def _listed(self, **wanted: str) -> list[Contact]:
         found: list[Contact] = []
         async for answer, began in self._pages("0", **wanted):
-            items = _items(answer, "contacts")
+            items = listed(answer, "contacts")
             found += [_contact(item, began) for item in items]
             if len(items) < PAGE and len(items) >= _total(answer):
                 break
@@ -229,7 +227,7 @@ class ActiveCampaign:
             began = self._now()
             asked = {"limit": PAGE, "orders[id]": "asc", "id_greater": after}
             answer = await self._line.read(CONTACTS, **asked, **wanted)
-            items = _items(answer, "contacts")
+            items = listed(answer, "contacts")
             yield answer, began
             if not items:
                 return
@@ -330,7 +328,7 @@ class ActiveCampaign:
         after = cursor or "0"
         whole = after == "0"
         async for answer, began in self._pages(after, include="contactLists"):
-            items = _items(answer, "contacts")
+            items = listed(answer, "contacts")
             contacts = [
                 replace(_contact(item, began), rows=_sideloaded(answer, item)) for item in items
             ]
@@ -349,85 +347,7 @@ class ActiveCampaign:
         return records
 
 
-# --- the line ------------------------------------------------------------------------------------
-
-
-class Line:
-    """Calls with the key in a header. Every integration of the account shares five a second.
-
-    https://developers.activecampaign.com/reference/rate-limits
-    """
-
-    def __init__(self, target: Target, budget: Budget, writes: Sequence[tuple[str, str]]) -> None:
-        self._way = http.Way(target, budget, "", writes)
-        self._headers = {"Api-Token": target.text("api_key") or ""}
-
-    async def close(self) -> None:
-        await self._way.close()
-
-    async def read(self, path: str, **params: Any) -> Json:
-        return await http.retried(lambda: self._asked(path, params))
-
-    async def read_if_there(self, path: str) -> Json | None:
-        """None where ActiveCampaign itself answers that there is no such thing: in JSON."""
-
-        async def ask() -> Json | None:
-            reply = await self._way.send("GET", path, headers=self._headers)
-            if reply.status == 404 and "message" in _error(reply):
-                return None
-            return self._checked(reply)
-
-        return await http.retried(ask)
-
-    async def set(self, row: Json, *, once: bool) -> Json:
-        async def send() -> Json:
-            body = {"contactList": row}
-            reply = await self._way.send("POST", MEMBERSHIPS, json=body, headers=self._headers)
-            return self._checked(reply)
-
-        return await (send() if once else http.retried(send))
-
-    async def _asked(self, path: str, params: Mapping[str, Any]) -> Json:
-        return self._checked(
-            await self._way.send("GET", path, params=params, headers=self._headers)
-        )
-
-    def _checked(self, reply: http.Reply) -> Json:
-        """The answer's object. A bad key answers 403, not 401."""
-        if reply.status == 429:
-            self._way.pause(reply)
-        if not 200 <= reply.status < 300:
-            raise http.fault_of(reply, _code(reply))
-        answer = reply.json()
-        if not isinstance(answer, Mapping):
-            raise Temporary("ActiveCampaign answered JSON that is not an object")
-        return answer
-
-
-def _error(reply: http.Reply) -> Json:
-    try:
-        error = reply.json()
-    except Temporary:
-        return {}
-    return error if isinstance(error, Mapping) else {}
-
-
-def _code(reply: http.Reply) -> str:
-    """The code of the first error. Titles and details are free text and may hold an address."""
-    errors = _error(reply).get("errors")
-    first = errors[0] if isinstance(errors, list) and errors else None
-    code = str(first.get("code") or "") if isinstance(first, Mapping) else ""
-    return code if code.replace("_", "").isalnum() and len(code) < 60 else ""
-
-
 # --- ActiveCampaign's answers ---------------------------------------------------------------------
-
-
-def _items(answer: Json, name: str) -> list[Json]:
-    found = answer.get(name)
-    if not isinstance(found, list) or not all(isinstance(item, Mapping) for item in found):
-        raise Temporary(f"ActiveCampaign's answer lacks its {name}")
-    return found
 
 
 def _total(answer: Json) -> int:
@@ -450,7 +370,7 @@ def _contact(item: Json, began: datetime) -> Contact:
 
 def _rows(answer: Json, contact_id: str) -> tuple[Json, ...]:
     """The rows of an answer about one contact. Raises Temporary for those of somebody else."""
-    rows = tuple(_items(answer, "contactLists"))
+    rows = tuple(listed(answer, "contactLists"))
     if any(str(row.get("contact", contact_id)) != contact_id for row in rows):
         raise Temporary("ActiveCampaign answered with another contact's lists")
     return rows

@@ -22,7 +22,8 @@ from typing import Any, ClassVar, TypeVar
 import phonenumbers
 from phonenumbers import PhoneNumberFormat
 
-from connectors import http
+from connectors import http, upkeep
+from connectors.keap_hooks import KeapHooks
 from connectors.keap_line import OAUTH_KEYS, WRITES, Gone, Json, Line, Listing, Now
 from prefs.core import identity
 from prefs.core.errors import (
@@ -51,6 +52,7 @@ from prefs.core.propagation import (
     Seen,
     Slot,
     Target,
+    Unheard,
     Value,
     Wish,
     proof_of,
@@ -195,6 +197,7 @@ class Keap:
         self._marks = _mark_slots(target)
         self._line = Line(target, budget, now)
         self._tags = Tags(self._line, self._marks)
+        self._target, self._hooks = target, KeapHooks(target, self._line)
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -206,6 +209,11 @@ class Keap:
     async def containers(self) -> Sequence[Container]:
         """None: broadcasts go by the address's status, not by membership in a list."""
         return ()
+
+    tend_every = upkeep.HOURLY
+
+    async def tend(self) -> Unheard | None:
+        return await upkeep.tend(self._target, self._hooks, self._now)
 
     # --- reading -------------------------------------------------------------------------------
 

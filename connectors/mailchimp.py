@@ -19,7 +19,8 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, ClassVar
 
-from connectors import http
+from connectors import http, upkeep
+from connectors.mailchimp_hooks import MailchimpHooks
 from prefs.core.errors import PropagationError, Refused, SettingsError, Temporary, Unusable
 from prefs.core.propagation import (
     Absent,
@@ -40,6 +41,7 @@ from prefs.core.propagation import (
     Seen,
     Slot,
     Target,
+    Unheard,
     Value,
     Wish,
     proof_of,
@@ -129,6 +131,7 @@ class Mailchimp:
         self._now = now
         self._audiences: Mapping[str, Sequence[str]] = target.table("audiences")
         self._interests: Mapping[str, str] = target.table("interests")
+        self._target, self._hooks = target, MailchimpHooks(target, self._webhooks)
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -351,6 +354,16 @@ class Mailchimp:
             partial(self._call, "GET", "/lists", "get_all_lists", count=PAGE)
         )
         return [Container(one["id"], one["name"], sends=True) for one in _items(answer, "lists")]
+
+    tend_every = upkeep.DAILY
+
+    async def tend(self) -> Unheard | None:
+        return await upkeep.tend(self._target, self._hooks, self._now)
+
+    async def _webhooks(self, audience: str) -> list[Json]:
+        path = f"/lists/{audience}/webhooks"
+        answer = await http.retried(partial(self._call, "GET", path, "get_list_webhooks", audience))
+        return _items(answer, "webhooks")
 
     async def close(self) -> None:
         await self._way.close()

@@ -19,7 +19,8 @@ from typing import Any, ClassVar, TypeVar
 
 import phonenumbers
 
-from connectors import http
+from connectors import http, upkeep
+from connectors.pipedrive_hooks import PipedriveHooks
 from connectors.pipedrive_line import (
     PAGE,
     PERSONS,
@@ -53,6 +54,7 @@ from prefs.core.propagation import (
     Seen,
     Slot,
     Target,
+    Unheard,
     Value,
     Wish,
 )
@@ -150,6 +152,7 @@ class Pipedrive:
         self._line = Line(target, budget, now)
         self._fields = Fields(self._line, now)
         self._book = Book()
+        self._target, self._hooks = target, PipedriveHooks(target, self._line)
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -166,6 +169,11 @@ class Pipedrive:
     async def containers(self) -> Sequence[Container]:
         """None: the API shows no audiences of Campaigns."""
         return ()
+
+    tend_every = upkeep.DAILY
+
+    async def tend(self) -> Unheard | None:
+        return await upkeep.tend(self._target, self._hooks, self._now)
 
     # --- reading -------------------------------------------------------------------------------
 

@@ -21,7 +21,13 @@ EVENTS = {
     "twilio": "incoming message, as HTTP POST, on each messaging service or number",
     "keap": "contact.add, contact.edit, contact.delete, contact.redact, contactGroup.applied, "
     "contactGroup.removed",
+    "activecampaign": "subscribe, unsubscribe, sms_unsub, sms_reply, bounce, update (sources: "
+    "public, admin, system)",
+    "messenger": "messages, messaging_postbacks, messaging_optins, messaging_policy_enforcement, "
+    "inbox_labels (callback of the app, then the Page's subscription)",
     "pabau": "client create, client change (webhooks dashboard)",
+    "pipedrive": "* on person, version 2.0, as an admin's user, with the HTTP credentials",
+    "timely": "new or updated customer, from an automation tool",
     "xero": "contacts (developer portal, webhooks of the app)",
 }
 POLLED = frozenset({"google"})
@@ -36,7 +42,7 @@ def examine(settings: Settings) -> dict[str, Any]:
         "database_version": migrate.head(),
         "findings": findings,
         "webhooks": [
-            _webhook(settings, target)
+            _webhook(target)
             for brand in settings.brands.values()
             for target in brand.targets.values()
         ]
@@ -55,18 +61,14 @@ def _database_findings(settings: Settings) -> list[str]:
     return []
 
 
-def _webhook(settings: Settings, target: Target) -> dict[str, str]:
+def _webhook(target: Target) -> dict[str, str]:
     mode = "live" if target.live else "observe"
-    if target.system in POLLED:
-        return {"target": target.label, "mode": mode, "url": "", "events": "none: only polled"}
-    url = f"{settings.public_url}/webhooks/{target.system}/{target.brand}/{target.name}"
-    if target.text("webhook_key"):
-        url += "?key=<webhook_key>"
+    polled = target.system in POLLED
     return {
         "target": target.label,
         "mode": mode,
-        "url": url,
-        "events": EVENTS.get(target.system, ""),
+        "url": "" if polled else target.webhook_url_shown,
+        "events": "none: only polled" if polled else EVENTS.get(target.system, ""),
     }
 
 

@@ -19,13 +19,14 @@ import structlog
 from prefs.containers import EVERY as CENSUS_EVERY
 from prefs.containers import Census
 from prefs.core.errors import PrefsError, Unavailable, Unusable
-from prefs.core.propagation import Connector, Target
+from prefs.core.propagation import Connector, Target, Tended
 from prefs.intake import Intake
 from prefs.push import Backoff, Lost, Push
 from prefs.scan import Scan
 from prefs.store import marks
 from prefs.store.database import Database
 from prefs.store.marks import Lease, Mark
+from prefs.tending import Tending
 
 log = structlog.get_logger()
 
@@ -102,8 +103,10 @@ class Lane:
         return self.lease is not None
 
     async def _work_under_lease(self) -> None:
-        """Push and scan side by side while the lease is renewed; all end when it is lost."""
-        jobs = [self._keep_lease(), self._push_loop(), self._scan_loop(), self._census_loop()]
+        """Push, scan, the reading of containers and the upkeep of webhooks side by side while the
+        lease is renewed; all end when it is lost."""
+        work = [self._push_loop(), self._scan_loop(), self._census_loop(), *self._tending()]
+        jobs = [self._keep_lease(), *work]
         tasks = [asyncio.create_task(job) for job in jobs]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -190,6 +193,12 @@ class Lane:
                 await asyncio.sleep(min(CENSUS_EVERY, self.pace.poll_every))
             else:
                 await asyncio.sleep(CENSUS_EVERY)
+
+    def _tending(self) -> list[Coroutine[None, None, None]]:
+        if not isinstance(self.connector, Tended):
+            return []
+        keys = self.intake.keys
+        return [Tending(self.target, self.connector, self.database, keys, self.clock).run()]
 
 
 @dataclass

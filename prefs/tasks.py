@@ -208,6 +208,10 @@ KINDS: Mapping[str, Kind] = {
         _wave,
         _wave_alarm,
     ),
+    "webhook_gone": Kind(
+        "A system no longer tells us what happens there; the poll still does: register the webhook "
+        "again.",
+    ),
     "container": Kind(
         "A list that can send stands nowhere in the configuration: write it there as marketing, "
         "service or ignored; then this closes by itself.",

@@ -183,6 +183,25 @@ def test_doctor_tells_webhooks_and_a_missing_key(
     assert any("add the old secret" in one for one in found)
 
 
+KEAP = """
+[brands.rt.targets.keap]
+system = "keap"
+token = "env:KEAP"
+webhook_key = "env:HOOK"
+"""
+
+
+def test_doctor_tells_each_target_its_webhook_and_no_key(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(folder, KEAP)
+    monkeypatch.setenv("KEAP", "a token of Keap")
+    monkeypatch.setenv("HOOK", "a key of the hook")
+    (hook,) = answer("doctor")["webhooks"]
+    assert hook["url"] == "https://prefs.example.co.uk/webhooks/keap/rt/keap?key=<webhook_key>"
+    assert "contactGroup.applied" in hook["events"]
+
+
 def test_doctor_tells_where_mails_are_to_be_sent(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,6 +68,14 @@ def test_every_write_that_a_connector_may_make_is_named(system: str) -> None:
         assert f"`{method} {path}`" in said
 
 
+@pytest.mark.parametrize("system", sorted(connectors.SYSTEMS))
+def test_how_often_webhooks_are_looked_at_is_told(system: str) -> None:
+    """For every system, also where there is nothing to look at."""
+    words = {3600.0: "hourly", 86400.0: "daily", None: "never"}
+    every = words[getattr(connectors.load(system), "tend_every", None)]
+    assert f"\n| {system} | {every} |" in PAGE
+
+
 @pytest.mark.parametrize("key", sorted(TARGET_KEYS))
 def test_the_keys_that_all_targets_share_are_described(key: str) -> None:
     assert f"| `{key}` |" in PAGE

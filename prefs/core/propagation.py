@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol, runtime_checkable
+from urllib.parse import quote
 
 from prefs.core.errors import PropagationError
 from prefs.core.order import ABSURD_BEFORE
@@ -297,11 +298,28 @@ class Target:
     unsafe_after: float = 86400.0
     call_alive: float | None = None
     """Overrides the system's documented figure (tests move the clock with it)."""
+    public_url: str = ""
+    """Where people and vendors reach this service; without a slash at its end."""
     vault: Vault = field(default_factory=Memory, compare=False, repr=False)
 
     @property
     def label(self) -> str:
         return f"{self.brand}/{self.name}"
+
+    @property
+    def webhook_url(self) -> str:
+        """Where the vendor delivers to us, with the key where there is one: a secret then."""
+        key = self.text("webhook_key")
+        return self._webhook_url(quote(key, safe="") if key else None)
+
+    @property
+    def webhook_url_shown(self) -> str:
+        """The same for people to read, without the key itself."""
+        return self._webhook_url("<webhook_key>" if self.text("webhook_key") else None)
+
+    def _webhook_url(self, key: str | None) -> str:
+        url = f"{self.public_url}/webhooks/{self.system}/{self.brand}/{self.name}"
+        return f"{url}?key={key}" if key else url
 
     def text(self, key: str) -> str | None:
         value = self.options.get(key)
@@ -360,6 +378,30 @@ class Listens(Protocol):
         """Messages since the cursor, and the next cursor. Seen ones may come again."""
 
     async def message_time(self, message_id: str) -> datetime: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Unheard:
+    """The vendor does not tell us of all that we want to hear, and cannot be brought to it."""
+
+    todo: str
+    """What a person must do, in words; without the webhook's key."""
+    once: bool = False
+    """Said once and not again when staff have closed it: a webhook that was never registered (not
+    everybody wants one), a question."""
+
+
+@runtime_checkable
+class Tended(Protocol):
+    """A connector whose vendor ends the delivery of webhooks that failed for too long."""
+
+    tend_every: float
+    """Seconds between two looks."""
+
+    async def tend(self) -> Unheard | None:
+        """Look whether the vendor still delivers to us. Where the target is live, bring back what
+        was there before; a webhook that the operator never registered is not made. None when all
+        is well."""
 
 
 Make = Callable[[Target, Budget, Callable[[], datetime]], Connector]

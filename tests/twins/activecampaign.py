@@ -101,8 +101,9 @@ class Account:
 
 
 class ActiveCampaignTwin(Twin[Account]):
-    """See the module. Settings beside those of the kit: `token` (of the header Api-Token), and
-    `sideloads` (no: `include` is not understood). `webhook_url` hears every event."""
+    """See the module. Settings beside those of the kit: `token` (of the header Api-Token),
+    `sideloads` (no: `include` is not understood), and `shows_state` (no: the list of webhooks does
+    not say which are off). `webhook_url` hears every event and stands in no list."""
 
     name = "activecampaign"
     default_limits = staticmethod(lambda: Limits(windows=[SPEED]))
@@ -111,19 +112,21 @@ class ActiveCampaignTwin(Twin[Account]):
         super().__init__()
         self.courier = Courier((), lambda status: False)
         self.token = "twin-activecampaign-key"
-        self.sideloads = True
+        self.sideloads = self.shows_state = True
 
     def fresh(self) -> Account:
         return Account()
 
     def reset(self) -> None:
         super().reset()
-        self.token, self.sideloads = "twin-activecampaign-key", True
+        self.token = "twin-activecampaign-key"
+        self.sideloads = self.shows_state = True
 
     def configure(self, **settings: Any) -> None:
         """Its own settings by name, else as the kit."""
         self.token = str(settings.pop("token", self.token))
         self.sideloads = bool(settings.pop("sideloads", self.sideloads))
+        self.shows_state = bool(settings.pop("shows_state", self.shows_state))
         super().configure(**settings)
 
     def routes(self) -> Sequence[BaseRoute]:
@@ -135,7 +138,9 @@ class ActiveCampaignTwin(Twin[Account]):
             Route(f"{API}/contacts/{{id}}/contactLists", self.get_rows, methods=["GET"]),
             Route(f"{API}/contactLists", self.post_row, methods=["POST"]),
             Route(f"{API}/lists", self.get_lists, methods=["GET"]),
+            Route(f"{API}/webhooks", self.get_webhooks, methods=["GET"]),
             Route(f"{API}/webhooks", self.post_webhook, methods=["POST"]),
+            Route(f"{API}/webhooks/{{id}}", self.delete_webhook, methods=["DELETE"]),
         ]
 
     def problem(self, status: int, reason: str = "", code: str = "") -> Response:
@@ -311,9 +316,28 @@ class ActiveCampaignTwin(Twin[Account]):
         fields = await self._fields(request, "webhook", needed | {"listid"}, needed)
         if set(fields["events"]) - EVENTS or set(fields["sources"]) - SOURCES:
             raise Refusal(self.problem(422, "no such event or source"))
-        hook = {**fields, "id": self._new_id(), "state": "1"}
+        return JSONResponse({"webhook": self._hook_shown(self._add_hook(fields))}, 201)
+
+    def _add_hook(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """`listid` 0 is every list."""
+        place = str(fields.get("listid", 0))
+        hook = {**fields, "listid": place, "id": self._new_id(), "state": "1"}
         self.state.webhooks[str(hook["id"])] = hook
-        return JSONResponse({"webhook": hook}, 201)
+        return hook
+
+    async def get_webhooks(self, request: Request) -> Response:
+        hooks = list(self.state.webhooks.values())
+        shown = [self._hook_shown(hook) for hook in _page(hooks, request.query_params)]
+        return JSONResponse({"webhooks": shown, "meta": {"total": str(len(hooks))}})
+
+    def _hook_shown(self, hook: Mapping[str, Any]) -> dict[str, Any]:
+        hidden = () if self.shows_state else ("state",)
+        return {name: value for name, value in hook.items() if name not in hidden}
+
+    async def delete_webhook(self, request: Request) -> Response:
+        if self.state.webhooks.pop(request.path_params["id"], None) is None:
+            raise Refusal(self.problem(404, "No Result found for Webhook"))
+        return JSONResponse({})
 
     def _tell(
         self, kind: str, contact: Contact, by: str, more: Iterable[tuple[str, str]], travel: Travel
@@ -337,7 +361,7 @@ class ActiveCampaignTwin(Twin[Account]):
             self.post(lambda attempt: letter, travel)
         for hook in self.state.webhooks.values():
             wanted = kind in hook["events"] and source in hook["sources"]
-            if wanted and hook["state"] == "1":
+            if wanted and hook["state"] == "1" and _is_about(hook, more):
                 self._send_to(hook, Letter(hook["url"], content, headers), travel)
 
     def _send_to(self, hook: dict[str, Any], letter: Letter, travel: Travel) -> None:
@@ -449,6 +473,18 @@ class ActiveCampaignTwin(Twin[Account]):
         told = [("sms[id]", self._new_id()), ("sms[phone]", phone)]
         self._tell("sms_unsub", contact, "person", told, travel)
 
+    @act
+    def has_webhook(self, url: str, events: Sequence[str], listid: str = "0") -> None:
+        """A webhook as found at the start, made by staff."""
+        sources = ["public", "admin", "system"]
+        fields = {"name": "ours", "url": url, "events": list(events), "sources": sources}
+        self._add_hook({**fields, "listid": listid})
+
+    @act
+    def webhooks_vanish(self) -> None:
+        """Somebody deleted them all in ActiveCampaign."""
+        self.state.webhooks.clear()
+
     # --- the page ------------------------------------------------------------------------------
 
     def people(self) -> Sequence[Row]:
@@ -478,6 +514,12 @@ class ActiveCampaignTwin(Twin[Account]):
 def _list_fields(list_id: str, by: str) -> list[tuple[str, str]]:
     """Staff and programs: `list`; the person: `list[][id]`, repeated for each list."""
     return [("list[][id]", list_id)] if by == "person" else [("list", list_id)]
+
+
+def _is_about(hook: Mapping[str, Any], fields: Iterable[tuple[str, str]]) -> bool:
+    """A webhook of one list hears events of that list only."""
+    places = {value for name, value in fields if name in ("list", "list[][id]")}
+    return hook["listid"] in ("0", *places)
 
 
 def _page(items: Sequence[Any], asked: Mapping[str, str]) -> Sequence[Any]:

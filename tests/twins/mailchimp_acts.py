@@ -77,6 +77,11 @@ class Acts(Rules):
         given = {"events": dict.fromkeys(events, True), "sources": dict.fromkeys(sources, True)}
         return self.add_webhook(self.audience(list_id), url, given, secret)
 
+    @act
+    def webhooks_vanish(self, list_id: str) -> None:
+        """Somebody deleted them in Mailchimp's own pages."""
+        self.audience(list_id).webhooks.clear()
+
     # Acts of people
 
     @act
