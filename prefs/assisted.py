@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
@@ -17,13 +17,11 @@ from sqlalchemy import Connection
 from prefs.core.errors import BadInput
 from prefs.core.keys import Keyring
 from prefs.core.propagation import Target, Wish
-from prefs.core.words import Channel, Kind
-from prefs.store import marks, subjects, tasks
+from prefs.core.words import Channel
+from prefs.store import marks, tasks
 from prefs.texts import next_working_day
 
 REFUSED = "refused"
-WORKING_DAYS = 2
-"""Until a task is due."""
 COLUMNS = (
     "task_id",
     "created_at",
@@ -82,7 +80,7 @@ def ask(
         if row.state == "done" and (seen_at is None or row.closed_at > seen_at):
             return Answered(row.due_at, row.closed_at)
         break
-    due = due_at(now)
+    due = tasks.due_at(now)
     if asked.kind == REFUSED:
         due = next_working_day(datetime.fromtimestamp(now, UTC)).timestamp()
     body = {
@@ -90,7 +88,7 @@ def ask(
         "channel": asked.channel.value,
         "set_to": asked.to.value,
         "instruction": instruction,
-        **_person(conn, keys, target, asked.subject_id),
+        **tasks.person(conn, keys, target.label, asked.subject_id),
     }
     tasks.add(conn, keys, target.brand, asked.kind, asked.subject_id, body, now, due)
     return Answered(due, None)
@@ -127,30 +125,6 @@ def _tasks_of(conn: Connection, keys: Keyring, target: Target, asked: Asked) -> 
         same = (body["channel"], body["set_to"]) == (asked.channel.value, asked.to.value)
         if same and body["target"] == target.label:
             yield row
-
-
-def _person(conn: Connection, keys: Keyring, target: Target, subject_id: int) -> dict[str, str]:
-    known = subjects.identifiers_of(conn, [subject_id], keys).get(subject_id, [])
-    found = {one.kind: one.spelling or "" for one in reversed(known)}
-    ids = marks.vendor_ids(conn, target.label, [one.hash for one in known])
-    names = [one.name for one in subjects.by_ids(conn, [subject_id]) if one.name]
-    first, _, last = (names[0] if names else "").strip().rpartition(" ")
-    return {
-        "first_name": first or last,
-        "last_name": last if first else "",
-        "email": found.get(Kind.EMAIL, ""),
-        "mobile": found.get(Kind.PHONE, ""),
-        "customer_id": next((id_ for some in ids.values() for id_ in some), ""),
-    }
-
-
-def due_at(now: float) -> float:
-    """The end of the second working day after now."""
-    day, left = datetime.fromtimestamp(now, UTC), WORKING_DAYS
-    while left:
-        day += timedelta(days=1)
-        left -= day.weekday() < 5
-    return day.replace(hour=17, minute=0, second=0, microsecond=0).timestamp()
 
 
 # --- the list that staff take along -----------------------------------------------------------

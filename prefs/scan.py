@@ -16,7 +16,7 @@ from typing import NamedTuple
 import structlog
 from sqlalchemy import Connection
 
-from prefs import texts
+from prefs import merges, texts
 from prefs.core.decision import NOBODY, Held, wish
 from prefs.core.errors import Refused
 from prefs.core.propagation import (
@@ -182,6 +182,7 @@ class Scan:
             if before is not None:
                 self._mark_owners(conn, marks.gone(conn, self.target.label, before, now))
             marks.uploaded(conn, self.target.label, now)
+            merges.exported(conn, self.intake.keys, self.target.brand, self.target.label)
 
         for start in range(0, len(page.records), UPLOAD):
             part = Page(page.records[start : start + UPLOAD])

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import Connection
 
-from prefs import assisted
+from prefs import assisted, merges, retract
 from prefs.core.errors import BadInput, NotFound
 from prefs.core.keys import Keyring
 from prefs.core.signals import Evidence, Signal, Statement
@@ -113,6 +113,13 @@ def _batch_goes(conn: Connection, parts: Parts, case: Case) -> None:
     batches.release(conn, batch, parts.clock().timestamp())
 
 
+def _merged(conn: Connection, parts: Parts, case: Case) -> None:
+    """It was housekeeping and no wish: this person's out is taken back, nobody else's."""
+    if case.settled.state == "release":
+        for batch in case.body["batches"]:
+            retract.of_one(conn, parts.intake, batch, _whose(case), case.evidence)
+
+
 def _wave(conn: Connection, parts: Parts, case: Case) -> None:
     state = waves.STOPPED if case.settled.state == "stop" else waves.RELEASED
     wave = waves.by_id(conn, case.body["wave"])
@@ -201,6 +208,12 @@ KINDS: Mapping[str, Kind] = {
         "Many opt-outs that no person said: shall other systems follow?",
         follow=_batch_goes,
         alarm=_batch_alarm,
+    ),
+    merges.KIND: Kind(
+        "An opt-out that no person said: was this customer merged or deleted in Timely? release "
+        "takes it back, done leaves it.",
+        ("done", "release"),
+        _merged,
     ),
     "opt_in_wave": Kind(
         "Many people are to be switched on in one run: is that meant?",

@@ -55,6 +55,12 @@ def test_every_system_says_what_it_shows_of_an_opt_in(system: str) -> None:
 
 
 @pytest.mark.parametrize("system", sorted(connectors.SYSTEMS))
+def test_every_system_names_those_where_its_sync_takes_people_out(system: str) -> None:
+    told = re.findall(r"unsubscribes them at (\w+), which is not their wish", section(system))
+    assert {name.lower() for name in told} == connectors.load(system).facts.unsubscribes_at
+
+
+@pytest.mark.parametrize("system", sorted(connectors.SYSTEMS))
 def test_every_key_of_a_system_is_described(system: str) -> None:
     described = set(re.findall(r"^\| `[^|]+\|.*\|$", section(system), re.MULTILINE))
     keys = connectors.load(system).KEYS

@@ -244,6 +244,9 @@ class Facts:
     """Channels whose switches the vendor turns on by itself: an `on` there is nobody's choice, and
     no list of it can be attested as consent."""
     proves: Proves = Proves.NONE
+    unsubscribes_at: frozenset[str] = frozenset()
+    """Systems at which this one's own sync takes people out when staff merge or delete them here:
+    no wish of the person."""
     assisted: bool = False
     """No interface: staff carry the changes, and what they upload is what is read."""
 

@@ -130,6 +130,17 @@ def rows_of(conn: Connection, batch: Batch, after: int, limit: int) -> list[Any]
     return list(conn.execute(wanted.order_by(ledger.c.subject_id, ledger.c.revision)))
 
 
+def rows_of_one(conn: Connection, batch: Batch, subject_id: int) -> list[Any]:
+    """Ledger rows of the outs that it brought one subject."""
+    wanted = select(ledger).where(
+        ledger.c.batch == batch.label,
+        ledger.c.kind == "choice",
+        ledger.c.choice == Choice.OUT.value,
+        ledger.c.subject_id == subject_id,
+    )
+    return list(conn.execute(wanted.order_by(ledger.c.revision)))
+
+
 # --- what it holds back ------------------------------------------------------------------------
 
 

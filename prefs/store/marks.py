@@ -428,6 +428,21 @@ def record_hashes(conn: Connection, target: str, vendor_id: str) -> list[bytes]:
     )
 
 
+def records_seen(
+    conn: Connection, target: str, hashes: Collection[bytes]
+) -> list[tuple[str, float]]:
+    """Every record that was ever known by one of these identifiers, and when it was last seen."""
+    shown = select(record_identifiers.c.vendor_id).where(
+        record_identifiers.c.target == target, record_identifiers.c.hash.in_(sorted(hashes))
+    )
+    rows = conn.execute(
+        select(records.c.vendor_id, records.c.seen_at).where(
+            records.c.target == target, records.c.vendor_id.in_(shown)
+        )
+    )
+    return [(row.vendor_id, row.seen_at) for row in rows]
+
+
 def known_records(conn: Connection, target: str, vendor_ids: Collection[str]) -> set[str]:
     return set(
         conn.execute(
