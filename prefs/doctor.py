@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from rich.table import Table
+from sqlalchemy import Connection
 
+from prefs.containers import configured
 from prefs.core.errors import PrefsError
 from prefs.core.keys import Keyring
 from prefs.core.propagation import Target
 from prefs.settings import Brand, Settings
-from prefs.store import migrate
+from prefs.store import containers, migrate
 from prefs.store.database import Database, sqlite_library
 from prefs.store.keys import check_keys
 
@@ -56,9 +58,20 @@ def _database_findings(settings: Settings) -> list[str]:
         with Database(settings.database) as database:
             keys = Keyring(settings.secret_keys)
             database.write_now(lambda conn: check_keys(conn, keys, 0.0))
+            return database.read_now(lambda conn: _unclassified(conn, settings))
     except PrefsError as fault:
         return str(fault).splitlines()
-    return []
+
+
+def _unclassified(conn: Connection, settings: Settings) -> list[str]:
+    """As the worker's last reading of each target found them."""
+    return [
+        f"{label}: {name} ({id_}) can send and is not classified; name it in the target's "
+        "configuration as marketing, or under service_containers or ignored_containers"
+        for label, target in settings.targets.items()
+        for id_, name in containers.unclassified(conn, label).items()
+        if id_ not in configured(target)
+    ]
 
 
 def _webhook(target: Target) -> dict[str, str]:
