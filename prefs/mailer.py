@@ -31,7 +31,7 @@ from prefs.core.words import Channel, Kind, Purpose, Scope
 from prefs.settings import Mail
 from prefs.store import outbox, permissions, subjects
 from prefs.web.context import Service
-from prefs.web.texts import Texts
+from prefs.web.texts import Texts, texts_of
 
 log = structlog.get_logger()
 
@@ -122,7 +122,7 @@ class Mailer:
         return []
 
     def _alert(self, content: Mapping[str, Any]) -> Letter:
-        texts = Texts("en")
+        texts = texts_of(None)
         message = self._message("alert", texts, str(content["to"]), None, text=content["text"])
         return Letter(str(content["to"]), message)
 
@@ -162,7 +162,7 @@ class Mailer:
         brand = self.served.settings.brands[row.brand]
         holder = links.Holder(row.brand, Kind.EMAIL, row.hash, content["subject_id"])
         scopes = [Scope(Channel(c), Purpose(p), t) for c, p, t in content["scopes"]]
-        texts = Texts(brand.locale)
+        texts = texts_of(brand)
         asked = [
             (texts.what(brand, scope), links.confirm_link(conn, self.served, holder, scope))
             for scope in scopes
@@ -194,7 +194,7 @@ class Mailer:
         made = links.links_for(conn, self.served, holder, Purpose.MARKETING, None)
         message = self._message(
             name,
-            Texts(shown.locale),
+            texts_of(shown),
             to,
             brand,
             unsubscribe=made.unsubscribe,

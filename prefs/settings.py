@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, urlsplit
+from zoneinfo import available_timezones
 
 from phonenumbers import SUPPORTED_REGIONS
 
@@ -18,6 +19,7 @@ from prefs.core.errors import BadIdentifier, SettingsError
 from prefs.core.keys import LEAST_SECRET
 from prefs.core.propagation import Key, Limit, Target
 from prefs.core.words import Channel, Purpose
+from prefs.locales import FALLBACK, catalogues
 from prefs.settings_file import Report, Secret, Table, read, seconds, suggestion
 
 Systems = Mapping[str, Mapping[str, Key]]
@@ -83,6 +85,13 @@ class Inbox:
     key: str | None
 
 
+class Look(NamedTuple):
+    """How a brand's pages look. `colour` is that of buttons and links, six hexadecimal digits."""
+
+    colour: str | None
+    logo: Path | None
+
+
 @dataclass(frozen=True, slots=True)
 class Brand:
     id: str
@@ -90,6 +99,7 @@ class Brand:
     name: str
     region: str
     locale: str
+    timezone: str
     privacy_notice: str | None
     mps: bool
     topics: Mapping[str, str]
@@ -97,6 +107,9 @@ class Brand:
     sms: Mapping[str, tuple[str, ...]]
     """Purpose -> our numbers and sender ids."""
     mail: Inbox | None
+    look: Look
+    texts: Mapping[str, str]
+    """Texts of the catalogue that this brand words its own way."""
     targets: Mapping[str, Target]
 
 
@@ -399,11 +412,14 @@ class _Branding:
             name=self.table.text("name"),
             region=region,
             locale=self._locale(),
+            timezone=self._timezone(),
             privacy_notice=self._privacy_notice(),
             mps=self.table.one_of("mps", ("on", "off"), "on") == "on",
             topics=MappingProxyType(topics),
             sms=MappingProxyType(sms),
             mail=self._inbox(),
+            look=self._look(),
+            texts=self._texts(),
             targets=MappingProxyType(targets),
         )
         self.table.end()
@@ -427,6 +443,31 @@ class _Branding:
         if not _LOCALE.fullmatch(locale):
             self.table.fault("locale", "is no locale; write one like en-GB")
         return locale
+
+    def _timezone(self) -> str:
+        name = self.table.text("timezone", "Europe/London")
+        if name not in available_timezones():
+            self.table.fault("timezone", "is no time zone; write one like Europe/London")
+            return "Europe/London"
+        return name
+
+    def _look(self) -> Look:
+        table = self.table.table("look")
+        if table is None:
+            return Look(None, None)
+        look = Look(_colour(table), table.file("logo"))
+        if look.logo and look.logo.suffix not in LOGOS:
+            table.fault("logo", f"is no picture for the web; give one of {', '.join(LOGOS)}")
+        table.end()
+        return look
+
+    def _texts(self) -> Mapping[str, str]:
+        table = self.table.table("texts")
+        known = catalogues()[FALLBACK]
+        for key in table.values if table else ():
+            if key not in known:
+                self.table.fault(f"texts.{key}", f"there is no such text; {suggestion(key, known)}")
+        return MappingProxyType({k: table.text(k) for k in table.values} if table else {})
 
     def _privacy_notice(self) -> str | None:
         text = self.table.optional("privacy_notice")
@@ -475,6 +516,32 @@ class _Branding:
         inbox = Inbox(_email(table, "inbox"), table.optional("authserv_id"), table.secret("key"))
         table.end()
         return inbox
+
+
+LOGOS = (".svg", ".png", ".jpg", ".webp")
+CONTRAST = 4.5
+"""White letters on the brand's colour must be readable (WCAG 2.2, criterion 1.4.3)."""
+
+
+def _colour(table: Table) -> str | None:
+    text = table.optional("colour")
+    if text is None:
+        return None
+    if not re.fullmatch(r"#[0-9a-fA-F]{6}", text):
+        table.fault("colour", "is no colour; write one like #7a3e9d")
+    elif (found := contrast_with_white(text)) < CONTRAST:
+        fix = "take a darker one"
+        table.fault(
+            "colour", f"white letters on it have a contrast of {found:.1f}, under 4.5; {fix}"
+        )
+    return text.lower()
+
+
+def contrast_with_white(colour: str) -> float:
+    """WCAG 2.2, relative luminance and contrast ratio."""
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+    return 1.05 / (0.2126 * red + 0.7152 * green + 0.0722 * blue + 0.05)
 
 
 def _sender(text: str) -> str:

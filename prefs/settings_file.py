@@ -174,6 +174,16 @@ class Table:
             self.fault(key, "is missing; add it")
         return found or default or ""
 
+    def file(self, key: str) -> Path | None:
+        """A file that is there; relative to the configuration's folder."""
+        text = self.optional(key)
+        if text is None:
+            return None
+        path = self.report.folder / text.removeprefix("file:")
+        if not path.is_file():
+            self.fault(key, f"there is no file {text}")
+        return path
+
     def secret(self, key: str) -> Secret | None:
         value = self.raw(key)
         return None if value is None else self._secret(key, value)

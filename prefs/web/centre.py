@@ -28,7 +28,7 @@ from prefs.store import outbox, permissions, subjects
 from prefs.web.bodies import read_body
 from prefs.web.context import Service, service
 from prefs.web.pages import BODY_LIMIT, METHODS, evidence_of, guarded, masked, opened, page, write
-from prefs.web.texts import Texts, wording
+from prefs.web.texts import texts_of, wording
 
 KINDS = (TokenKind.CENTRE_FRESH, TokenKind.CENTRE_FOOTER)
 BY_DEFAULT = frozenset({Channel.PHONE, Channel.POST})
@@ -203,7 +203,7 @@ def _marketing(centre: Centre) -> list[Box]:
 def _record(
     conn: Connection, served: Service, request: Request, centre: Centre, said: list[Statement]
 ) -> Recorded:
-    texts = Texts(centre.brand.locale)
+    texts = texts_of(centre.brand)
     agreed = [one.scope for one in said if one.choice is Choice.IN]
     words = wording(texts, centre.brand, agreed) if agreed else None
     token = centre.token

@@ -14,7 +14,7 @@ from prefs.core.words import Basis, Channel, Choice, Result, Scope, Source
 from prefs.intake import Outcome
 from prefs.web.context import Service, service
 from prefs.web.pages import METHODS, evidence_of, guarded, masked, opened, page, swallow, write
-from prefs.web.texts import Texts
+from prefs.web.texts import texts_of
 
 ONLY = (TokenKind.CONFIRM,)
 Address = tuple[Channel, str] | None
@@ -40,7 +40,7 @@ def _look(conn: Connection, served: Service, token: Token) -> tuple[Scope, Addre
 
 def _signal(request: Request, served: Service, token: Token, scope: Scope) -> Signal:
     brand = served.settings.brands[token.brand]
-    texts = Texts(brand.locale)
+    texts = texts_of(brand)
     said = [texts("confirm.intro", brand=brand.name), texts.what(brand, scope)]
     said.append(texts("confirm.agree"))
     return Signal(

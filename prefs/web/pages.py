@@ -23,16 +23,22 @@ from prefs.core.errors import BadInput, NotFound, Unavailable
 from prefs.core.signals import Evidence, Identifier
 from prefs.core.tokens import Forged, Token, TokenKind, read
 from prefs.core.words import KIND_OF, Channel, Kind
-from prefs.settings import Settings
+from prefs.settings import Brand, Look, Settings
 from prefs.store import subjects
 from prefs.web.context import Service, service
 from prefs.web.problems import RETRY_AFTER, Stalled
-from prefs.web.texts import Texts
+from prefs.web.texts import texts_of
 
 T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]
 
 HERE = Path(__file__).parent
+LOGOS = {
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".webp": "image/webp",
+}
 BODY_LIMIT = 64 * 1024
 WRITE_WITHIN = 5.5
 """Seconds. A locked store gives up after 5; behind others in the queue it may take longer."""
@@ -79,6 +85,28 @@ def static(name: str) -> str:
 environment.globals["static"] = static
 
 
+def look_of(brand: Brand | None) -> str:
+    """The address of a brand's own style sheet, empty where it has none."""
+    if brand is None or brand.look == Look(None, None):
+        return ""
+    return f"/static/brands/{brand.id}.css?{sha256(_style(brand)).hexdigest()[:12]}"
+
+
+def _style(brand: Brand) -> bytes:
+    colour = brand.look.colour
+    return f":root{{--act:{colour}}}\n".encode() if colour else b""
+
+
+def logo_of(brand: Brand | None) -> str:
+    if brand is None or brand.look.logo is None:
+        return ""
+    return f"/static/brands/{brand.id}/logo?{sha256(brand.look.logo.read_bytes()).hexdigest()[:12]}"
+
+
+environment.globals["look_of"] = look_of
+environment.globals["logo_of"] = logo_of
+
+
 # --- rendering ---------------------------------------------------------------------------------
 
 
@@ -87,7 +115,7 @@ def page(
 ) -> Response:
     """A page in the brand's name and language; without a brand, in nobody's."""
     shown = settings.brands[brand] if brand else None
-    texts = Texts(shown.locale if shown else "en")
+    texts = texts_of(shown)
     body = environment.get_template(template).render(
         t=texts,
         brand=shown,
@@ -206,9 +234,36 @@ async def one_file(request: Request) -> Response:
     name = request.path_params["name"]
     if name not in STATIC:
         raise NotFound
-    kind, content = STATIC[name]
+    return _kept(*STATIC[name])
+
+
+async def brand_style(request: Request) -> Response:
+    return _kept("text/css", _style(_known_brand(request)))
+
+
+async def brand_logo(request: Request) -> Response:
+    logo = _known_brand(request).look.logo
+    if logo is None:
+        raise NotFound
+    content = await asyncio.to_thread(logo.read_bytes)
+    return _kept(LOGOS[logo.suffix], content)
+
+
+def _known_brand(request: Request) -> Brand:
+    brand = service(request).settings.brands.get(request.path_params["brand"])
+    if brand is None:
+        raise NotFound
+    return brand
+
+
+def _kept(kind: str, content: bytes) -> Response:
+    """A file whose address changes with its content."""
     headers = {**HEADERS, "Cache-Control": "public, max-age=31536000, immutable"}
     return Response(content, headers=headers, media_type=kind)
 
 
-routes = [Route("/static/{name}", one_file, methods=["GET"])]
+routes = [
+    Route("/static/{name}", one_file, methods=["GET"]),
+    Route("/static/brands/{brand}.css", brand_style, methods=["GET"]),
+    Route("/static/brands/{brand}/logo", brand_logo, methods=["GET"]),
+]

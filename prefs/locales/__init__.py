@@ -1,0 +1,31 @@
+"""One catalogue a language: every text that people read, by its key.
+
+A translation is one more `.po` file with the same keys. What it lacks, or marks as fuzzy, is read
+in English.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+from babel.messages.pofile import read_po
+
+FOLDER = Path(__file__).parent
+FALLBACK = "en"
+Table = Mapping[str, str]
+
+
+@cache
+def catalogues() -> Mapping[str, Table]:
+    """Language -> its texts."""
+    return {path.stem: read(path) for path in sorted(FOLDER.glob("*.po"))}
+
+
+def read(path: Path) -> Table:
+    with path.open("rb") as file:
+        found = read_po(file, locale=path.stem)
+    return {
+        str(one.id): str(one.string) for one in found if one.id and one.string and not one.fuzzy
+    }

@@ -1,0 +1,93 @@
+"""Texts, languages and looks: complete catalogues, a brand's own words and colours."""
+
+from __future__ import annotations
+
+import re
+import string
+from pathlib import Path
+
+import pytest
+
+from prefs.locales import FALLBACK, catalogues
+from prefs.settings import contrast_with_white
+from prefs.web.texts import Texts
+from tests.served import configure, served
+
+SVG = '<svg xmlns="http://www.w3.org/2000/svg"><circle r="9"/></svg>'
+LOOK = """
+[brands.rt.look]
+colour = "#7a3e9d"
+logo = "logo.svg"
+[brands.rt.texts]
+"centre.heading" = "Hello from {brand}: what would you like?"
+"""
+
+
+def placeholders(text: str) -> set[str]:
+    return {name for _, name, _, _ in string.Formatter().parse(text) if name}
+
+
+@pytest.mark.parametrize("language", sorted(catalogues()))
+def test_a_language_has_every_text_with_the_same_values(language: str) -> None:
+    english, other = catalogues()[FALLBACK], catalogues()[language]
+    assert other.keys() == english.keys()
+    differing = [k for k in english if placeholders(english[k]) != placeholders(other[k])]
+    assert differing == []
+
+
+def test_more_than_one_language_is_shipped() -> None:
+    assert len(catalogues()) >= 2
+
+
+def test_an_unknown_language_is_read_in_english_with_its_own_dates() -> None:
+    texts = Texts("sv-SE")
+    assert texts("title.unsubscribe") == "Unsubscribe"
+    assert texts.language == "en"
+    assert texts.day(1_760_000_000) == "9 oktober 2025"
+
+
+def test_times_are_told_in_the_brands_zone() -> None:
+    winter, summer = 1_767_225_600.0, 1_751_328_000.0
+    assert "00:00" in Texts("en-GB").moment(winter)
+    assert "01:00" in Texts("en-GB").moment(summer)
+
+
+def test_a_brand_has_its_own_words_colour_and_logo(tmp_path: Path) -> None:
+    (tmp_path / "logo.svg").write_text(SVG)
+    with served(tmp_path, LOOK) as rt:
+        made = rt.post("/v1/links", {"brand": "rt", "email": "ada@example.com"}).json()
+        page = rt.client.get(made["preferences"]).text
+        assert "Hello from RT Aesthetics: what would you like?" in page
+        (style,) = re.findall(r'href="(/static/brands/rt\.css[^"]*)"', page)
+        assert "#7a3e9d" in rt.client.get(style).text
+        (logo,) = re.findall(r'src="(/static/brands/rt/logo[^"]*)"', page)
+        answer = rt.client.get(logo)
+        assert (answer.text, answer.headers["content-type"]) == (SVG, "image/svg+xml")
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        assert rt.client.get("/static/brands/second/logo").status_code == 404
+        assert rt.client.get("/static/brands/nobody.css").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [
+        ('[brands.rt.look]\ncolour = "red"', "is no colour"),
+        ('[brands.rt.look]\ncolour = "#ffcc00"', "contrast"),
+        ('[brands.rt.look]\nlogo = "none.svg"', "there is no file"),
+        ('[brands.rt.texts]\n"centre.headin" = "x"', "centre.heading"),
+    ],
+)
+def test_a_wrong_look_is_told_with_its_fix(tmp_path: Path, extra: str, says: str) -> None:
+    from prefs.app import load_settings
+    from prefs.core.errors import SettingsError
+
+    environ = {"PREFS_TEST_KEY": "a secret of thirty-two bytes or more"}
+    with pytest.raises(SettingsError) as fault:
+        load_settings(configure(tmp_path, extra), environ)
+    assert any(says in one for one in fault.value.faults)
+
+
+def test_contrast_is_that_of_the_guidelines() -> None:
+    assert contrast_with_white("#ffffff") == pytest.approx(1.0)
+    assert contrast_with_white("#000000") == pytest.approx(21.0)
+    assert contrast_with_white("#767676") == pytest.approx(4.54, abs=0.01)
