@@ -363,3 +363,32 @@ Index("tasks_subject", tasks.c.subject_id, tasks.c.kind)
 
 notices = table("notices", key("brand"), key("name"), need("wording"), need("created_at", Time))
 """Consent notices known to a brand; an `in` may name one instead of repeating its wording."""
+
+staff = table(
+    "staff",
+    key("id"),
+    need("brand"),
+    need("hash", LargeBinary),
+    need("email", LargeBinary),
+    need("role"),
+    need("password"),
+    may("totp", LargeBinary),
+    need("created_at", Time),
+    may("ended_at", Time),
+    UniqueConstraint("brand", "hash"),
+)
+"""People of a brand who sign in: their address encrypted and hashed, their password by argon2."""
+
+sessions = table(
+    "sessions",
+    key("hash", LargeBinary),
+    need("staff_id"),
+    need("csrf"),
+    need("created_at", Time),
+    rowid=False,
+)
+Index("sessions_staff", sessions.c.staff_id)
+
+attempts = table("attempts", key("n", Big), need("who", LargeBinary), need("at", Time))
+"""Tries to sign in, by address and by network address, shared between processes."""
+Index("attempts_who", attempts.c.who)
