@@ -53,6 +53,7 @@ from prefs.web import (
 )
 from prefs.web import hooks as web_hooks
 from prefs.web.auth import KeyCache
+from prefs.web.console import person, search, sign_in
 from prefs.web.context import Service
 from prefs.web.hooks import Webhook
 from prefs.web.server import calm_collector
@@ -265,6 +266,9 @@ def make_app(runtime: Runtime, *, work: bool) -> Starlette:
             *centre.routes,
             *confirm.routes,
             *pages.routes,
+            *sign_in.routes,
+            *search.routes,
+            *person.routes,
             *openapi.routes,
         ],
         exception_handlers=problems.HANDLERS,

@@ -22,6 +22,7 @@ from rich.table import Table
 
 from prefs import app, doctor, importing, onboarding, retract, sync
 from prefs.app import Runtime, load_settings, make_app, make_worker, open_runtime
+from prefs.core import identity
 from prefs.core.errors import PrefsError, SettingsError, Unavailable
 from prefs.core.propagation import Target
 from prefs.core.signals import Evidence
@@ -30,7 +31,8 @@ from prefs.logs import set_up_logs
 from prefs.mailbox import PLACE, Mailbox
 from prefs.scan import Scan
 from prefs.settings import Settings
-from prefs.store import access, batches, ledger, marks, migrate
+from prefs.store import access, batches, ledger, marks, migrate, staff
+from prefs.store.staff import Role
 from prefs.web import bodies, people
 from prefs.web.server import config as server_config
 
@@ -584,6 +586,66 @@ def _list_batches(runtime: Runtime, as_json: bool) -> None:
         for b in found
     ]
     say(as_json, {"items": items}, table)
+
+
+# --- staff -------------------------------------------------------------------------------------
+
+
+@main.group("staff")
+def staff_() -> None:
+    """People who sign in to the console."""
+
+
+@staff_.command("add")
+@common
+@click.argument("email")
+@click.option("--brand", required=True)
+@click.option("--role", type=click.Choice([role.value for role in Role]), required=True)
+def add_staff(path: Path | None, as_json: bool, email: str, brand: str, role: str) -> None:
+    """Give somebody an account. The password is $PREFS_STAFF_PASSWORD, else asked for, else a line
+    of standard input."""
+    with opened(path) as runtime:
+        _known_brand(runtime, brand)
+        address, password = identity.email(email), staff.hashed(_password())
+        now = runtime.clock().timestamp()
+        id_ = runtime.database.write_now(
+            lambda conn: staff.add(conn, runtime.keys, brand, address, Role(role), password, now)
+        )
+    say(as_json, {"id": id_, "role": role}, f"id {id_}: {role} of {brand}")
+
+
+def _password() -> str:
+    given = os.environ.get("PREFS_STAFF_PASSWORD")
+    if given is None and sys.stdin.isatty():
+        return str(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
+    return given if given is not None else sys.stdin.readline().rstrip("\n")
+
+
+@staff_.command("list")
+@common
+@click.option("--brand", required=True)
+def list_staff(path: Path | None, as_json: bool, brand: str) -> None:
+    """Who signs in."""
+    with opened(path) as runtime:
+        _known_brand(runtime, brand)
+        found = runtime.database.read_now(lambda conn: staff.listed(conn, runtime.keys, brand))
+    table = Table("id", "email", "role", "second factor")
+    for one in found:
+        table.add_row(one.id, one.email, one.role, "yes" if one.has_totp else "")
+    items = [{"id": m.id, "email": m.email, "role": m.role, "totp": m.has_totp} for m in found]
+    say(as_json, {"items": items}, table)
+
+
+@staff_.command("end")
+@common
+@click.argument("staff_id")
+@click.option("--brand", required=True)
+def end_staff(path: Path | None, as_json: bool, staff_id: str, brand: str) -> None:
+    """End an account and its sessions at once."""
+    with opened(path) as runtime:
+        now = runtime.clock().timestamp()
+        runtime.database.write_now(lambda conn: staff.end(conn, brand, staff_id, now))
+    say(as_json, {"ended": staff_id}, "ended")
 
 
 # --- keys --------------------------------------------------------------------------------------

@@ -211,6 +211,11 @@ class Intake:
             if named is None:
                 named = subjects.create(signal.ref, signal.name, now)
             return named, [named, *(one for one in sharers if one.id != named.id)]
+        if signal.about is not None:
+            named = subjects.of_controller(conn, controller, signal.about)
+            if named is None:
+                raise NotFound("there is no such subject")
+            return named, [named, *(one for one in sharers if one.id != named.id)]
         if signal.token and signal.token.subject_id:
             chosen = next((one for one in sharers if one.id == signal.token.subject_id), None)
             return chosen or _only(sharers), sharers

@@ -90,6 +90,8 @@ class Signal:
     hashes: tuple[tuple[Kind, bytes], ...] = ()
     """Identifiers known by keyed hash only (a token, an erased person)."""
     ref: str | None = None
+    about: int | None = None
+    """The subject that staff have before them, whoever shares its identifiers."""
     name: str | None = None
     occurred_at: datetime | None = None
     basis: Basis | None = None

@@ -73,6 +73,8 @@ environment = Environment(
 )
 STATIC = {
     "pages.css": ("text/css", (HERE / "static" / "pages.css").read_bytes()),
+    "console.css": ("text/css", (HERE / "static" / "console.css").read_bytes()),
+    "console.js": ("text/javascript", (HERE / "static" / "console.js").read_bytes()),
     "icon.svg": ("image/svg+xml", (HERE / "static" / "icon.svg").read_bytes()),
 }
 

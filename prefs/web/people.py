@@ -109,9 +109,9 @@ def said(standing: Standing) -> str:
 # --- one person --------------------------------------------------------------------------------
 
 
-def person(conn: Connection, served: Service, key: ApiKey, text: str) -> Subject:
+def person(conn: Connection, served: Service, brand: str, text: str) -> Subject:
     """Raises NotFound: also for somebody of another controller."""
-    controller = served.intake.brands[key.brand]
+    controller = served.intake.brands[brand]
     found = subjects.of_controller(conn, controller, subject_number(text))
     if found is None:
         raise NotFound("there is no such subject")
@@ -122,13 +122,13 @@ def person(conn: Connection, served: Service, key: ApiKey, text: str) -> Subject
 async def subject(request: Request, served: Service, key: ApiKey) -> Response:
     """One person's choices at the key's brand."""
     text = request.path_params["id"]
-    return json(await served.database.read(lambda conn: _subject(conn, served, key, text)))
+    return json(await served.database.read(lambda conn: subject_of(conn, served, key.brand, text)))
 
 
-def _subject(conn: Connection, served: Service, key: ApiKey, text: str) -> dict[str, Any]:
-    one = person(conn, served, key, text)
+def subject_of(conn: Connection, served: Service, brand: str, text: str) -> dict[str, Any]:
+    one = person(conn, served, brand, text)
     known = subjects.identifiers_of(conn, [one.id], served.keys)[one.id]
-    standing = one.state.scopes.get(key.brand, {})
+    standing = one.state.scopes.get(brand, {})
     return {
         "subject_id": text,
         "name": one.name,
@@ -175,13 +175,13 @@ def _choice(scope: Scope, standing: Standing) -> dict[str, Any] | None:
 async def history(request: Request, served: Service, key: ApiKey) -> Response:
     """Every row of one person's ledger at the key's brand, oldest first."""
     text = request.path_params["id"]
-    items = await served.database.read(lambda conn: _history(conn, served, key, text))
+    items = await served.database.read(lambda conn: history_of(conn, served, key.brand, text))
     return json({"items": items})
 
 
-def _history(conn: Connection, served: Service, key: ApiKey, text: str) -> list[dict[str, Any]]:
-    one = person(conn, served, key, text)
-    rows = [row for row in ledger.history(conn, one.id) if row.brand == key.brand]
+def history_of(conn: Connection, served: Service, brand: str, text: str) -> list[dict[str, Any]]:
+    one = person(conn, served, brand, text)
+    rows = [row for row in ledger.history(conn, one.id) if row.brand == brand]
     proofs: dict[int, Mapping[str, Any]] = {
         id_: ledger.read_payload(conn, served.keys, id_).get("evidence", {})
         for id_ in {row.payload_id for row in rows}
@@ -215,12 +215,12 @@ def _row(row: Any, evidence: Mapping[str, Any]) -> dict[str, Any]:
 async def targets(request: Request, served: Service, key: ApiKey) -> Response:
     """What each target holds of one person, and with which outcome."""
     text = request.path_params["id"]
-    items = await served.database.read(lambda conn: _targets(conn, served, key, text))
+    items = await served.database.read(lambda conn: targets_of(conn, served, key.brand, text))
     return json({"items": items})
 
 
-def _targets(conn: Connection, served: Service, key: ApiKey, text: str) -> list[dict[str, Any]]:
-    one = person(conn, served, key, text)
+def targets_of(conn: Connection, served: Service, brand: str, text: str) -> list[dict[str, Any]]:
+    one = person(conn, served, brand, text)
     known = subjects.identifiers_of(conn, [one.id], served.keys)[one.id]
     waiting = {mark.target: mark for mark in marks.of_subject(conn, one.id)}
     kept: dict[tuple[str, str], list[Any]] = {}
@@ -228,9 +228,9 @@ def _targets(conn: Connection, served: Service, key: ApiKey, text: str) -> list[
         kept.setdefault((receipt.target, receipt.channel), []).append(receipt)
     kinds = {one.kind for one in known}
     return [
-        _target(served, key.brand, info.label, channel, kept, waiting, kinds)
+        _target(served, brand, info.label, channel, kept, waiting, kinds)
         for info in served.intake.targets
-        if info.brand == key.brand
+        if info.brand == brand
         for channel in sorted(info.channels)
     ]
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 from babel.core import Locale, UnknownLocaleError
-from babel.dates import format_date, format_datetime
+from babel.dates import format_date, format_datetime, format_timedelta
 
 from prefs.core.words import Channel, Purpose, Scope, Why
 from prefs.locales import FALLBACK, Table, catalogues
@@ -35,6 +35,18 @@ class Texts:
 
     def __call__(self, key: str, **values: object) -> str:
         return self._table[key].format(**values)
+
+    def has(self, key: str) -> bool:
+        return key in self._table
+
+    def when(self, text: str) -> str:
+        """The same for an RFC 3339 time."""
+        return self.moment(datetime.fromisoformat(text).timestamp())
+
+    def ago(self, text: str, now: float) -> str:
+        """How long ago an RFC 3339 time was, roughly."""
+        passed = int(datetime.fromisoformat(text).timestamp() - now)
+        return format_timedelta(passed, add_direction=True, locale=self._locale)
 
     def day(self, at: float) -> str:
         """A day as people write it; `at` in seconds since 1970 UTC."""

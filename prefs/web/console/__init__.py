@@ -1,0 +1,1 @@
+"""/staff: the console of a brand's people."""

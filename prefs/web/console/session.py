@@ -1,0 +1,156 @@
+"""Who is signed in, what they may do, and that a form came from our own page.
+
+The session's cookie never leaves `/staff`; every changing request brings the session's token in a
+hidden field (CSRF). Nothing redirects to where a request asks.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import RedirectResponse, Response
+
+from prefs.core.errors import BadInput, NotFound, Unavailable
+from prefs.settings import Brand
+from prefs.store import staff
+from prefs.store.staff import Member, Role, Session
+from prefs.web import pages
+from prefs.web.bodies import read_body
+from prefs.web.context import Service, service
+from prefs.web.texts import Texts, texts_of
+
+COOKIE = "prefs_staff"
+PATH = "/staff"
+SIGN_IN = "/staff/login"
+CSRF = "csrf"
+FORM_LIMIT = 64 * 1024
+CSP = f"{pages.CSP}; script-src 'self'; connect-src 'self'"
+
+
+class Visit(NamedTuple):
+    """One request of somebody signed in."""
+
+    served: Service
+    session: Session
+    form: Mapping[str, str]
+
+    @property
+    def member(self) -> Member:
+        return self.session.member
+
+    @property
+    def brand(self) -> Brand:
+        return self.served.settings.brands[self.member.brand]
+
+    @property
+    def t(self) -> Texts:
+        return texts_of(self.brand)
+
+    def page(self, template: str, status: int = 200, **context: Any) -> Response:
+        """A page of the console. `context` is shown as text, whatever it holds."""
+        body = pages.environment.get_template(f"staff/{template}").render(
+            t=self.t,
+            brand=self.brand,
+            controller=self.served.settings.controllers[self.brand.controller],
+            member=self.member,
+            csrf=self.session.csrf,
+            may=self._may,
+            now=self.served.clock().timestamp(),
+            **context,
+        )
+        return Response(body, status, headers=headers(), media_type="text/html")
+
+    def _may(self, role: str) -> bool:
+        return self.member.role.covers(Role(role))
+
+
+Handler = Callable[[Request, Visit], Awaitable[Response]]
+
+
+def headers() -> dict[str, str]:
+    return {**pages.HEADERS, "Content-Security-Policy": CSP}
+
+
+def go(path: str) -> Response:
+    """On to a page of ours after a change, so that a reload repeats nothing."""
+    return RedirectResponse(path, 303, headers=headers())
+
+
+def signed_in(
+    least: Role = Role.RECEPTION,
+) -> Callable[[Handler], Callable[[Request], Awaitable[Response]]]:
+    """Let in who is signed in with this role or more; check the form's token on a POST."""
+
+    def guard(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+        async def guarded(request: Request) -> Response:
+            served = service(request)
+            session = await current(request, served)
+            if session is None:
+                return _sign_in_first(request)
+            visit = Visit(served, session, {})
+            try:
+                visit = visit._replace(form=await _form(request, session))
+                _check_role(session.member, least)
+                return await handler(request, visit)
+            except ClientDisconnect:
+                return Response(status_code=400)  # nobody is there to read it
+            except BadInput as fault:
+                return visit.page("problem.html", fault.status, says=str(fault))
+            except NotFound:
+                return visit.page("problem.html", 404, says=visit.t("staff.gone"))
+            except Unavailable:
+                return visit.page("problem.html", 503, says=visit.t("staff.away"))
+
+        guarded.least = least  # type: ignore[attr-defined]  # read by the test that lists routes
+        guarded.__name__ = handler.__name__
+        guarded.__doc__ = handler.__doc__
+        return guarded
+
+    return guard
+
+
+async def current(request: Request, served: Service) -> Session | None:
+    token = request.cookies.get(COOKIE)
+    if not token:
+        return None
+    now = served.clock().timestamp()
+    found = await served.database.read(lambda conn: staff.session(conn, served.keys, token, now))
+    return found if found and found.member.brand in served.settings.brands else None
+
+
+def _sign_in_first(request: Request) -> Response:
+    """A script that fetches a part of a page is told so; a person is shown the form."""
+    if request.headers.get("sec-fetch-dest") == "empty":
+        return Response("", 401, headers=headers())
+    return go(SIGN_IN)
+
+
+async def _form(request: Request, session: Session) -> Mapping[str, str]:
+    """The posted fields, once their token is right. A file is read by its own page."""
+    if request.method != "POST":
+        return {}
+    if request.headers.get("content-type", "").startswith("multipart/form-data"):
+        return {}
+    form = fields(await read_body(request, FORM_LIMIT))
+    check_token(form.get(CSRF, ""), session)
+    return form
+
+
+def fields(raw: bytes) -> dict[str, str]:
+    text = raw.decode("utf-8", "replace")
+    return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=500))
+
+
+def check_token(given: str, session: Session) -> None:
+    """Raises BadInput 403."""
+    if not hmac.compare_digest(given.encode(), session.csrf.encode()):
+        raise BadInput("this form is too old or not ours: open the page again", status=403)
+
+
+def _check_role(member: Member, least: Role) -> None:
+    if not member.role.covers(least):
+        raise BadInput(f"this is for a {least.value} or above", status=403)
