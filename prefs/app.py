@@ -23,7 +23,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 import connectors
 from connectors.budget import TokenBudget
 from prefs import mailbox, mailer, texts
-from prefs.chores import FORGET_EVERY, SEAL_EVERY, SWEEP_EVERY, Forgetting, Sealer, Sweep, every
+from prefs.chores import (
+    FORGET_EVERY,
+    RESUME_EVERY,
+    SEAL_EVERY,
+    SWEEP_EVERY,
+    Forgetting,
+    Resuming,
+    Sealer,
+    Sweep,
+    every,
+)
 from prefs.core.errors import PrefsError, Refused
 from prefs.core.keys import Keyring
 from prefs.core.propagation import Connector, Key, Target, Timed
@@ -149,6 +159,7 @@ def make_worker(runtime: Runtime) -> Worker:
     database = runtime.database
     sealer = Sealer(database)
     sweep = Sweep(database, runtime.targets, runtime.keys, clock, settings.alerts)
+    resuming = Resuming(database, runtime.intake)
     forgetting = Forgetting(database, clock)
     post = mailer.Mailer(runtime.service)
     reader = mailbox.Mailbox(runtime.service)
@@ -157,6 +168,7 @@ def make_worker(runtime: Runtime) -> Worker:
         [
             lambda: every(SEAL_EVERY, sealer.run),
             lambda: every(SWEEP_EVERY, sweep.run),
+            lambda: every(RESUME_EVERY, resuming.run),
             lambda: every(FORGET_EVERY, forgetting.run),
             lambda: every(MAIL_EVERY, post.run),
             lambda: every(mailbox.EVERY, reader.run),

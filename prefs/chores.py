@@ -16,8 +16,9 @@ from prefs import assisted
 from prefs.core.errors import PrefsError
 from prefs.core.keys import Keyring
 from prefs.core.propagation import Target
+from prefs.intake import Intake
 from prefs.metrics import BACKLOG, OLDEST, OVERDUE, SEALED, UNSAFE
-from prefs.store import access, containers, events, ledger, marks, outbox, tasks
+from prefs.store import access, containers, events, ledger, marks, outbox, subjects, tasks
 from prefs.store.database import Database
 from prefs.tasks import KINDS
 
@@ -25,6 +26,7 @@ log = structlog.get_logger()
 
 SEAL_EVERY = 0.25
 SWEEP_EVERY = 5.0
+RESUME_EVERY = 5.0
 FORGET_EVERY = 3600.0
 OVERDUE_AFTER = 3600.0
 OVERDUE_TASK = "overdue"
@@ -162,6 +164,20 @@ class Sweep:
         for to in self.alert_to:
             address = to.removeprefix("mail:")
             outbox.add(conn, self.keys, "alert", None, None, {"to": address, "text": text}, now)
+
+
+@dataclass
+class Resuming:
+    """Ends pauses whose day has come."""
+
+    database: Database
+    intake: Intake
+
+    async def run(self) -> None:
+        now = self.intake.clock().timestamp()
+        due = await self.database.read(lambda conn: subjects.to_resume(conn, now))
+        for subject_id in due:
+            await self.database.write(partial(self.intake.end_pauses, subject_id=subject_id))
 
 
 @dataclass

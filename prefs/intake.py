@@ -17,11 +17,30 @@ from sqlalchemy import Connection
 
 from prefs import merges
 from prefs.core.errors import NotFound
-from prefs.core.fold import RELEASED, Entry, Judgement, State, apply, judge, release
+from prefs.core.fold import (
+    RELEASED,
+    Entry,
+    Judgement,
+    State,
+    apply,
+    judge,
+    judge_resume,
+    pauses,
+    release,
+    resume,
+)
 from prefs.core.ids import subject_text
 from prefs.core.keys import Keyring
 from prefs.core.order import lacking, moment
-from prefs.core.signals import DeliveryFact, Evidence, Identifier, Renamed, Signal, Statement
+from prefs.core.signals import (
+    DeliveryFact,
+    Evidence,
+    Identifier,
+    Renamed,
+    Signal,
+    Statement,
+    TokenUse,
+)
 from prefs.core.words import (
     KIND_OF,
     Channel,
@@ -243,7 +262,7 @@ class Intake:
                 ledger.Row(
                     subject.id,
                     revision,
-                    "choice",
+                    "choice" if entry.until is None else "pause",
                     entry,
                     judgement,
                     occurred,
@@ -305,6 +324,7 @@ class Intake:
         if choice is Choice.IN and evidence.notice and evidence.wording:
             notices.keep(conn, brand, evidence.notice, evidence.wording, now.timestamp())
         token = signal.token
+        ends = signal.until and choice is Choice.OUT and scope.purpose is Purpose.MARKETING
         return Entry(
             event_id=event_id,
             brand=brand,
@@ -321,6 +341,7 @@ class Intake:
             token=token.fingerprint if token else b"",
             token_issued=token.issued_at.timestamp() if token else None,
             stop_all=_stops_all(signal),
+            until=signal.until.timestamp() if signal.until and ends else None,
         )
 
     # --- what follows --------------------------------------------------------------------------
@@ -538,6 +559,67 @@ class Intake:
         )
         self.restored(conn, brand, [subject.id])
 
+    def resume(
+        self, conn: Connection, brand: str, subject_id: int, token: TokenUse, evidence: Evidence
+    ) -> list[Judgement]:
+        """The person ends a pause before its day; what stood before stands again. Tells what
+        became of it on each scope."""
+        (subject,) = subjects.by_ids(conn, [subject_id])
+        at = self.clock().timestamp()
+        found = [scope for owner, scope, _ in pauses(subject.state) if owner == brand]
+        entries = [
+            Entry(
+                id_,
+                brand,
+                scope,
+                None,
+                Source.CENTRE,
+                at,
+                token=token.fingerprint,
+                token_issued=token.issued_at.timestamp(),
+            )
+            for id_, scope in zip(next_numbers(conn, "event", len(found)), found, strict=True)
+        ]
+        judged = [(entry, judge_resume(subject.state, entry)) for entry in entries]
+        self._resume(conn, subject, judged, evidence)
+        return [judgement for _, judgement in judged]
+
+    def end_pauses(self, conn: Connection, subject_id: int) -> None:
+        """Those whose day has come end by themselves; what stood before stands again."""
+        (subject,) = subjects.by_ids(conn, [subject_id])
+        at = self.clock().timestamp()
+        found = [one for one in pauses(subject.state) if (one[2].until or 0.0) <= at]
+        ids = next_numbers(conn, "event", len(found))
+        entries = [
+            Entry(id_, brand, scope, None, pause.source, at)
+            for id_, (brand, scope, pause) in zip(ids, found, strict=True)
+        ]
+        self._resume(conn, subject, [(entry, RELEASED) for entry in entries], Evidence())
+
+    def _resume(
+        self,
+        conn: Connection,
+        subject: Subject,
+        judged: Sequence[tuple[Entry, Judgement]],
+        evidence: Evidence,
+    ) -> None:
+        if not judged:
+            return
+        now, state = self.clock().timestamp(), subject.state
+        payload = ledger.add_payload(conn, self.keys, {"evidence": _given(evidence)})
+        rows = [
+            ledger.Row(subject.id, revision, "resume", entry, judgement, None, now, None, None)
+            for revision, (entry, judgement) in enumerate(judged, subject.revision + 1)
+        ]
+        ledger.append(conn, rows, payload)
+        ended = [entry for entry, judgement in judged if judgement.result is Result.APPLIED]
+        for entry in ended:
+            state = resume(state, entry)
+        revision = subject.revision + len(rows)
+        subjects.store(conn, subject._replace(state=state, revision=revision, last_row_at=now))
+        for brand in sorted({entry.brand for entry in ended}):
+            self.restored(conn, brand, [subject.id])
+
     def restored(self, conn: Connection, brand: str, moved: Sequence[int]) -> None:
         """Something that denied is gone: answer anew, and let every target be told."""
         sharers = self.refresh(conn, self._controller(brand), moved)
@@ -634,6 +716,8 @@ def _any_out(changes: Sequence[_Change]) -> bool:
 
 def _stops_all(signal: Signal) -> bool:
     """An out on all five channels made by one signal."""
+    if signal.until:
+        return False
     outs = {
         scope.channel
         for scope, choice in signal.statements
@@ -649,8 +733,7 @@ def _channels_of(kind: Kind, purpose: Purpose) -> list[Channel]:
 
 def _content(signal: Signal) -> dict[str, Any]:
     """What the ledger keeps, salted and encrypted, as proof of the signal."""
-    evidence = {k: v for k, v in asdict(signal.evidence).items() if v is not None}
-    content: dict[str, Any] = {"evidence": evidence}
+    content: dict[str, Any] = {"evidence": _given(signal.evidence)}
     if signal.identifiers:
         content["identifiers"] = [[one.kind.value, one.spelling] for one in signal.identifiers]
     if signal.soft_opt_in:
@@ -658,6 +741,10 @@ def _content(signal: Signal) -> dict[str, Any]:
     if signal.raw:
         content["raw"] = signal.raw
     return content
+
+
+def _given(evidence: Evidence) -> dict[str, Any]:
+    return {name: value for name, value in asdict(evidence).items() if value is not None}
 
 
 def _batch(conn: Connection, signal: Signal, now: float) -> Batch | None:

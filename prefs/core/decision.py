@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from typing import NamedTuple
@@ -54,6 +55,8 @@ class View(NamedTuple):
     word: Word
     basis: Basis | None
     since: float | None
+    until: float | None = None
+    """Set where a pause alone denies: when it ends."""
 
 
 class Screening(Struct, frozen=True):
@@ -253,7 +256,12 @@ def _together(states: list[State], brand: str, scope: Scope) -> View | None:
     live_outs = [view for view in found if view.word in (Word.OBJECTED, Word.OPTED_OUT)]
     if live_outs:
         found = [view for view in found if view.word is not Word.SUPPRESSED]
-    return min(found, key=lambda view: (ORDER.index(view.word), view.since or 0), default=None)
+    return min(found, key=_precedence, default=None)
+
+
+def _precedence(view: View) -> tuple[int, float, float]:
+    """What lasts comes before a pause, the longer pause before the shorter."""
+    return ORDER.index(view.word), -(view.until or math.inf), view.since or 0
 
 
 def _view(state: State, standing: Standing, scope: Scope) -> View | None:
@@ -261,7 +269,7 @@ def _view(state: State, standing: Standing, scope: Scope) -> View | None:
         return None
     out = standing.strongest
     if out:
-        return View(_out_word(state, standing, scope), None, out.since)
+        return View(_out_word(state, standing, scope), None, out.since, standing.until)
     if standing.hold:
         return View(Word.HELD, None, standing.hold.at)
     if standing.consent:

@@ -6,7 +6,7 @@ state, `fold` does that for a whole ledger. Times are seconds since 1970 UTC.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -29,7 +29,8 @@ from prefs.core.words import (
 
 
 class Out(Struct, frozen=True, array_like=True, omit_defaults=True):
-    """One standing out. A newer out of the same kind moves `at`, never `since`."""
+    """One standing out. A newer out of the same kind moves `at`, never `since`. With `until` it is
+    a pause: the person's own, it denies as any other and ends by a row of the ledger."""
 
     source: Source
     since: float
@@ -38,6 +39,7 @@ class Out(Struct, frozen=True, array_like=True, omit_defaults=True):
     identifier: bytes = b""
     token: bytes = b""
     stop_all: bool = False
+    until: float | None = None
 
 
 class In(Struct, frozen=True, array_like=True, omit_defaults=True):
@@ -66,11 +68,29 @@ class Standing(Struct, frozen=True, array_like=True, omit_defaults=True):
 
     @property
     def strongest(self) -> Out | None:
-        return max(self.outs, key=lambda out: (strength(out.source), -out.since), default=None)
+        return max(self.outs, key=_weight, default=None)
+
+    @property
+    def lasting(self) -> tuple[Out, ...]:
+        return tuple(out for out in self.outs if out.until is None)
+
+    @property
+    def pause(self) -> Out | None:
+        return next((out for out in self.outs if out.until is not None), None)
+
+    @property
+    def until(self) -> float | None:
+        """When nothing denies any more, where only a pause does."""
+        return self.pause.until if self.pause and not self.lasting else None
 
     @property
     def newest_out(self) -> float | None:
         return max((out.at for out in self.outs), default=None)
+
+
+def _weight(out: Out) -> tuple[bool, Strength, float]:
+    """What lasts comes before a pause, whoever said it."""
+    return out.until is None, strength(out.source), -out.since
 
 
 NOTHING = Standing()
@@ -118,6 +138,8 @@ class Entry(Struct, frozen=True):
     token: bytes = b""
     token_issued: float | None = None
     stop_all: bool = False
+    until: float | None = None
+    """An `out` that ends then by itself."""
 
 
 class Judgement(NamedTuple):
@@ -165,10 +187,23 @@ def _judge_out(standing: Standing, entry: Entry) -> Judgement:
     consent = standing.consent
     if consent and consent.source in PERSONAL and entry.at < consent.at:
         return SEEN_OLDER
-    strongest = standing.strongest
-    if strongest and strength(strongest.source) >= strength(entry.source):
+    if entry.until is not None:
+        return _judge_pause(standing, entry)
+    if any(strength(out.source) >= strength(entry.source) for out in standing.lasting):
         return SAME
     return APPLIED
+
+
+def _judge_pause(standing: Standing, entry: Entry) -> Judgement:
+    """A pause adds nothing to what lasts. Its end may be moved either way by a link that may
+    switch on, and only further away by one that may not."""
+    pause = standing.pause
+    if standing.lasting or entry.until is None:
+        return SAME
+    if pause is None or pause.until is None or entry.until > pause.until:
+        return APPLIED
+    sooner = entry.until < pause.until
+    return APPLIED if sooner and entry.source in CONFIRMING and _later(entry, pause) else SAME
 
 
 def _person_or_staff(entry: Entry) -> bool:
@@ -287,6 +322,38 @@ def release(state: State, entry: Entry) -> State:
     return _with(state, entry, replace(standing, hold=None))
 
 
+def judge_resume(state: State, entry: Entry) -> Judgement:
+    """Whether the person may end a pause before its day: as any other lift, by a link that is
+    newer than the pause or made it."""
+    pause = state.at(entry.brand, entry.scope).pause
+    if pause is None:
+        return SAME
+    if state.restricted:
+        return HELD
+    if entry.source not in CONFIRMING:
+        return TOO_WEAK
+    return APPLIED if _later(entry, pause) else OLDER
+
+
+def resume(state: State, entry: Entry) -> State:
+    """The pause of the scope ends; what lasts stays."""
+    standing = state.at(entry.brand, entry.scope)
+    return _with(state, entry, replace(standing, outs=standing.lasting))
+
+
+def pauses(state: State) -> Iterator[tuple[str, Scope, Out]]:
+    """Every pause that stands, with its brand and scope."""
+    for brand, of_brand in state.scopes.items():
+        for scope, standing in of_brand.items():
+            if standing.pause:
+                yield brand, scope, standing.pause
+
+
+def next_end(state: State) -> float | None:
+    """When the first pause ends."""
+    return min((pause.until for _, _, pause in pauses(state) if pause.until), default=None)
+
+
 def _with(state: State, entry: Entry, standing: Standing) -> State:
     of_brand = {**state.scopes.get(entry.brand, {}), entry.scope: standing}
     return replace(state, scopes={**state.scopes, entry.brand: of_brand})
@@ -304,7 +371,8 @@ def _carry(standing: Standing, entry: Entry, judgement: Judgement) -> Standing:
     if result is Result.HELD:
         return standing
     if entry.choice is Choice.OUT:
-        return _with_out(standing, entry)
+        adds = entry.until is None or result is Result.APPLIED
+        return _with_out(standing, entry) if adds else standing
     return _with_in(standing, entry, applied=result is Result.APPLIED)
 
 
@@ -318,20 +386,32 @@ def _with_out(standing: Standing, entry: Entry) -> Standing:
         identifier=entry.identifier,
         token=entry.token,
         stop_all=entry.stop_all or (same.stop_all if same else False),
+        until=entry.until,
     )
     others = tuple(other for other in standing.outs if other is not same)
-    decided = strength(entry.source) >= Strength.STAFF
+    decided = strength(entry.source) >= Strength.STAFF and entry.until is None
     return Standing((*others, out), standing.consent, None if decided else standing.hold)
 
 
-def _kind(out: Out) -> tuple[Strength, bytes, bytes]:
+OutKind = tuple[bool, Strength, bytes, bytes]
+
+
+def _kind(out: Out) -> OutKind:
+    if out.until is not None:
+        return PAUSE
     texted = out.identifier if out.source is Source.SMS else b""
-    return strength(out.source), texted, out.token
+    return False, strength(out.source), texted, out.token
 
 
-def _kind_of(entry: Entry) -> tuple[Strength, bytes, bytes]:
+def _kind_of(entry: Entry) -> OutKind:
+    if entry.until is not None:
+        return PAUSE
     texted = entry.identifier if entry.source is Source.SMS else b""
-    return strength(entry.source), texted, entry.token
+    return False, strength(entry.source), texted, entry.token
+
+
+PAUSE: OutKind = (True, Strength.PERSON, b"", b"")
+"""One pause stands at a time."""
 
 
 def _with_in(standing: Standing, entry: Entry, *, applied: bool) -> Standing:
@@ -349,7 +429,7 @@ def _with_in(standing: Standing, entry: Entry, *, applied: bool) -> Standing:
 
 
 class Folded(NamedTuple):
-    """One ledger row as the fold takes it. `kind` is choice, release or retract."""
+    """One ledger row as the fold takes it. `kind` is choice, pause, resume, release or retract."""
 
     kind: str
     entry: Entry
@@ -366,15 +446,18 @@ def fold(rows: Iterable[Folded]) -> State:
     for at, row in enumerate(rows):
         if row.kind == "release":
             state = release(state, row.entry)
-        elif row.kind == "choice" and not (_of_machine(row) and at < retracted.get(row.batch, -1)):
+        elif row.kind == "resume" and row.judgement.result is Result.APPLIED:
+            state = resume(state, row.entry)
+        elif row.kind in ("choice", "pause") and not _taken_back(row, at, retracted):
             state = apply(state, row.entry, row.judgement)
     return state
 
 
-def _of_machine(row: Folded) -> bool:
-    """A person's own out, and one by staff, is never taken back."""
+def _taken_back(row: Folded, at: int, retracted: Mapping[str | None, int]) -> bool:
+    """A person's own out, and one by staff, never is."""
     machine = strength(row.entry.source) is Strength.MACHINE
-    return row.batch is not None and machine and row.entry.choice is Choice.OUT
+    of_batch = row.batch is not None and machine and row.entry.choice is Choice.OUT
+    return of_batch and at < retracted.get(row.batch, -1)
 
 
 def denies(state: State, brand: str, channels: Collection[Channel]) -> bool:
@@ -418,11 +501,14 @@ def _at(consent: In | None) -> float:
 
 
 def _merge_outs(outs: tuple[Out, ...]) -> tuple[Out, ...]:
-    kept: dict[tuple[Strength, bytes, bytes], Out] = {}
+    kept: dict[OutKind, Out] = {}
     for out in sorted(outs, key=lambda out: out.since):
         first = kept.setdefault(_kind(out), out)
         kept[_kind(out)] = replace(
-            first, at=max(first.at, out.at), stop_all=first.stop_all or out.stop_all
+            first,
+            at=max(first.at, out.at),
+            stop_all=first.stop_all or out.stop_all,
+            until=out.until and max(out.until, first.until or 0.0),
         )
     return tuple(kept.values())
 

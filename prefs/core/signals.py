@@ -47,6 +47,10 @@ class Evidence:
     """`vendor_record` or `attested`, where a running clinic is taken over."""
     notice: str | None = None
     wording: str | None = None
+    version: str | None = None
+    """Names the wording's fixed part: another text is another version."""
+    language: str | None = None
+    """BCP 47."""
     page: str | None = None
     ip: str | None = None
     user_agent: str | None = None
@@ -100,6 +104,8 @@ class Signal:
     token: TokenUse | None = None
     every_brand: bool = False
     """Stop all marketing: counts for each brand of the controller."""
+    until: datetime | None = None
+    """The outs are pauses: they end then by themselves."""
     hold: bool = False
     """An unclear wish: the statements' channels are held for staff instead of chosen."""
     origin: str | None = None

@@ -23,12 +23,14 @@ class StateRow(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True)
 
 
 class HeldRow(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
-    """Views as (scope number, topic, word number, basis number, since)."""
+    """Views as (scope number, topic, word number, basis number, since); of those that only a pause
+    makes, (scope number, topic, end)."""
 
     views: list[tuple[int, str, int, int, int]] = []
     restricted: bool = False
     reminders_kept: bool = False
     undeliverable: list[int] = []
+    pauses: list[tuple[int, str, int]] = []
 
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -85,7 +87,12 @@ def encode_held(held: Held) -> bytes:
         for scope, view in held.views.items()
     )
     undeliverable = sorted(_number(*pair) for pair in held.undeliverable)
-    return _pack(HeldRow(views, held.restricted, held.reminders_kept, undeliverable))
+    pauses = sorted(
+        (_number(scope.channel, scope.purpose), scope.topic or "", int(view.until))
+        for scope, view in held.views.items()
+        if view.until is not None
+    )
+    return _pack(HeldRow(views, held.restricted, held.reminders_kept, undeliverable, pauses))
 
 
 def decode_held(raw: bytes) -> Held:
@@ -94,6 +101,9 @@ def decode_held(raw: bytes) -> Held:
         Scope(*PAIRS[number], topic or None): View(WORDS[word], BASES[basis], float(since))
         for number, topic, word, basis, since in row.views
     }
+    for number, topic, end in row.pauses:
+        scope = Scope(*PAIRS[number], topic or None)
+        views[scope] = views[scope]._replace(until=float(end))
     return Held(
         views=views,
         restricted=row.restricted,

@@ -54,14 +54,16 @@ CANONICAL = (
     "payload_id",
     "payload_hash",
 )
-"""The sealed columns, in this order, as one msgpack array. Adding one starts a new row kind."""
+"""The sealed columns, in this order, as one msgpack array. A column that is added is sealed in the
+rows of a new kind, after these: `until` in a pause."""
 
 _pack = msgspec.msgpack.Encoder().encode
-_canonical_columns = tuple(ledger.c[name] for name in CANONICAL)
+_canonical_columns = (*(ledger.c[name] for name in CANONICAL), ledger.c.until)
 
 
 _PAYLOAD = Statement(insert(payloads))
-_APPEND = Statement(insert(ledger).values({name: bindparam(name) for name in CANONICAL}))
+_APPENDED = (*CANONICAL, "until")
+_APPEND = Statement(insert(ledger).values({name: bindparam(name) for name in _APPENDED}))
 
 
 class Payload(NamedTuple):
@@ -134,6 +136,7 @@ def _values(row: Row, payload: Payload) -> dict[str, Any]:
         "batch": row.batch,
         "payload_id": payload.id,
         "payload_hash": payload.hash,
+        "until": entry.until,
     }
 
 
@@ -150,6 +153,7 @@ def folded(row: Any) -> Folded:
         basis=Basis(row.basis) if row.basis else None,
         token=row.token or b"",
         stop_all=bool(row.stop_all),
+        until=row.until,
     )
     return Folded(row.kind, entry, Judgement(Result(row.result), Why(row.why)), row.batch)
 
@@ -237,7 +241,10 @@ def head(conn: Connection) -> tuple[int, bytes]:
 
 
 def chain(previous: bytes, row: Any) -> bytes:
-    return hashlib.sha256(previous + _pack(tuple(row[: len(CANONICAL)]))).digest()
+    sealed = tuple(row[: len(CANONICAL)])
+    if row.kind == "pause":
+        sealed += (row.until,)
+    return hashlib.sha256(previous + _pack(sealed)).digest()
 
 
 class Finding(NamedTuple):

@@ -75,9 +75,17 @@ subjects = table(
     need("state", LargeBinary),
     need("created_at", Time),
     may("last_row_at", Time),
+    may("resume_at", Time),
     UniqueConstraint("controller", "ref"),
 )
+"""`resume_at` is when the first pause of the state ends."""
 Index("subjects_name", subjects.c.controller, subjects.c.name_folded)
+Index(
+    "subjects_resume",
+    subjects.c.resume_at,
+    sqlite_where=text("resume_at IS NOT NULL"),
+    postgresql_where=text("resume_at IS NOT NULL"),
+)
 
 identifiers = table(
     "identifiers",
@@ -121,6 +129,7 @@ ledger = table(
     may("batch"),
     need("payload_id", Big),
     need("payload_hash", LargeBinary),
+    may("until", Time),
     may("n", Big),
     may("hash", LargeBinary),
     UniqueConstraint("subject_id", "revision"),

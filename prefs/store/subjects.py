@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
-from prefs.core.fold import State
+from prefs.core.fold import State, next_end
 from prefs.core.keys import Keyring
 from prefs.core.signals import Identifier
 from prefs.core.words import Kind
@@ -81,6 +81,7 @@ _UPDATE = Statement(
         revision=bindparam("b_revision"),
         state=bindparam("b_state"),
         last_row_at=bindparam("b_last"),
+        resume_at=bindparam("b_resume"),
     )
 )
 
@@ -97,6 +98,7 @@ def store(conn: Connection, subject: Subject) -> None:
             "b_revision": subject.revision,
             "b_state": encode_state(subject.state),
             "b_last": subject.last_row_at,
+            "b_resume": next_end(subject.state),
         },
     )
 
@@ -140,6 +142,12 @@ def of_controller(conn: Connection, controller: str, id_: int) -> Subject | None
         select(*_COLUMNS).where(subjects.c.controller == controller, subjects.c.id == id_)
     ).first()
     return _subject(row) if row else None
+
+
+def to_resume(conn: Connection, now: float, limit: int = 200) -> list[int]:
+    """Subjects of whom a pause has come to its end."""
+    wanted = select(subjects.c.id).where(subjects.c.resume_at <= now)
+    return list(conn.execute(wanted.limit(limit)).scalars())
 
 
 def by_name(conn: Connection, controller: str, name: str, limit: int = 50) -> list[Subject]:

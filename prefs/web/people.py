@@ -196,7 +196,7 @@ def _row(row: Any, evidence: Mapping[str, Any]) -> dict[str, Any]:
         "channel": row.channel,
         "purpose": row.purpose,
         "topic": row.topic,
-        "choice": row.choice or ("hold" if row.kind == "choice" else "unset"),
+        "choice": _said(row),
         "source": row.source,
         "actor": evidence.get("actor") or row.origin,
         "occurred_at": rfc3339(row.occurred_at or row.at),
@@ -206,6 +206,14 @@ def _row(row: Any, evidence: Mapping[str, Any]) -> dict[str, Any]:
         "notice": evidence.get("notice"),
         "evidence": evidence,
     }
+
+
+def _said(row: Any) -> str:
+    """`in`, `out` or `hold`; `pause`, and `resume` where it ends; else `unset`: something that
+    denied was taken back."""
+    if row.kind in ("pause", "resume"):
+        return str(row.kind)
+    return row.choice or ("hold" if row.kind == "choice" else "unset")
 
 
 # --- where it stands at each target ------------------------------------------------------------

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefs.core.fold import (
+    RELEASED,
     Entry,
     Folded,
     Judgement,
@@ -18,7 +19,10 @@ from prefs.core.fold import (
     apply,
     fold,
     judge,
+    judge_resume,
     merge,
+    next_end,
+    resume,
 )
 from prefs.core.words import (
     PERSONAL,
@@ -237,6 +241,92 @@ class TestHold:
         assert state.at("rt", SMS).hold is not None
 
 
+class TestPause:
+    """An out of the person that ends by itself."""
+
+    IN = consent(Source.API, at=50.0)
+    PAUSE = entry(Source.CENTRE, at=100.0, until=500.0, token=b"t", token_issued=90.0)
+    END = entry(Source.CENTRE, None, at=500.0)
+
+    def ended(self, *entries: Entry) -> State:
+        return resume(told(*entries)[0], self.END)
+
+    def test_denies_until_it_ends_and_then_the_earlier_in_stands_again(self) -> None:
+        state, judgement = told(self.IN, self.PAUSE)
+        assert judgement.result is Result.APPLIED
+        assert is_out(state)
+        assert state.at("rt", EMAIL).until == 500.0
+        assert next_end(state) == 500.0
+        after = resume(state, self.END)
+        assert not is_out(after)
+        assert after == told(self.IN)[0]
+
+    @pytest.mark.parametrize("source", list(Source))
+    @pytest.mark.parametrize("first", [True, False])
+    def test_an_out_beside_it_stands_after_its_end(self, source: Source, *, first: bool) -> None:
+        out = entry(source, at=110.0)
+        entries = (out, self.PAUSE) if first else (self.PAUSE, out)
+        assert is_out(self.ended(self.IN, *entries))
+
+    def test_is_nothing_new_over_what_lasts(self) -> None:
+        state, judgement = told(entry(Source.IMPORT), self.PAUSE)
+        assert judgement == (Result.UNCHANGED, Why.SAME)
+        assert state.at("rt", EMAIL).until is None
+
+    def test_an_unsubscribe_over_it_is_a_change(self) -> None:
+        assert told(self.PAUSE, entry(Source.ONE_CLICK, at=110.0))[1].result is Result.APPLIED
+
+    @pytest.mark.parametrize("source", [*MACHINES, Source.STAFF])
+    def test_no_weaker_in_ends_it(self, source: Source) -> None:
+        assert is_out(told(self.PAUSE, consent(source))[0])
+
+    def test_an_in_of_the_person_ends_it(self) -> None:
+        state, _ = told(self.PAUSE, consent(Source.CENTRE, token=b"u", token_issued=150.0))
+        assert not is_out(state)
+
+    def test_a_link_of_a_footer_moves_its_end_further_away_only(self) -> None:
+        further = entry(Source.LINK, at=110.0, until=600.0)
+        sooner = entry(Source.LINK, at=120.0, until=550.0)
+        assert told(self.PAUSE, further)[0].at("rt", EMAIL).until == 600.0
+        assert told(self.PAUSE, further, sooner)[0].at("rt", EMAIL).until == 600.0
+
+    def test_the_person_moves_its_end_either_way(self) -> None:
+        sooner = entry(Source.CENTRE, at=110.0, until=300.0, token=b"t", token_issued=90.0)
+        assert told(self.PAUSE, sooner)[0].at("rt", EMAIL).until == 300.0
+        older = entry(Source.CENTRE, at=110.0, until=300.0, token=b"o", token_issued=80.0)
+        assert told(self.PAUSE, older)[0].at("rt", EMAIL).until == 500.0
+
+    def test_leaves_a_hold_for_staff(self) -> None:
+        held = entry(Source.SMS, None, at=60.0)
+        state = self.ended(held, self.PAUSE)
+        assert state.at("rt", EMAIL).hold is not None
+
+    def test_covers_its_topics(self) -> None:
+        judgement = told(self.PAUSE, consent(Source.STAFF, OFFERS))[1]
+        assert judgement == (Result.REFUSED, Why.SOURCE_TOO_WEAK)
+
+    @pytest.mark.parametrize(
+        ("again", "result"),
+        [
+            ({"token": b"t", "token_issued": 90.0}, Result.APPLIED),
+            ({"token": b"n", "token_issued": 150.0}, Result.APPLIED),
+            ({"token": b"o", "token_issued": 80.0}, Result.REFUSED),
+        ],
+    )
+    def test_the_person_ends_it_by_a_link_that_is_newer_or_made_it(
+        self, again: dict[str, object], result: Result
+    ) -> None:
+        state, _ = told(self.PAUSE)
+        early = entry(Source.CENTRE, None, EMAIL, 200.0, **again)
+        assert judge_resume(state, early).result is result
+
+    def test_merging_keeps_the_longer_one(self) -> None:
+        longer = entry(Source.CENTRE, at=120.0, until=900.0)
+        one, other = told(self.PAUSE)[0], told(longer)[0]
+        assert merge(one, other).at("rt", EMAIL).until == 900.0
+        assert merge(other, one).at("rt", EMAIL).until == 900.0
+
+
 class TestReminders:
     @pytest.mark.parametrize("source", MACHINES)
     def test_no_machine_switches_them_off(self, source: Source) -> None:
@@ -274,9 +364,15 @@ def test_a_restricted_persons_in_is_kept_aside() -> None:
 
 # --- properties --------------------------------------------------------------------------------
 
+
+def pauses_by(source: Source, choice: Choice | None, scope: Scope) -> bool:
+    marketing = scope.purpose is Purpose.MARKETING
+    return source in (Source.CENTRE, Source.LINK) and choice is Choice.OUT and marketing
+
+
 scopes = st.sampled_from([EMAIL, OFFERS, SMS, PHONE, REMINDERS])
 entries = st.builds(
-    lambda source, choice, scope, at, token, issued, identifier, noted: entry(
+    lambda source, choice, scope, at, token, issued, identifier, noted, until: entry(
         source,
         choice,
         scope,
@@ -286,6 +382,7 @@ entries = st.builds(
         identifier=identifier,
         noted=noted,
         basis=Basis.CONSENT,
+        until=until if pauses_by(source, choice, scope) else None,
     ),
     st.sampled_from(list(Source)),
     st.sampled_from([Choice.IN, Choice.OUT, Choice.OUT, None]),
@@ -295,6 +392,7 @@ entries = st.builds(
     st.integers(0, 20).map(float),
     st.sampled_from([NUMBER, OTHER_NUMBER]),
     st.booleans(),
+    st.none() | st.integers(0, 40).map(float),
 )
 ledgers = st.lists(entries, max_size=12)
 
@@ -312,6 +410,24 @@ def states_of(rows: list[Entry]) -> tuple[State, list[Folded]]:
 def test_the_fold_of_the_ledger_is_the_state(rows: list[Entry]) -> None:
     state, kept = states_of(rows)
     assert fold(kept) == state
+
+
+@given(ledgers, entries)
+def test_an_end_of_a_pause_takes_the_pause_alone(rows: list[Entry], last: Entry) -> None:
+    state, kept = states_of(rows)
+    before = state.at("rt", last.scope)
+    after = resume(state, last)
+    assert after.at("rt", last.scope).outs == before.lasting
+    assert after.at("rt", last.scope).consent == before.consent
+    assert fold([*kept, Folded("resume", last, RELEASED)]) == after
+
+
+@given(ledgers, entries)
+def test_a_pause_takes_no_out_away(rows: list[Entry], last: Entry) -> None:
+    state, _ = states_of(rows)
+    if last.until is not None:
+        after = apply(state, last, judge(state, last))
+        assert after.at("rt", last.scope).lasting == state.at("rt", last.scope).lasting
 
 
 @given(ledgers, entries)
