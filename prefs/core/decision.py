@@ -51,6 +51,9 @@ class Word(StrEnum):
     UNCONFIRMED = "unconfirmed"
 
 
+STOPPED = frozenset({Word.SUPPRESSED, Word.OBJECTED, Word.OPTED_OUT})
+
+
 class View(NamedTuple):
     word: Word
     basis: Basis | None

@@ -349,6 +349,18 @@ def pauses(state: State) -> Iterator[tuple[str, Scope, Out]]:
                 yield brand, scope, standing.pause
 
 
+def without_pauses(state: State) -> State:
+    """What stands again once they are over."""
+    scopes = {
+        brand: {
+            scope: replace(standing, outs=standing.lasting) if standing.pause else standing
+            for scope, standing in of_brand.items()
+        }
+        for brand, of_brand in state.scopes.items()
+    }
+    return replace(state, scopes=scopes)
+
+
 def next_end(state: State) -> float | None:
     """When the first pause ends."""
     return min((pause.until for _, _, pause in pauses(state) if pause.until), default=None)

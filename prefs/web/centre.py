@@ -6,9 +6,8 @@ was ticked by default and left so stays unset. Links from footers switch off onl
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from sqlalchemy import Connection
@@ -17,100 +16,42 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from prefs import links
-from prefs.core.decision import NOBODY, Held, Word, hold_together
+from prefs.core.decision import NOBODY, STOPPED, Held, hold_together
 from prefs.core.errors import BadInput
+from prefs.core.fold import without_pauses
 from prefs.core.signals import Signal, Statement
 from prefs.core.tokens import Token, TokenKind
-from prefs.core.words import CHANNELS_OF, Basis, Channel, Choice, Purpose, Result, Scope, Source
-from prefs.intake import Recorded
+from prefs.core.words import KIND_OF, Basis, Channel, Choice, Kind, Purpose, Result, Scope, Source
+from prefs.intake import Outcome, Recorded
 from prefs.settings import Brand
 from prefs.store import outbox, permissions, subjects
+from prefs.store.subjects import Subject
 from prefs.web.bodies import read_body
+from prefs.web.boxes import (
+    Box,
+    Changed,
+    Drawn,
+    as_shown,
+    changed,
+    marketing_boxes,
+    other_boxes,
+    scope_named,
+    shown_boxes,
+    statements_of,
+)
 from prefs.web.context import Service, service
+from prefs.web.days import offered
 from prefs.web.pages import BODY_LIMIT, METHODS, evidence_of, guarded, masked, opened, page, write
-from prefs.web.texts import texts_of, wording
+from prefs.web.texts import Agreed, Texts, agreed_again, agreed_in_centre, texts_of
+from prefs.web.told import following
 
 KINDS = (TokenKind.CENTRE_FRESH, TokenKind.CENTRE_FOOTER)
-BY_DEFAULT = frozenset({Channel.PHONE, Channel.POST})
-"""Channels that may be used unless the person says no."""
-STATES = ("on", "off", "default")
 LONGEST_ADDRESS = 320
-NAME = re.compile(r"(choice:[a-z]+:[\w*-]+|(?:reminders|service):[a-z]+)")
+MOST_FIELDS = 500
+Form = Mapping[str, str]
 
 
-class Box(NamedTuple):
-    """One tick box. `state` is on, off, or default: ticked without anybody having chosen it."""
-
-    name: str
-    scope: Scope
-    state: str
-    held: bool = False
-
-    @property
-    def ticked(self) -> bool:
-        return self.state != "off"
-
-
-# --- what the page shows -----------------------------------------------------------------------
-
-
-def name_of(scope: Scope) -> str:
-    if scope.purpose is not Purpose.MARKETING:
-        return f"{scope.purpose.value}:{scope.channel.value}"
-    return f"choice:{scope.channel.value}:{scope.topic or '*'}"
-
-
-def scope_named(name: str, brand: Brand) -> Scope:
-    """Raises BadInput for a box that this brand's page cannot have."""
-    parts = name.split(":")
-    try:
-        channel = Channel(parts[1])
-        if parts[0] != "choice":
-            scope = Scope(channel, Purpose(parts[0]))
-        else:
-            scope = Scope(channel, Purpose.MARKETING, None if parts[2] == "*" else parts[2])
-    except (ValueError, IndexError):
-        raise BadInput("no such box") from None
-    known = scope.topic is None or scope.topic in brand.topics
-    if not known or channel not in CHANNELS_OF[scope.purpose] or name_of(scope) != name:
-        raise BadInput("no such box")
-    return scope
-
-
-def boxes_of(brand: Brand, held: Held, channels: Sequence[Channel]) -> list[Box]:
-    """Every box of these channels' marketing."""
-    found = []
-    for channel in channels:
-        whole = _box(held, Scope(channel, Purpose.MARKETING))
-        found.append(whole)
-        for topic in brand.topics:
-            found.append(_topic_box(held, whole, topic))  # noqa: PERF401  # the order is the page's
-    return found
-
-
-def _box(held: Held, scope: Scope) -> Box:
-    view = held.views.get(scope)
-    if view is None or view.word is Word.UNCONFIRMED:
-        ticked = scope.purpose is not Purpose.MARKETING or scope.channel in BY_DEFAULT
-        return Box(name_of(scope), scope, "default" if ticked else "off")
-    if view.word is Word.IN:
-        return Box(name_of(scope), scope, "on")
-    return Box(name_of(scope), scope, "off", held=view.word is Word.HELD)
-
-
-def _topic_box(held: Held, whole: Box, topic: str) -> Box:
-    scope = whole.scope._replace(topic=topic)
-    view = held.views.get(scope)
-    if view is not None and view.word is not Word.UNCONFIRMED:
-        return _box(held, scope)
-    return Box(name_of(scope), scope, "default" if whole.ticked else "off")
-
-
-def other_boxes(held: Held) -> list[Box]:
-    """Reminders and service messages, which have switches of their own."""
-    scopes = [Scope(channel, Purpose.REMINDERS) for channel in CHANNELS_OF[Purpose.REMINDERS]]
-    scopes += [Scope(c, Purpose.SERVICE) for c in (Channel.EMAIL, Channel.SMS, Channel.PHONE)]
-    return [_box(held, scope) for scope in scopes]
+# --- what stands -------------------------------------------------------------------------------
 
 
 class Centre(NamedTuple):
@@ -119,93 +60,133 @@ class Centre(NamedTuple):
     token: Token
     brand: Brand
     fresh: bool
-    held: Held
+    """Only such a link may switch on and see all."""
+    owner: Subject | None
+    """Whose page it is, where that is certain."""
+    several: bool
+    """More than one person uses the address, and the link names none of them."""
+    drawn: Drawn
+    restricted: bool
+    address: tuple[Channel, str] | None
+
+    @property
+    def expired(self) -> bool:
+        return self.token.kind is TokenKind.CENTRE_FRESH and not self.fresh
+
+    @property
+    def channels(self) -> list[Channel]:
+        return list(Channel) if self.fresh else [self.token.channel]
 
     @property
     def boxes(self) -> list[Box]:
-        channels = list(Channel) if self.fresh else [self.token.channel]
-        marketing = boxes_of(self.brand, self.held, channels)
-        return [*marketing, *other_boxes(self.held)] if self.fresh else marketing
+        marketing = marketing_boxes(self.brand, self.drawn, self.channels)
+        return [*marketing, *other_boxes(self.drawn)] if self.fresh else marketing
 
 
-def _look(conn: Connection, served: Service, token: Token) -> Centre:
+def look(conn: Connection, served: Service, token: Token) -> Centre:
     brand = served.settings.brands[token.brand]
     fresh = token.kind is TokenKind.CENTRE_FRESH and not token.expired(served.clock())
-    held = permissions.read(conn, token.brand, [token.hash]).get(token.hash, NOBODY)
-    if token.subject_id and fresh:
-        own = subjects.of_controller(conn, brand.controller, token.subject_id)
-        held = hold_together([own.state], token.brand) if own else held
-    return Centre(token, brand, fresh, held)
+    ids = subjects.owners(conn, brand.controller, [token.hash])
+    sharers = subjects.by_ids(conn, ids)
+    owner = next((one for one in sharers if one.id == token.subject_id), None)
+    owner = owner or (sharers[0] if len(sharers) == 1 else None)
+    seen = [owner] if owner and fresh else sharers
+    held = hold_together([one.state for one in seen], brand.id) if seen else _by_hash(conn, token)
+    silenced = _silenced(conn, served, brand, owner) if owner and fresh else set()
+    return Centre(
+        token,
+        brand,
+        fresh,
+        owner,
+        len(sharers) > 1 and owner is None,
+        _drawn(brand.id, held, seen, silenced),
+        held.restricted,
+        masked(conn, served, token),
+    )
+
+
+def _by_hash(conn: Connection, token: Token) -> Held:
+    return permissions.read(conn, token.brand, [token.hash]).get(token.hash, NOBODY)
+
+
+def _drawn(brand: str, held: Held, seen: list[Subject], silenced: Collection[Scope]) -> Drawn:
+    paused = {scope: view.until for scope, view in held.views.items() if view.until}
+    if paused:
+        held = hold_together([without_pauses(one.state) for one in seen], brand)
+    return Drawn(held, paused, silenced)
+
+
+def _silenced(conn: Connection, served: Service, brand: Brand, owner: Subject) -> set[Scope]:
+    """What somebody else at the same address or number said no to."""
+    known = subjects.identifiers_of(conn, [owner.id], served.keys)[owner.id]
+    return {
+        scope
+        for one in known
+        for scope, view in _others(conn, brand, owner, one.hash).views.items()
+        if view.word in STOPPED and KIND_OF[scope.channel] is one.kind
+    }
+
+
+def _others(conn: Connection, brand: Brand, owner: Subject, hash_: bytes) -> Held:
+    ids = set(subjects.owners(conn, brand.controller, [hash_])) - {owner.id}
+    return hold_together([one.state for one in subjects.by_ids(conn, ids)], brand.id)
 
 
 # --- what the person posts ---------------------------------------------------------------------
 
 
-def shown_boxes(text: str, brand: Brand) -> list[Box]:
-    """The boxes that the page showed, as its hidden field says. Raises BadInput."""
-    found = []
-    for part in text.split():
-        name, separator, state = part.rpartition("=")
-        if not separator or state not in STATES or not NAME.fullmatch(name):
-            raise BadInput("the form is damaged")
-        found.append(Box(name, scope_named(name, brand), state))
-    return found
+class Saved(NamedTuple):
+    """What became of a save. `mails`: a box was raised that only a fresh link may raise."""
+
+    centre: Centre
+    changed: Changed
+    refused: list[Outcome]
+    mails: bool
 
 
-def statements_of(boxes: Iterable[Box], ticked: set[str]) -> Iterator[Statement]:
-    """What a save says. An unticked channel covers its topics."""
-    boxes = list(boxes)
-    closed = {b.scope.channel for b in boxes if _whole(b.scope) and b.name not in ticked}
-    for box in boxes:
-        said = box.name in ticked
-        if box.scope.purpose is not Purpose.MARKETING:
-            if said != box.ticked:
-                yield Statement(box.scope, Choice.IN if said else Choice.OUT)
-        elif box.scope.topic is not None and box.scope.channel in closed:
-            continue
-        elif not (said and box.state == "default"):
-            yield Statement(box.scope, Choice.IN if said else Choice.OUT)
-
-
-def _whole(scope: Scope) -> bool:
-    return scope.purpose is Purpose.MARKETING and scope.topic is None
-
-
-def _save(
-    conn: Connection, served: Service, request: Request, token: Token, form: Mapping[str, str]
-) -> tuple[Centre, Recorded | None, bool]:
-    """Record what was posted; returns what stands now, what became of it, whether a link goes
-    out."""
-    centre = _look(conn, served, token)
-    shown = form.get("shown")
-    boxes = shown_boxes(shown, centre.brand) if shown is not None else _marketing(centre)
-    if not centre.fresh:
-        boxes = [box for box in boxes if box.scope.channel is token.channel]
+def _save(conn: Connection, served: Service, request: Request, token: Token, form: Form) -> Saved:
+    centre = look(conn, served, token)
+    boxes = _posted(centre, form)
     ticked = {name for name, value in form.items() if value == "in"}
     for name in ticked:
         scope_named(name, centre.brand)
     said = list(statements_of(boxes, ticked))
-    raised = any(box.name in ticked and not box.ticked for box in boxes)
+    raised = [box for box in boxes if box.name in ticked and not box.ticked]
     if not centre.fresh:
         said = [one for one in said if one.choice is Choice.OUT]
-    recorded = _record(conn, served, request, centre, said) if said else None
-    mails = raised and not centre.fresh
-    if mails:
+        ticked -= {box.name for box in raised}
+    recorded = _record(conn, served, request, centre, said, form) if said else None
+    mails = bool(raised) and not centre.fresh
+    if mails and token.identifier_kind is Kind.EMAIL:
         now = served.clock().timestamp()
         outbox.add(conn, served.keys, "centre_link", token.brand, token.hash, {}, now)
-    return _look(conn, served, token), recorded, mails
+    refused = _refused(recorded)
+    done = changed(boxes, ticked, {one.statement.scope for one in refused})
+    return Saved(look(conn, served, token), done, refused, mails)
 
 
-def _marketing(centre: Centre) -> list[Box]:
-    return [box for box in centre.boxes if box.scope.purpose is Purpose.MARKETING]
+def _posted(centre: Centre, form: Form) -> list[Box]:
+    """The boxes that a save is about."""
+    shown = form.get("shown")
+    if shown is None:
+        return [box for box in centre.boxes if box.scope.purpose is Purpose.MARKETING]
+    boxes = shown_boxes(shown, centre.brand)
+    return [box for box in boxes if box.scope.channel in centre.channels]
+
+
+def _refused(recorded: Recorded | None) -> list[Outcome]:
+    outcomes = recorded.outcomes if recorded else ()
+    return [one for one in outcomes if one.result in (Result.REFUSED, Result.HELD)]
 
 
 def _record(
-    conn: Connection, served: Service, request: Request, centre: Centre, said: list[Statement]
+    conn: Connection,
+    served: Service,
+    request: Request,
+    centre: Centre,
+    said: list[Statement],
+    form: Form,
 ) -> Recorded:
-    texts = texts_of(centre.brand)
-    agreed = [one.scope for one in said if one.choice is Choice.IN]
-    words = wording(texts, centre.brand, agreed) if agreed else None
     token = centre.token
     signal = Signal(
         brand=token.brand,
@@ -213,10 +194,17 @@ def _record(
         statements=tuple(said),
         hashes=((token.identifier_kind, token.hash),),
         basis=Basis.CONSENT,
-        evidence=evidence_of(request, "/p/{token}", words),
+        evidence=evidence_of(request, "/p/{token}", _agreed(centre, said, form)),
         token=token.use,
     )
     return served.intake.record(conn, signal)
+
+
+def _agreed(centre: Centre, said: list[Statement], form: Form) -> Agreed | None:
+    """The words that stood beside what was switched on: those of the form, or of its undoing."""
+    on = [one.scope for one in said if one.choice is Choice.IN]
+    wording = agreed_again if "undo" in form else agreed_in_centre
+    return wording(texts_of(centre.brand), centre.brand, on) if on else None
 
 
 # --- routes ------------------------------------------------------------------------------------
@@ -227,58 +215,78 @@ async def centre(request: Request) -> Response:
     """GET shows, POST saves."""
     served, token = service(request), opened(request, KINDS)
     if request.method != "POST":
-        looked = await served.database.read(lambda conn: _look(conn, served, token))
-        address = await served.database.read(lambda conn: masked(conn, served, token))
-        return _shown(served, looked, address)
-    form = dict(await _form(request))
-    saved, recorded, mails = await write(
-        served, lambda conn: _save(conn, served, request, token, form)
-    )
-    address = await served.database.read(lambda conn: masked(conn, served, token))
-    return _shown(served, saved, address, recorded=recorded, mails=mails, saved=True)
+        return shown(request, await served.database.read(lambda conn: look(conn, served, token)))
+    form = await form_of(request)
+    saved = await write(served, lambda conn: _save(conn, served, request, token, form))
+    return shown(request, saved.centre, **_told(served, saved))
 
 
-async def _form(request: Request) -> list[tuple[str, str]]:
+async def form_of(request: Request) -> dict[str, str]:
+    """The fields of a posted form. Raises BadInput."""
     raw = await read_body(request, BODY_LIMIT)
-    return parse_qsl(raw.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=500)
+    text = raw.decode("utf-8", "replace")
+    try:
+        return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=MOST_FIELDS))
+    except ValueError:
+        raise BadInput("the form has too many fields") from None
 
 
-def _shown(
-    served: Service,
-    looked: Centre,
-    address: tuple[Channel, str] | None,
-    *,
-    recorded: Recorded | None = None,
-    mails: bool = False,
-    saved: bool = False,
-) -> Response:
-    boxes = looked.boxes
-    token = looked.token
-    outcomes = recorded.outcomes if recorded else ()
+def _told(served: Service, saved: Saved) -> dict[str, Any]:
+    done = saved.changed
+    scopes = [box.scope for box in (*done.stopped, *done.started)]
+    texts = texts_of(saved.centre.brand)
+    return {
+        "saved": True,
+        "changed": done,
+        "undo": done.undo if saved.centre.fresh else [],
+        "mails": saved.mails,
+        "refused": saved.refused,
+        "told": told(served, texts, saved.centre.brand.id, scopes),
+    }
+
+
+def told(served: Service, texts: Texts, brand: str, scopes: Collection[Scope]) -> list[str]:
+    """The systems that follow a change of these scopes."""
+    marketing = {one.channel for one in scopes if one.purpose is Purpose.MARKETING}
+    return following(served, texts, [brand], marketing)
+
+
+NOTHING_DONE: dict[str, Any] = {
+    "saved": False,
+    "changed": Changed([], []),
+    "undo": [],
+    "mails": False,
+    "refused": [],
+    "told": [],
+    "paused": "",
+    "fault": "",
+}
+
+
+def shown(request: Request, looked: Centre, status: int = 200, **done: Any) -> Response:
+    """The page as it stands, under what was just done."""
+    served, boxes, holder = service(request), looked.boxes, links.holder_of(looked.token)
     unsubscribe = links.seal(
-        served, TokenKind.FOOTER_UNSUBSCRIBE, links.holder_of(token), purpose=Purpose.MARKETING
+        served, TokenKind.FOOTER_UNSUBSCRIBE, holder, purpose=Purpose.MARKETING
     )
     return page(
         served.settings,
-        token.brand,
+        looked.brand.id,
         "centre.html",
-        fresh=looked.fresh,
-        expired=token.kind is TokenKind.CENTRE_FRESH and not looked.fresh,
-        restricted=looked.held.restricted,
-        address=address,
-        channels=[box for box in boxes if _whole(box.scope)],
-        topics=[box for box in boxes if box.scope.topic is not None],
-        reminders=[box for box in boxes if box.scope.purpose is Purpose.REMINDERS],
-        services=[box for box in boxes if box.scope.purpose is Purpose.SERVICE],
-        shown=" ".join(f"{box.name}={box.state}" for box in boxes),
-        action=links.path(served, token.kind, links.holder_of(token))
-        if token.kind is TokenKind.CENTRE_FOOTER
-        else "",
-        stop_all=f"/u/{unsubscribe}/all",
-        by_default=BY_DEFAULT,
-        saved=saved,
-        mails=mails,
-        refused=[o for o in outcomes if o.result in (Result.REFUSED, Result.HELD)],
+        status,
+        **NOTHING_DONE
+        | {
+            "looked": looked,
+            "boxes": boxes,
+            "shown": as_shown(boxes),
+            "undo_shown": as_shown(done.get("undo", [])),
+            "here": f"/p/{request.path_params['token']}",
+            "stop_all": f"/u/{unsubscribe}/all",
+            "complain": links.path(served, TokenKind.COMPLAIN, holder),
+            "mailable": looked.token.identifier_kind is Kind.EMAIL,
+            "days": offered(served.clock(), looked.brand),
+        }
+        | done,
     )
 
 
@@ -291,7 +299,7 @@ async def ask(request: Request) -> Response:
     brand = name if name in served.settings.brands else None
     if request.method != "POST":
         return page(served.settings, brand, "request.html", done=False, action=_action(brand))
-    address = dict(await _form(request)).get("email", "")[:LONGEST_ADDRESS]
+    address = (await form_of(request)).get("email", "")[:LONGEST_ADDRESS]
 
     def job(conn: Connection) -> None:
         now = served.clock().timestamp()

@@ -27,7 +27,7 @@ from prefs.settings import Brand, Look, Settings
 from prefs.store import subjects
 from prefs.web.context import Service, service
 from prefs.web.problems import RETRY_AFTER, Stalled
-from prefs.web.texts import texts_of
+from prefs.web.texts import Agreed, texts_of
 
 T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]
@@ -194,12 +194,14 @@ async def swallow(request: Request) -> None:
         return
 
 
-def evidence_of(request: Request, path: str, wording: str | None = None) -> Evidence:
+def evidence_of(request: Request, path: str, agreed: Agreed | None = None) -> Evidence:
     """`path` is the page's template: a token proves nothing and opens doors."""
     client = request.client
     agent = request.headers.get("user-agent")
     return Evidence(
-        wording=wording,
+        wording=agreed.text if agreed else None,
+        version=agreed.version if agreed else None,
+        language=agreed.language if agreed else None,
         page=path,
         ip=client.host if client else None,
         user_agent=agent[:300] if agent else None,

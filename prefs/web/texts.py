@@ -6,12 +6,15 @@ file with the same keys; a brand may word any text its own way.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import UTC, datetime
+from collections.abc import Iterable, Sequence
+from datetime import UTC, date, datetime
+from hashlib import sha256
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from babel.core import Locale, UnknownLocaleError
 from babel.dates import format_date, format_datetime, format_timedelta
+from babel.lists import format_list
 
 from prefs.core.words import Channel, Purpose, Scope, Why
 from prefs.locales import FALLBACK, Table, catalogues
@@ -52,6 +55,10 @@ class Texts:
         """A day as people write it; `at` in seconds since 1970 UTC."""
         return format_date(self._here(at).date(), "long", locale=self._locale)
 
+    def date(self, text: str) -> str:
+        """The same for an ISO 8601 date."""
+        return format_date(date.fromisoformat(text), "long", locale=self._locale)
+
     def moment(self, at: float) -> str:
         """A day with the time of day, in the brand's zone."""
         return format_datetime(self._here(at), "medium", locale=self._locale)
@@ -64,6 +71,15 @@ class Texts:
         if scope.topic is not None:
             return self(f"topic.{scope.channel}", topic=brand.topics.get(scope.topic, scope.topic))
         return self(f"{scope.purpose}.{scope.channel}")
+
+    def system(self, name: str) -> str:
+        """A connected system by its own name."""
+        key = f"system.{name}"
+        return self(key) if key in self._table else name
+
+    def several(self, names: Sequence[str]) -> str:
+        """Names in one sentence."""
+        return format_list(list(names), locale=self._locale)
 
     def why(self, why: Why) -> str:
         key = f"why.{why}"
@@ -82,12 +98,32 @@ def _locale(wanted: str, language: str) -> Locale:
         return Locale.parse(language)
 
 
-def wording(texts: Texts, brand: Brand, scopes: Iterable[Scope]) -> str:
-    """What the preference centre said, as the evidence of a consent keeps it."""
-    lines = [texts("centre.heading", brand=brand.name), texts("centre.intro")]
-    lines.append(texts("centre.marketing.hint", brand=brand.name))
-    lines += [label(texts, brand, scope) for scope in scopes]
-    return "\n".join(lines)
+class Agreed(NamedTuple):
+    """What stood beside a choice, as the evidence of a consent keeps it. `version` names the words
+    that are the same for everybody."""
+
+    text: str
+    version: str
+    language: str
+
+
+def agreed(texts: Texts, said: Sequence[str], chosen: Iterable[str]) -> Agreed:
+    """`said` is the notice, `chosen` are the words beside what was ticked."""
+    version = sha256("\n".join(said).encode()).hexdigest()[:12]
+    return Agreed("\n".join([*said, *chosen]), version, texts.language)
+
+
+def agreed_in_centre(texts: Texts, brand: Brand, scopes: Iterable[Scope]) -> Agreed:
+    """What the preference centre said beside these boxes."""
+    said = [texts("centre.heading", brand=brand.name), texts("centre.intro")]
+    said.append(texts("centre.marketing.hint", brand=brand.name))
+    return agreed(texts, said, (label(texts, brand, scope) for scope in scopes))
+
+
+def agreed_again(texts: Texts, brand: Brand, scopes: Iterable[Scope]) -> Agreed:
+    """What stood beside the button that takes a change back."""
+    said = [texts("undo.hint", brand=brand.name)]
+    return agreed(texts, said, (texts.what(brand, scope) for scope in scopes))
 
 
 def label(texts: Texts, brand: Brand, scope: Scope) -> str:

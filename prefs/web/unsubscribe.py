@@ -13,18 +13,21 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from prefs import links
-from prefs.core.decision import Word
+from prefs.core.decision import STOPPED
 from prefs.core.errors import Unavailable
 from prefs.core.signals import Evidence, Signal, Statement
 from prefs.core.tokens import Token, TokenKind
-from prefs.core.words import Channel, Choice, Purpose, Scope, Source
+from prefs.core.words import Channel, Choice, Kind, Purpose, Scope, Source
+from prefs.settings import Brand
 from prefs.store import permissions
+from prefs.web.boxes import name_of
 from prefs.web.context import Service, service
 from prefs.web.pages import METHODS, evidence_of, guarded, masked, opened, page, swallow, write
+from prefs.web.texts import texts_of
+from prefs.web.told import following
 
 ONLY = (TokenKind.FOOTER_UNSUBSCRIBE,)
 ALL_MARKETING = tuple(Statement(Scope(one, Purpose.MARKETING), Choice.OUT) for one in Channel)
-STOPPED = (Word.SUPPRESSED, Word.OBJECTED, Word.OPTED_OUT)
 
 
 class Shown(NamedTuple):
@@ -71,7 +74,7 @@ def _look(conn: Connection, served: Service, token: Token) -> Shown:
     scope = links.scope_of(conn, token)
     held = permissions.read(conn, token.brand, [token.hash]).get(token.hash)
     views = [held.views.get(part) for part in (scope, scope.covering)] if held else []
-    off = any(view is not None and view.word in STOPPED for view in views)
+    off = any(view and view.word in STOPPED and view.until is None for view in views)
     return Shown(scope, masked(conn, served, token), off)
 
 
@@ -107,10 +110,12 @@ def _stop_all(conn: Connection, served: Service, token: Token, seen: Evidence) -
 def _page(
     served: Service, token: Token, shown: Shown, *, asks: bool = False, everything: bool = False
 ) -> Response:
+    holder, brand = links.holder_of(token), served.settings.brands[token.brand]
+    brands = served.settings.brands_of(brand.controller) if everything else [brand]
     text = links.seal(
         served,
         TokenKind.FOOTER_UNSUBSCRIBE,
-        links.holder_of(token),
+        holder,
         purpose=token.purpose,
         topic=token.topic,
     )
@@ -124,8 +129,22 @@ def _page(
         address=shown.address,
         off=shown.off,
         action=f"/u/{text}",
-        preferences=links.path(served, TokenKind.CENTRE_FOOTER, links.holder_of(token)),
+        brands=[one.name for one in brands],
+        told=[] if asks else _told(served, brand, brands, shown.scope, everything=everything),
+        box=name_of(shown.scope),
+        mailable=token.identifier_kind is Kind.EMAIL,
+        preferences=links.path(served, TokenKind.CENTRE_FOOTER, holder),
+        complain=links.path(served, TokenKind.COMPLAIN, holder),
     )
+
+
+def _told(
+    served: Service, brand: Brand, brands: list[Brand], scope: Scope, *, everything: bool
+) -> list[str]:
+    """The systems that follow. None does about reminders: those are ours to keep back."""
+    marketing = [scope.channel] if scope.purpose is Purpose.MARKETING else []
+    channels = list(Channel) if everything else marketing
+    return following(served, texts_of(brand), [one.id for one in brands], channels)
 
 
 routes = [

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import email
 import re
 from collections.abc import Iterator
-from email import policy
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from prefs.mailer import Mailer
-from tests.served import PUBLIC, Served, served
-
-ADA = "ada@example.com"
+from tests.served import Served, served
+from tests.web.people import ADA, footer, fresh, mails, post_mail, shown
 
 
 @pytest.fixture
@@ -22,49 +17,6 @@ def rt(tmp_path: Path) -> Iterator[Served]:
     with served(tmp_path) as made:
         made.consent(ADA, subject={"email": ADA, "phone": "+447700900101"})
         yield made
-
-
-def post_mail(rt: Served) -> None:
-    """Let the outbox be worked through twice: a request, then the mails that it asked for."""
-
-    async def work() -> None:
-        mailer = Mailer(rt.runtime.service)
-        await mailer.run()
-        await mailer.run()
-
-    rt.client.portal.call(work)
-
-
-def mails(rt: Served) -> list[Any]:
-    folder = Path(str(rt.runtime.settings.mail and rt.runtime.settings.mail.send)[len("file://") :])
-    found = sorted(folder.glob("*.eml"), key=lambda file: file.stat().st_mtime)
-    return [email.message_from_bytes(f.read_bytes(), policy=policy.default) for f in found]
-
-
-def fresh(rt: Served, address: str = ADA) -> str:
-    """The path of a link that was mailed on request."""
-    before = len(mails(rt))
-    rt.client.post("/p?brand=rt", data={"email": address})
-    post_mail(rt)
-    (message,) = mails(rt)[before:]
-    text = message.get_body(("plain",)).get_content()
-    found = re.search(re.escape(PUBLIC) + r"(/p/\S+)", text)
-    assert found
-    return found.group(1)
-
-
-def footer(rt: Served) -> str:
-    made: str = rt.post("/v1/links", {"brand": "rt", "email": ADA}).json()["preferences"]
-    return made.removeprefix(PUBLIC)
-
-
-def shown(rt: Served, path: str) -> dict[str, str]:
-    """The form as a browser would send it: ticked boxes and the hidden field."""
-    page = rt.client.get(path)
-    assert page.status_code == 200
-    boxes = re.findall(r'<input type="checkbox" name="([^"]+)" value="in"( checked)?>', page.text)
-    (hidden,) = re.findall(r'name="shown" value="([^"]*)"', page.text)
-    return {"shown": hidden, **{name: "in" for name, checked in boxes if checked}}
 
 
 def choices(rt: Served) -> dict[str, str]:
