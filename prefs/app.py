@@ -51,6 +51,7 @@ from prefs.store.vault import StoreVault
 from prefs.web import (
     centre,
     check,
+    complain,
     confirm,
     holding,
     inbox,
@@ -60,6 +61,7 @@ from prefs.web import (
     people,
     preferences,
     problems,
+    signup,
     status,
     unsubscribe,
 )
@@ -281,6 +283,8 @@ def make_app(runtime: Runtime, *, work: bool) -> Starlette:
             *pause.routes,
             *holding.routes,
             *confirm.routes,
+            *complain.routes,
+            *signup.routes,
             *pages.routes,
             *sign_in.routes,
             *search.routes,

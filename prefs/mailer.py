@@ -29,7 +29,9 @@ from prefs.core.decision import NOBODY
 from prefs.core.errors import BadIdentifier, PrefsError
 from prefs.core.words import Channel, Kind, Purpose, Scope
 from prefs.settings import Mail
-from prefs.store import outbox, permissions, subjects
+from prefs.store import outbox, permissions, subjects, tasks
+from prefs.texts import next_working_day
+from prefs.web import complain, signup
 from prefs.web.context import Service
 from prefs.web.texts import Texts, texts_of
 
@@ -39,7 +41,16 @@ DAY = 86400.0
 MOST_A_DAY = 3
 MOST_A_DAY_WHERE_OUT = 1
 SEND_WITHIN = 20.0
-FIRST_RETRY, LONGEST_RETRY, ATTEMPTS = 5.0, 3600.0, 30
+FIRST_RETRY, LONGEST_RETRY, ATTEMPTS = 5.0, 3600.0, 40
+"""For more than a day."""
+CLAIMED_FOR = 300.0
+"""Seconds that one worker has for one mail."""
+PERMANENT = 500
+"""Replies from here on are final (RFC 5321 section 4.2.1)."""
+FAILED = "mail_failed"
+"""Kind of a task."""
+Made = tuple[str, dict[str, Any]]
+"""The template of a mail and its values."""
 WIRE = policy.SMTP.clone(max_line_length=998, cte_type="7bit")
 """The longest line of RFC 5322 section 2.1.1. With the usual 78 the standard library writes a link
 that is longer as encoded words, in which no mail program finds it (RFC 2047 section 5)."""
@@ -61,65 +72,116 @@ class Letter(NamedTuple):
 
 
 class NotSent(PrefsError):
-    """The mail server did not take it; a later try may go through."""
+    """The mail server did not take it; a later try may go through, unless it is `final`: the
+    server refuses this address."""
+
+    def __init__(self, reason: str, *, final: bool = False) -> None:
+        super().__init__(reason)
+        self.final = final
 
 
 @dataclass
 class Mailer:
-    """Works through the outbox."""
+    """Works through the outbox. A mail is sent at least once: where we stop between sending and
+    noting it, it is sent again."""
 
     served: Service
 
     async def run(self) -> None:
-        """Send what is due."""
-        mail = self.served.settings.mail
-        if mail is None:
-            return
+        """Do what is due. Without a way to send, sign-ups are taken all the same."""
         now = self.served.clock().timestamp()
-        rows = await self.served.database.read(lambda conn: outbox.due(conn, now))
+        kinds = None if self.served.settings.mail else (signup.KIND,)
+        rows = await self.served.database.read(lambda conn: outbox.due(conn, now, kinds=kinds))
         for row in rows:
-            await self._handle(mail, row)
+            await self._handle(row)
 
-    async def _handle(self, mail: Mail, row: Any) -> None:
+    async def _handle(self, row: Any) -> None:
         content = outbox.content(self.served.keys, row)
-        letters = await self.served.database.write(partial(self._letters, row=row, content=content))
-        if not letters:
-            await self._settle(row.id, "dropped")
+        letters = await self.served.database.write(partial(self._take, row=row, content=content))
+        mail = self.served.settings.mail
+        if not letters or mail is None:
             return
         try:
             for letter in letters:
                 await send(mail, letter)
         except NotSent as fault:
-            await self._later(row, str(fault))
+            await self._later(row, content, fault)
         else:
-            await self._settle(row.id, "sent")
+            await self.served.database.write(partial(self._sent, row=row, content=content))
 
-    async def _settle(self, id_: int, state: str) -> None:
-        await self.served.database.write(partial(outbox.settle, id_=id_, state=state))
+    def _take(self, conn: Connection, row: Any, content: Mapping[str, Any]) -> list[Letter]:
+        """Claim a row and make its letters; one that makes none is done with."""
+        now = self.served.clock().timestamp()
+        if not outbox.claim(conn, row, now + CLAIMED_FOR):
+            return []
+        letters = self._letters(conn, row, content)
+        if not letters:
+            outbox.settle(conn, row.id, "dropped")
+        return letters
 
-    async def _later(self, row: Any, reason: str) -> None:
-        if row.attempts + 1 >= ATTEMPTS:
+    def _sent(self, conn: Connection, row: Any, content: Mapping[str, Any]) -> None:
+        outbox.settle(conn, row.id, "sent")
+        if row.kind == complain.KIND:
+            complain.acknowledged(conn, self.served, row.brand, content["task"])
+
+    async def _later(self, row: Any, content: Mapping[str, Any], fault: NotSent) -> None:
+        log.warning("mail_not_sent", kind=row.kind, reason=str(fault))
+        if fault.final or row.attempts + 1 >= ATTEMPTS:
             log.error("mail_given_up", kind=row.kind)
-            await self._settle(row.id, "failed")
+            await self.served.database.write(
+                partial(self._give_up, row=row, content=content, reason=str(fault))
+            )
             return
         wait = min(LONGEST_RETRY, FIRST_RETRY * 2.0**row.attempts)
         due = self.served.clock().timestamp() + wait
-        log.warning("mail_not_sent", kind=row.kind, reason=reason)
         await self.served.database.write(
-            partial(outbox.retry, id_=row.id, due_at=due, reason=reason)
+            partial(outbox.retry, id_=row.id, due_at=due, reason=str(fault))
         )
+
+    def _give_up(self, conn: Connection, row: Any, content: Mapping[str, Any], reason: str) -> None:
+        """Staff are told, since nobody else will."""
+        outbox.settle(conn, row.id, "failed", reason)
+        body = {"mail": row.kind, "to": self._to(conn, row, content), "reason": reason}
+        for brand in [row.brand] if row.brand else self.served.settings.brands:
+            self._tell_staff(conn, brand, row, body)
+
+    def _to(self, conn: Connection, row: Any, content: Mapping[str, Any]) -> str | None:
+        if row.kind == "alert":
+            return str(content["to"])
+        return self._spelling(conn, row.brand, row.hash)
+
+    def _tell_staff(self, conn: Connection, brand: str, row: Any, body: Mapping[str, Any]) -> None:
+        """One open task for each address and kind."""
+        keys, now = self.served.keys, self.served.clock()
+        if tasks.open_about(conn, keys, brand, FAILED, mail=body["mail"], to=body["to"]):
+            return
+        controller = self.served.settings.brands[brand].controller
+        owners = subjects.owners(conn, controller, [row.hash]) if row.hash else []
+        only = owners[0] if len(owners) == 1 else None
+        due = next_working_day(now).timestamp()
+        tasks.add(conn, keys, brand, FAILED, only, body, now.timestamp(), due)
 
     # --- what a row becomes --------------------------------------------------------------------
 
     def _letters(self, conn: Connection, row: Any, content: Mapping[str, Any]) -> list[Letter]:
         if row.kind == "alert":
             return [self._alert(content)]
-        if row.kind == "confirm":
-            return self._confirm(conn, row, content)
-        if row.hash:
-            return self._centre(conn, row.brand, row.hash)
-        self._take_request(conn, row.brand, content)
-        return []
+        if row.kind == signup.KIND:
+            signup.take(conn, self.served, row.brand, content)
+            return []
+        if row.hash is None:
+            self._take_request(conn, row.brand, content)
+            return []
+        return self._to_person(conn, row, content)
+
+    def _to_person(self, conn: Connection, row: Any, content: Mapping[str, Any]) -> list[Letter]:
+        """To the stored spelling alone, within the limits of a day."""
+        to = self._spelling(conn, row.brand, row.hash)
+        if to is None or not self._within_limits(conn, row.kind, row.brand, row.hash):
+            return []
+        kinds = {"confirm": self._confirm, complain.KIND: self._complaint}
+        name, context = kinds.get(row.kind, self._centre)(conn, row, content)
+        return [Letter(to, self._to_client(conn, name, row.brand, row.hash, to, **context))]
 
     def _alert(self, content: Mapping[str, Any]) -> Letter:
         texts = texts_of(None)
@@ -143,32 +205,24 @@ class Mailer:
                 if kind is Kind.EMAIL and spelled:
                     outbox.add(conn, self.served.keys, "centre_link", name, hash_, {}, now)
 
-    def _centre(self, conn: Connection, brand: str, hash_: bytes) -> list[Letter]:
-        to = self._spelling(conn, brand, hash_)
-        if to is None or not self._within_limits(conn, "centre_link", brand, hash_):
-            return []
-        shown = self.served.settings.brands[brand]
-        owners = subjects.owners(conn, shown.controller, [hash_])
+    def _centre(self, conn: Connection, row: Any, content: Mapping[str, Any]) -> Made:
+        shown = self.served.settings.brands[row.brand]
+        owners = subjects.owners(conn, shown.controller, [row.hash])
         only = owners[0] if len(owners) == 1 else None
-        holder = links.Holder(brand, Kind.EMAIL, hash_, only)
-        link = links.fresh_link(self.served, holder)
-        message = self._to_client(conn, "centre", brand, hash_, to, link=link)
-        return [Letter(to, message)]
+        holder = links.Holder(row.brand, Kind.EMAIL, row.hash, only)
+        return "centre", {"link": links.fresh_link(self.served, holder)}
 
-    def _confirm(self, conn: Connection, row: Any, content: Mapping[str, Any]) -> list[Letter]:
-        to = self._spelling(conn, row.brand, row.hash)
-        if to is None or not self._within_limits(conn, "confirm", row.brand, row.hash):
-            return []
+    def _confirm(self, conn: Connection, row: Any, content: Mapping[str, Any]) -> Made:
+        """One link confirms all that was asked for together."""
         brand = self.served.settings.brands[row.brand]
         holder = links.Holder(row.brand, Kind.EMAIL, row.hash, content["subject_id"])
         scopes = [Scope(Channel(c), Purpose(p), t) for c, p, t in content["scopes"]]
         texts = texts_of(brand)
-        asked = [
-            (texts.what(brand, scope), links.confirm_link(conn, self.served, holder, scope))
-            for scope in scopes
-        ]
-        message = self._to_client(conn, "confirm", row.brand, row.hash, to, asked=asked)
-        return [Letter(to, message)]
+        link = links.confirm_link(conn, self.served, holder, scopes[0])
+        return "confirm", {"asked": [texts.what(brand, scope) for scope in scopes], "link": link}
+
+    def _complaint(self, conn: Connection, row: Any, content: Mapping[str, Any]) -> Made:
+        return "complaint", {"received": content["received"]}
 
     def _spelling(self, conn: Connection, brand: str, hash_: bytes) -> str | None:
         controller = self.served.settings.brands[brand].controller
@@ -246,6 +300,9 @@ async def send(mail: Mail, letter: Letter) -> None:
             timeout=SEND_WITHIN,
             recipients=[letter.to],
         )
+    except aiosmtplib.SMTPRecipientsRefused as fault:
+        final = all(one.code >= PERMANENT for one in fault.recipients)
+        raise NotSent("the mail server refuses this address", final=final) from fault
     except (aiosmtplib.SMTPException, OSError) as fault:
         raise NotSent(f"the mail server answered {type(fault).__name__}") from fault
 

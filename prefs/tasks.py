@@ -183,6 +183,15 @@ KINDS: Mapping[str, Kind] = {
         ("done", "out"),
         _read_by_staff,
     ),
+    "complaint": Kind(
+        "A complaint about how data is used: acknowledge it by the due time unless the mailed "
+        "receipt went out, look into it, and tell the person the outcome."
+    ),
+    "signup_number": Kind(
+        "Somebody signed up with this number for text messages: ask whether it was them, and "
+        "record what they say."
+    ),
+    "mail_failed": Kind("A mail that could not be sent: reach the person another way."),
     "rights_request": Kind("A request about one's own data: answer it within the month."),
     "reminder_request": Kind("A wish about reminders: ask the person, then change it by hand."),
     "appointment_reply": Kind(

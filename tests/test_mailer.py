@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import email
+import re
 import socket
 from collections.abc import Iterator
 from email import policy
@@ -15,6 +18,7 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from prefs.mailer import Mailer
+from prefs.store import outbox
 from tests.kit import Clock
 from tests.served import Served, served
 
@@ -29,6 +33,7 @@ class Postbox:
         self.kept: list[tuple[list[str], EmailMessage]] = []
         self.raw: list[bytes] = []
         self.answer = "250 kept"
+        self.to = "250 yes"
 
     def start(self) -> None:
         self.controller = Controller(self, hostname="127.0.0.1", port=self.port)
@@ -36,6 +41,13 @@ class Postbox:
 
     def stop(self) -> None:
         self.controller.stop()
+
+    async def handle_RCPT(  # noqa: N802  # as aiosmtpd names it
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        if self.to.startswith("250"):
+            envelope.rcpt_tos.append(address)
+        return self.to
 
     async def handle_DATA(  # noqa: N802  # as aiosmtpd names it
         self, server: SMTP, session: Session, envelope: Envelope
@@ -147,6 +159,143 @@ def test_a_mail_is_sent_once(rt: Served, postbox: Postbox, clock: Clock) -> None
     for _ in range(3):
         work(rt, clock, 3600)
     assert len(postbox.kept) == 1
+
+
+# --- what cannot be sent -----------------------------------------------------------------------
+
+
+def failed(rt: Served) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = rt.get("/v1/tasks?kind=mail_failed").json()["items"]
+    return items
+
+
+def test_after_the_last_try_staff_are_told_once(rt: Served, postbox: Postbox, clock: Clock) -> None:
+    postbox.answer = "451 try later"
+    ask(rt)
+    ask(rt)
+    began = clock.at
+    work(rt, clock)
+    while states(rt)[0][0] == "waiting":
+        work(rt, clock, 3600)
+    assert (clock.at - began).total_seconds() > 86400
+    assert {state for state, _ in states(rt)} == {"failed"}
+    (task,) = failed(rt)
+    assert task["body"]["mail"] == "centre_link"
+    assert task["body"]["to"] == ADA
+    assert task["subject_id"]
+
+
+def test_an_address_that_the_server_refuses_is_given_up_at_once(
+    rt: Served, postbox: Postbox, clock: Clock
+) -> None:
+    postbox.to = "550 no such mailbox"
+    ask(rt)
+    work(rt, clock)
+    assert states(rt) == [("failed", 0)]
+    assert failed(rt)[0]["body"]["reason"] == "the mail server refuses this address"
+
+
+def test_an_address_that_is_refused_for_now_is_tried_again(
+    rt: Served, postbox: Postbox, clock: Clock
+) -> None:
+    postbox.to = "450 greylisted"
+    ask(rt)
+    work(rt, clock)
+    postbox.to = "250 yes"
+    work(rt, clock, 10)
+    assert states(rt) == [("sent", 1)]
+    assert failed(rt) == []
+
+
+def test_an_alert_that_nobody_gets_is_told_in_the_list(
+    rt: Served, postbox: Postbox, clock: Clock
+) -> None:
+    content = {"to": "owner@example.co.uk", "text": "rt/list is unsafe"}
+    rt.runtime.database.write_now(
+        lambda conn: outbox.add(conn, rt.runtime.keys, "alert", None, None, content, 0.0)
+    )
+    postbox.to = "550 no such mailbox"
+    work(rt, clock)
+    (task,) = failed(rt)
+    assert (task["body"]["mail"], task["body"]["to"]) == ("alert", "owner@example.co.uk")
+
+
+# --- several workers, and a worker that ends ----------------------------------------------------
+
+
+def test_two_workers_send_one_mail(rt: Served, postbox: Postbox, clock: Clock) -> None:
+    ask(rt)
+    work(rt, clock)
+    clock.forward(86400)
+    postbox.kept.clear()
+    ask(rt)
+
+    async def both() -> None:
+        mailer = Mailer(rt.runtime.service)
+        await mailer.run()
+        await asyncio.gather(mailer.run(), Mailer(rt.runtime.service).run())
+
+    rt.client.portal.call(both)
+    assert len(postbox.kept) == 1
+
+
+def test_a_mail_whose_worker_ended_goes_out_later(
+    rt: Served, postbox: Postbox, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between taking the mail and sending it."""
+    ask(rt)
+    with monkeypatch.context() as patched:
+        patched.setattr("prefs.mailer.send", killed)
+        with contextlib.suppress(ProcessLookupError):
+            work(rt, clock)
+    assert postbox.kept == []
+    work(rt, clock)
+    assert postbox.kept == [], "the other worker may yet be at it"
+    work(rt, clock, 301)
+    assert len(postbox.kept) == 1
+
+
+async def killed(mail: object, letter: object) -> None:
+    raise ProcessLookupError
+
+
+# --- whom we write to ----------------------------------------------------------------------------
+
+
+def test_every_mail_to_a_person_carries_its_own_way_out_in_two_forms(
+    rt: Served, postbox: Postbox, clock: Clock
+) -> None:
+    ask(rt)
+    change = {"channel": "email", "purpose": "marketing", "choice": "in"}
+    body = {"brand": "rt", "subject": {"email": "new@example.com"}, "changes": [change]}
+    rt.post("/v1/preferences", {**body, "source": "form", "basis": "consent"})
+    made = rt.post("/v1/links", {"brand": "rt", "email": ADA}).json()["unsubscribe"]
+    (complain,) = re.findall(r"/complain/[^\"]+", rt.client.get(made).text)
+    rt.client.post(complain, data={"text": "You sold my address."})
+    work(rt, clock)
+    assert len(postbox.kept) == 3
+    for _, message in postbox.kept:
+        kinds = [part.get_content_type() for part in message.iter_parts()]
+        assert kinds == ["text/plain", "text/html"]
+        assert message["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
+        (link,) = re.findall(r"<https://prefs[^>]*(/u/[^>]+)>", message["List-Unsubscribe"])
+        plain, html = (part.get_content() for part in message.iter_parts())
+        assert "/u/" in plain
+        assert "/u/" in html
+        assert rt.client.post(link).status_code == 200
+    assert rt.reason(ADA) == rt.reason("new@example.com") == "opted_out"
+
+
+def test_who_is_out_gets_the_one_mail_that_was_asked_for(
+    rt: Served, postbox: Postbox, clock: Clock
+) -> None:
+    rt.say(ADA)
+    for _ in range(4):
+        ask(rt)
+        work(rt, clock, 3600)
+    assert len(postbox.kept) == 1
+    work(rt, clock, 86400)
+    assert len(postbox.kept) == 1, "what was asked for too often is not sent later"
 
 
 def test_the_error_that_is_kept_names_nobody(rt: Served, postbox: Postbox, clock: Clock) -> None:

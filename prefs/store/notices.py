@@ -15,6 +15,12 @@ def known(conn: Connection, brand: str, name: str | None) -> bool:
     return conn.execute(wanted).first() is not None
 
 
+def wording(conn: Connection, brand: str, name: str) -> str | None:
+    wanted = select(notices.c.wording).where(notices.c.brand == brand, notices.c.name == name)
+    found: str | None = conn.execute(wanted).scalar()
+    return found
+
+
 def keep(conn: Connection, brand: str, name: str, wording: str, now: float) -> None:
     """The first wording of a notice stands; a changed wording needs a name of its own."""
     conn.execute(

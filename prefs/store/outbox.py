@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -48,15 +48,25 @@ def _aad(id_: int) -> bytes:
     return b"outbox" + id_.to_bytes(8, "big")
 
 
-def due(conn: Connection, now: float, limit: int = 20) -> list[Any]:
-    return list(
-        conn.execute(
-            select(outbox)
-            .where(outbox.c.state == "waiting", outbox.c.due_at <= now)
-            .order_by(outbox.c.due_at)
-            .limit(limit)
-        )
+def due(
+    conn: Connection, now: float, limit: int = 20, kinds: Collection[str] | None = None
+) -> list[Any]:
+    """What is to be sent now, of these kinds or of all."""
+    wanted = select(outbox).where(outbox.c.state == "waiting", outbox.c.due_at <= now)
+    if kinds is not None:
+        wanted = wanted.where(outbox.c.kind.in_(sorted(kinds)))
+    return list(conn.execute(wanted.order_by(outbox.c.due_at).limit(limit)))
+
+
+def claim(conn: Connection, row: Any, until: float) -> bool:
+    """Take one that is due: no other worker does until then, and then it is due again, should
+    nobody settle it. False where another was faster."""
+    done = conn.execute(
+        update(outbox)
+        .where(outbox.c.id == row.id, outbox.c.state == "waiting", outbox.c.due_at == row.due_at)
+        .values(due_at=until)
     )
+    return done.rowcount == 1
 
 
 def content(keys: Keyring, row: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from prefs import links
+from prefs.core.fold import State
 from prefs.core.signals import Signal, Statement
 from prefs.core.tokens import Token, TokenKind
 from prefs.core.words import Basis, Channel, Choice, Result, Scope, Source
@@ -51,13 +52,18 @@ def _look(conn: Connection, served: Service, token: Token) -> Asked:
     controller = served.settings.brands[token.brand].controller
     owners = subjects.by_ids(conn, subjects.owners(conn, controller, [token.hash]))
     signed_up = [one for one in owners if token.subject_id in (None, one.id)]
-    together = {
-        other
-        for one in signed_up
-        for other, standing in one.state.scopes.get(token.brand, {}).items()
-        if standing.pending and standing.pending == one.state.at(token.brand, scope).pending
-    }
+    together = {other for one in signed_up for other in _together(one.state, token.brand, scope)}
     return Asked(sorted({scope, *together}, key=_order), masked(conn, served, token))
+
+
+def _together(state: State, brand: str, scope: Scope) -> list[Scope]:
+    """What waits since the same moment: the same sign-up."""
+    waits = state.at(brand, scope).pending
+    return [
+        other
+        for other, standing in state.scopes.get(brand, {}).items()
+        if waits and standing.pending and standing.pending.at == waits.at
+    ]
 
 
 def _order(scope: Scope) -> tuple[int, str]:

@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 from babel.core import Locale, UnknownLocaleError
 from babel.dates import format_date, format_datetime, format_timedelta
 from babel.lists import format_list
+from babel.numbers import format_decimal
 
 from prefs.core.words import Channel, Purpose, Scope, Why
 from prefs.locales import FALLBACK, Table, catalogues
@@ -65,6 +66,9 @@ class Texts:
 
     def _here(self, at: float) -> datetime:
         return datetime.fromtimestamp(at, UTC).astimezone(self._zone)
+
+    def number(self, count: int) -> str:
+        return format_decimal(count, locale=self._locale)
 
     def what(self, brand: Brand, scope: Scope) -> str:
         """The scope as it is called within a sentence."""
