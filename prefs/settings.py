@@ -19,19 +19,14 @@ from prefs.core.errors import BadIdentifier, SettingsError
 from prefs.core.keys import LEAST_SECRET
 from prefs.core.propagation import Key, Limit, Target
 from prefs.core.words import Channel, Purpose
-from prefs.locales import FALLBACK, catalogues
+from prefs.locales import FALLBACK, catalogues, language_of, table_of
 from prefs.settings_file import Report, Secret, Table, read, seconds, suggestion
 
 Systems = Mapping[str, Mapping[str, Key]]
 """The configuration keys of each known system."""
 
-DEFAULT_TOPICS = {
-    "treatments": "Treatment news",
-    "products": "Products",
-    "offers": "Special offers",
-    "competitions": "Competitions",
-    "news": "News and advice",
-}
+DEFAULT_TOPICS = ("treatments", "products", "offers", "competitions", "news")
+"""Their names stand in the catalogues."""
 TARGET_KEYS = {
     "webhook_key": Key("secret", help="Key in the query of webhooks that the vendor cannot sign."),
     "service_containers": Key("list", help="Ids of lists that carry no marketing: never written."),
@@ -397,7 +392,8 @@ class _Branding:
         worker: Worker,
         public_url: str,
     ) -> Brand:
-        region, topics, sms = self._region(), self._topics(), self._sms()
+        region, locale, sms = self._region(), self._locale(), self._sms()
+        topics = self._topics(locale)
         targets = {
             name: _target(
                 table,
@@ -411,7 +407,7 @@ class _Branding:
             controller=self._controller(controllers),
             name=self.table.text("name"),
             region=region,
-            locale=self._locale(),
+            locale=locale,
             timezone=self._timezone(),
             privacy_notice=self._privacy_notice(),
             mps=self.table.one_of("mps", ("on", "off"), "on") == "on",
@@ -479,10 +475,11 @@ class _Branding:
             self.table.fault("privacy_notice", "is no web address; write one like https://...")
         return text
 
-    def _topics(self) -> dict[str, str]:
+    def _topics(self, locale: str) -> dict[str, str]:
         table = self.table.table("topics")
         if table is None:
-            return dict(DEFAULT_TOPICS)
+            names = table_of(language_of(locale))
+            return {id_: names[f"topics.{id_}"] for id_ in DEFAULT_TOPICS}
         for id_ in table.values:
             table.check_id(id_)
         return {id_: table.text(id_) for id_ in table.values}

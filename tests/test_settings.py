@@ -129,7 +129,8 @@ def test_the_least_that_is_needed(tmp_path: Path) -> None:
     assert settings.worker == Worker(1.0, 3600.0, 900.0, 30.0, None)
     assert (settings.mail, settings.alerts, settings.checkpoint) == (None, (), None)
     assert (brand.region, brand.locale, brand.mps) == ("GB", "en-GB", True)
-    assert brand.topics == DEFAULT_TOPICS
+    assert tuple(brand.topics) == DEFAULT_TOPICS
+    assert brand.topics["offers"] == "Special offers"
     assert (brand.sms, brand.mail, brand.targets) == ({}, None, {})
     assert settings.warnings == ()
 

@@ -23,6 +23,19 @@ def catalogues() -> Mapping[str, Table]:
     return {path.stem: read(path) for path in sorted(FOLDER.glob("*.po"))}
 
 
+def language_of(locale: str) -> str:
+    """The catalogue to read for a locale (BCP 47): its own, its language's, or English."""
+    known = catalogues()
+    wanted = (locale.replace("-", "_"), locale.replace("_", "-").partition("-")[0])
+    return next((name for name in wanted if name in known), FALLBACK)
+
+
+def table_of(language: str) -> Table:
+    """All texts of a language; what it lacks is in English."""
+    known = catalogues()
+    return {**known[FALLBACK], **known[language]}
+
+
 def read(path: Path) -> Table:
     with path.open("rb") as file:
         found = read_po(file, locale=path.stem)

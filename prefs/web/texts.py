@@ -18,7 +18,7 @@ from babel.lists import format_list
 from babel.numbers import format_decimal
 
 from prefs.core.words import Channel, Purpose, Scope, Why
-from prefs.locales import FALLBACK, Table, catalogues
+from prefs.locales import FALLBACK, Table, language_of, table_of
 from prefs.settings import Brand
 
 
@@ -29,11 +29,9 @@ class Texts:
     def __init__(
         self, locale: str, own: Table | None = None, timezone: str = "Europe/London"
     ) -> None:
-        known = catalogues()
-        wanted = (locale.replace("-", "_"), locale.replace("_", "-").partition("-")[0])
-        found = next((name for name in wanted if name in known), FALLBACK)
+        found = language_of(locale)
         self.language = found.replace("_", "-")
-        self._table = {**known[FALLBACK], **known[found], **(own or {})}
+        self._table = {**table_of(found), **(own or {})}
         self._locale = _locale(locale, found)
         self._zone = ZoneInfo(timezone)
 

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from prefs.locales import FALLBACK, catalogues
+from prefs.locales import FALLBACK, FOLDER, catalogues
 from prefs.settings import contrast_with_white
 from prefs.web.texts import Texts
+from tests.kit import Clock
 from tests.served import configure, served
+from tests.web.people import ADA, fresh, mails, unsubscribe
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg"><circle r="9"/></svg>'
 LOOK = """
@@ -37,6 +39,57 @@ def test_a_language_has_every_text_with_the_same_values(language: str) -> None:
 
 def test_more_than_one_language_is_shipped() -> None:
     assert len(catalogues()) >= 2
+
+
+ALIKE = (
+    "system.",
+    "channel.",
+    "data.system",
+    "source.messenger",
+    "staff.choice.pause",
+    "staff.col.system",
+    "staff.history.row",
+    "staff.login.code",
+    "staff.person.title",
+)
+"""Names, patterns, and words that are the same in both languages; whole keys or their beginnings."""
+
+
+def test_german_is_german() -> None:
+    english, german = catalogues()[FALLBACK], catalogues()["de"]
+    same = {key for key in english if english[key] == german[key] and not key.startswith(ALIKE)}
+    assert same == set(), "translate these in de.po, or name them in ALIKE"
+
+
+def test_a_german_brand_has_german_pages_mails_and_dates(tmp_path: Path) -> None:
+    environ = {"PREFS__BRANDS__RT__LOCALE": "de-DE", "PREFS__BRANDS__RT__TIMEZONE": "Europe/Berlin"}
+    with served(tmp_path, environ=environ, clock=Clock()) as rt:
+        rt.consent(ADA)
+        path = fresh(rt)
+        (message,) = mails(rt)
+        assert message["Subject"] == "Ihr Link zu Ihren Einstellungen bei RT Aesthetics"
+        assert '<html lang="de">' in message.get_body(("html",)).get_content()
+        page = rt.client.get(path).text
+        assert '<html lang="de">' in page
+        assert "Was darf RT Aesthetics Ihnen schicken?" in page
+        assert "Sonderangebote" in page
+        done = rt.client.post(f"{path}/pause", data={"until": "2026-04-01"}).text
+        assert "bis 1. April 2026" in done
+        stopped = rt.client.post(unsubscribe(rt, topic="offers")).text
+        assert "keine E-Mails zu „Sonderangebote“ mehr von RT Aesthetics" in stopped
+
+
+def test_a_language_is_added_by_dropping_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header = 'msgid ""\nmsgstr ""\n"Content-Type: text/plain; charset=utf-8\\n"\n\n'
+    entry = 'msgid "title.unsubscribe"\nmsgstr "Afmelden"\n'
+    for name, text in (("en", Path(FOLDER, "en.po").read_text()), ("nl", header + entry)):
+        (tmp_path / f"{name}.po").write_text(text)
+    monkeypatch.setattr("prefs.locales.FOLDER", tmp_path)
+    monkeypatch.setattr("prefs.locales.catalogues", catalogues.__wrapped__)
+    assert Texts("nl-NL")("title.unsubscribe") == "Afmelden"
+    assert Texts("nl-NL")("stop.done") == "You are unsubscribed"
 
 
 def test_an_unknown_language_is_read_in_english_with_its_own_dates() -> None:
