@@ -19,7 +19,7 @@ from prefs.core.errors import BadIdentifier, SettingsError
 from prefs.core.keys import LEAST_SECRET
 from prefs.core.propagation import Key, Limit, Target
 from prefs.core.words import Channel, Purpose
-from prefs.locales import FALLBACK, catalogues, language_of, table_of
+from prefs.locales import FALLBACK, catalogues, language_of, misfits, table_of
 from prefs.settings_file import Report, Secret, Table, read, seconds, suggestion
 
 Systems = Mapping[str, Mapping[str, Key]]
@@ -459,11 +459,18 @@ class _Branding:
 
     def _texts(self) -> Mapping[str, str]:
         table = self.table.table("texts")
+        texts = {key: table.text(key) for key in table.values} if table else {}
+        for key, text in texts.items():
+            self._check_text(key, text)
+        return MappingProxyType(texts)
+
+    def _check_text(self, key: str, text: str) -> None:
         known = catalogues()[FALLBACK]
-        for key in table.values if table else ():
-            if key not in known:
-                self.table.fault(f"texts.{key}", f"there is no such text; {suggestion(key, known)}")
-        return MappingProxyType({k: table.text(k) for k in table.values} if table else {})
+        if key not in known:
+            self.table.fault(f"texts.{key}", f"there is no such text; {suggestion(key, known)}")
+        elif wrong := misfits(key, text):
+            fix = f"write it as in: {known[key]}"
+            self.table.fault(f"texts.{key}", f"{', '.join(sorted(wrong))} has no value here; {fix}")
 
     def _privacy_notice(self) -> str | None:
         text = self.table.optional("privacy_notice")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from string import Formatter
 
 from babel.messages.pofile import read_po
 
@@ -31,9 +32,24 @@ def language_of(locale: str) -> str:
 
 
 def table_of(language: str) -> Table:
-    """All texts of a language; what it lacks is in English."""
-    known = catalogues()
-    return {**known[FALLBACK], **known[language]}
+    """All texts of a language; what it lacks, or asks for values that the text does not get, is
+    in English."""
+    english, own = catalogues()[FALLBACK], catalogues()[language]
+    fitting = {key: text for key, text in own.items() if not misfits(key, text)}
+    return {**english, **fitting}
+
+
+def misfits(key: str, text: str) -> set[str]:
+    """What this text asks for in braces and the English one does not, and so never gets."""
+    try:
+        return _values(text) - _values(catalogues()[FALLBACK].get(key, ""))
+    except ValueError:
+        return {text}
+
+
+def _values(text: str) -> set[str]:
+    """The names in braces. Raises ValueError for a brace without its other."""
+    return {name for _, name, _, _ in Formatter().parse(text) if name is not None}
 
 
 def read(path: Path) -> Table:

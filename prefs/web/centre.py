@@ -226,9 +226,10 @@ async def form_of(request: Request) -> dict[str, str]:
     raw = await read_body(request, BODY_LIMIT)
     text = raw.decode("utf-8", "replace")
     try:
-        return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=MOST_FIELDS))
+        fields = parse_qsl(text, keep_blank_values=True, max_num_fields=MOST_FIELDS)
     except ValueError:
         raise BadInput("the form has too many fields") from None
+    return {name: value.replace("\0", "") for name, value in fields}
 
 
 def _told(served: Service, saved: Saved) -> dict[str, Any]:

@@ -119,6 +119,14 @@ def test_a_damaged_form_is_422_and_stores_nothing(rt: Served, bad: str) -> None:
     assert choices(rt) == before
 
 
+def test_a_form_of_a_thousand_fields_is_refused(rt: Served) -> None:
+    path = fresh(rt)
+    answer = rt.client.post(path, data={f"field{n}": "in" for n in range(1000)})
+    assert answer.status_code == 422
+    assert rt.client.post("/p", content=b"a&" * 1000).status_code == 422
+    assert rt.reason(ADA) == "consent"
+
+
 def test_a_footer_link_switches_off_and_never_on(rt: Served) -> None:
     path = footer(rt)
     form = shown(rt, path)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, ViewportSize
+from playwright.sync_api import Browser, Dialog, Page, ViewportSize
 
 from prefs import links
 from prefs.core import identity
@@ -324,3 +324,57 @@ def test_scanners_that_run_scripts_submit_nothing(browser: Browser, rt: Served, 
     assert methods == {"GET"}
     assert rt.runtime.database.read_now(rows) == before
     assert rt.reason(ada) == "consent"
+
+
+# --- what came from outside --------------------------------------------------------------------
+
+ATTACKS = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "</textarea><svg onload=alert(1)>",
+    "{{ 7 * 7 }} {brand} %s",
+    "a\u202eb\u200bc",
+    "x\r\nBcc: eve@example.com",
+)
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=range(len(ATTACKS)))
+def test_what_came_from_outside_is_shown_as_text(browser: Browser, rt: Served, attack: str) -> None:
+    """In a name, in the words of a consent, in a complaint, in a form that is shown again."""
+    address = f"attacked{next(numbers)}@example.com"
+    rt.say(
+        address,
+        "in",
+        basis="consent",
+        subject={"email": address, "name": attack},
+        evidence={"wording": attack, "page": attack},
+    )
+    dialogs: list[str] = []
+
+    def noted(one: Dialog) -> None:
+        dialogs.append(one.message)
+        one.dismiss()
+
+    with opened(browser, "desk", scripts=True) as page:
+        page.on("dialog", noted)
+        page.goto(f"{link(rt, TokenKind.CENTRE_FRESH, address)}/data")
+        assert as_text(page, attack)
+        page.goto(link(rt, TokenKind.COMPLAIN, address))
+        page.fill("textarea", attack)
+        page.locator("form button").click()
+        heading(page, "Your complaint has arrived")
+        assert as_text(page, attack)
+        page.goto(pages(rt, address)["signup"])
+        page.fill('[name="name"]', attack)
+        page.locator("main button").click()
+        page.locator(".fault").first.wait_for()
+        shown = page.locator('[name="name"]').input_value()
+        assert "".join(shown.split()) == "".join(attack.split())
+        assert as_text(page, "")
+    assert dialogs == []
+
+
+def as_text(page: Page, attack: str) -> bool:
+    """Nothing of it has become a part of the page."""
+    assert page.locator("script, img, svg, iframe, object, [onerror], [onload]").count() == 0
+    return all(part in (page.locator("main").text_content() or "") for part in attack.splitlines())

@@ -52,7 +52,7 @@ ALIKE = (
     "staff.login.code",
     "staff.person.title",
 )
-"""Names, patterns, and words that are the same in both languages; whole keys or their beginnings."""
+"""Names, patterns, and words that are the same in both; whole keys or their beginnings."""
 
 
 def test_german_is_german() -> None:
@@ -84,12 +84,14 @@ def test_a_language_is_added_by_dropping_in_a_file(
 ) -> None:
     header = 'msgid ""\nmsgstr ""\n"Content-Type: text/plain; charset=utf-8\\n"\n\n'
     entry = 'msgid "title.unsubscribe"\nmsgstr "Afmelden"\n'
+    entry += '\nmsgid "stop.button"\nmsgstr "Ja, {naam}"\n'
     for name, text in (("en", Path(FOLDER, "en.po").read_text()), ("nl", header + entry)):
         (tmp_path / f"{name}.po").write_text(text)
     monkeypatch.setattr("prefs.locales.FOLDER", tmp_path)
     monkeypatch.setattr("prefs.locales.catalogues", catalogues.__wrapped__)
     assert Texts("nl-NL")("title.unsubscribe") == "Afmelden"
     assert Texts("nl-NL")("stop.done") == "You are unsubscribed"
+    assert Texts("nl-NL")("stop.button") == "Yes, unsubscribe me", "it has no such value"
 
 
 def test_an_unknown_language_is_read_in_english_with_its_own_dates() -> None:
@@ -128,6 +130,8 @@ def test_a_brand_has_its_own_words_colour_and_logo(tmp_path: Path) -> None:
         ('[brands.rt.look]\ncolour = "#ffcc00"', "contrast"),
         ('[brands.rt.look]\nlogo = "none.svg"', "there is no file"),
         ('[brands.rt.texts]\n"centre.headin" = "x"', "centre.heading"),
+        ('[brands.rt.texts]\n"centre.heading" = "Hello {you}"', "you has no value here"),
+        ('[brands.rt.texts]\n"centre.heading" = "Hello {"', "write it as in"),
     ],
 )
 def test_a_wrong_look_is_told_with_its_fix(tmp_path: Path, extra: str, says: str) -> None:
