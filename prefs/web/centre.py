@@ -60,7 +60,8 @@ class Centre(NamedTuple):
     token: Token
     brand: Brand
     fresh: bool
-    """Only such a link may switch on and see all."""
+    """Only such a link may switch on and see all, and only while the address is that person's."""
+    expired: bool
     owner: Subject | None
     """Whose page it is, where that is certain."""
     several: bool
@@ -68,10 +69,6 @@ class Centre(NamedTuple):
     drawn: Drawn
     restricted: bool
     address: tuple[Channel, str] | None
-
-    @property
-    def expired(self) -> bool:
-        return self.token.kind is TokenKind.CENTRE_FRESH and not self.fresh
 
     @property
     def channels(self) -> list[Channel]:
@@ -85,11 +82,11 @@ class Centre(NamedTuple):
 
 def look(conn: Connection, served: Service, token: Token) -> Centre:
     brand = served.settings.brands[token.brand]
-    fresh = token.kind is TokenKind.CENTRE_FRESH and not token.expired(served.clock())
-    ids = subjects.owners(conn, brand.controller, [token.hash])
-    sharers = subjects.by_ids(conn, ids)
-    owner = next((one for one in sharers if one.id == token.subject_id), None)
-    owner = owner or (sharers[0] if len(sharers) == 1 else None)
+    sharers = subjects.by_ids(conn, subjects.owners(conn, brand.controller, [token.hash]))
+    owner = _owner(token, sharers)
+    moved = token.subject_id is not None and owner is None
+    expired = token.expired(served.clock())
+    fresh = token.kind is TokenKind.CENTRE_FRESH and not expired and not moved
     seen = [owner] if owner and fresh else sharers
     held = hold_together([one.state for one in seen], brand.id) if seen else _by_hash(conn, token)
     silenced = _silenced(conn, served, brand, owner) if owner and fresh else set()
@@ -97,12 +94,20 @@ def look(conn: Connection, served: Service, token: Token) -> Centre:
         token,
         brand,
         fresh,
+        expired,
         owner,
         len(sharers) > 1 and owner is None,
         _drawn(brand.id, held, seen, silenced),
         held.restricted,
         masked(conn, served, token),
     )
+
+
+def _owner(token: Token, sharers: list[Subject]) -> Subject | None:
+    """The one whom the link names, as long as the address is theirs; else the only one."""
+    if token.subject_id is not None:
+        return next((one for one in sharers if one.id == token.subject_id), None)
+    return sharers[0] if len(sharers) == 1 else None
 
 
 def _by_hash(conn: Connection, token: Token) -> Held:

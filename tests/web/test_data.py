@@ -82,6 +82,16 @@ def test_the_link_of_a_shared_address_shows_nobodys_data(rt: Served) -> None:
     assert "by: another program" not in said
 
 
+def test_a_link_of_somebody_who_gave_the_address_up_shows_nothing_of_the_next(rt: Served) -> None:
+    path = fresh(rt)
+    rt.runtime.database.write_now(lambda conn: conn.exec_driver_sql("DELETE FROM links"))
+    rt.say(ADA, "in", basis="consent", evidence={"wording": "The next one's words"})
+    text = page(rt, path)
+    assert "The next one" not in text
+    assert "you need a personal link" in visible(text)
+    assert "reminders:email" not in rt.client.get(path).text
+
+
 def test_an_address_of_nobody_is_held_alone(rt: Served) -> None:
     rt.post("/v1/links", {"brand": "rt", "email": "new@example.com"})
     said = visible(page(rt, fresh(rt, "new@example.com")))
