@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from prefs.mailer import Mailer
 from tests.kit import Clock
 from tests.served import PUBLIC, Served, served
 from tests.web.people import ADA, form, forms, fresh, mails, post_mail, unsubscribe, visible
@@ -264,6 +266,18 @@ def test_a_form_of_no_brand_is_not_served_where_there_are_several(rt: Served) ->
     for path in ("/signup", "/signup?brand=nobody", "/signup/form"):
         assert rt.client.get(path).status_code == 404
     assert rt.client.post("/signup?brand=nobody", data=fields(rt)).status_code == 404
+
+
+def test_without_a_way_to_send_mail_a_sign_up_is_kept_and_nothing_else_is_done(rt: Served) -> None:
+    rt.client.post(PATH, data=fields(rt))
+    rt.client.post("/p?brand=rt", data={"email": NEW})
+    service = rt.runtime.service
+    mute = replace(service, settings=replace(service.settings, mail=None))
+    rt.client.portal.call(Mailer(mute).run)
+    assert rt.reason(NEW) == "unconfirmed"
+    assert mails(rt) == []
+    post_mail(rt)
+    assert len(mails(rt)) == 2, "once there is one, what waited goes out"
 
 
 def test_a_sign_up_is_not_lost_between_two_processes(rt: Served, tmp_path: Path) -> None:
