@@ -159,6 +159,43 @@ delivery_facts = table(
     rowid=False,
 )
 
+screenings = table(
+    "screenings",
+    key("hash", LargeBinary),
+    key("brand"),
+    key("register"),
+    need("screened_at", Time),
+    may("listed_from", Time),
+    rowid=False,
+)
+"""What each register said last of a number or an address; `listed_from` is when a listing binds."""
+Index(
+    "screenings_listed",
+    screenings.c.brand,
+    screenings.c.register,
+    sqlite_where=text("listed_from IS NOT NULL"),
+    postgresql_where=text("listed_from IS NOT NULL"),
+)
+
+screening_runs = table(
+    "screening_runs",
+    key("id", Big),
+    need("brand"),
+    need("register"),
+    need("file", LargeBinary),
+    need("screened_at", Time),
+    need("known_until", Time),
+    need("state"),
+    need("lines", Integer),
+    need("hits", Integer),
+    need("unreadable", Integer),
+    need("walked_to", LargeBinary),
+    need("screened", Integer),
+    need("lifted", Integer),
+    need("started_at", Time),
+)
+"""Imports of a register's answer: `open` until all numbers known then are told apart, or `done`."""
+
 lanes = table(
     "lanes",
     key("target"),
@@ -373,11 +410,13 @@ staff = table(
     need("role"),
     need("password"),
     may("totp", LargeBinary),
+    may("totp_step", Big),
     need("created_at", Time),
     may("ended_at", Time),
     UniqueConstraint("brand", "hash"),
 )
-"""People of a brand who sign in: their address encrypted and hashed, their password by argon2."""
+"""People of a brand who sign in: their address encrypted and hashed, their password by argon2.
+`totp_step` is the step (RFC 6238) of the last code that let them in: no code counts twice."""
 
 sessions = table(
     "sessions",
