@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, func, select, update
 
 from prefs.core.keys import Keyring
 from prefs.core.words import Kind
@@ -84,6 +84,11 @@ def listed(conn: Connection, brand: str, state: str | None, kind: str | None) ->
     if kind:
         wanted = wanted.where(tasks.c.kind == kind)
     return list(conn.execute(wanted.order_by(tasks.c.due_at, tasks.c.id).limit(500)))
+
+
+def count_open(conn: Connection, brand: str) -> int:
+    wanted = select(func.count()).where(tasks.c.brand == brand, tasks.c.state == "open")
+    return int(conn.execute(wanted).scalar_one())
 
 
 def one(conn: Connection, brand: str, id_: int) -> Any | None:
