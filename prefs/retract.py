@@ -80,7 +80,7 @@ def undo(
     identifier. Raises NotFound where it is too late, or was done."""
     now = intake.clock().timestamp()
     moved: dict[str, list[int]] = {}
-    for one in _sharers(conn, subject_id):
+    for one in subjects.sharers(conn, subject_id):
         rows = [row for row in slips(conn, one.id, now) if row.payload_id == payload_id]
         if rows:
             _undo_one(conn, intake, one, rows, evidence)
@@ -90,12 +90,6 @@ def undo(
         raise NotFound("there is nothing to take back any more")
     for brand, ids in moved.items():
         _restore(conn, intake, brand, ids)
-
-
-def _sharers(conn: Connection, subject_id: int) -> list[Subject]:
-    linked = subjects.hashes_of(conn, [subject_id])[subject_id]
-    found = subjects.linked_to(conn, [id_ for id_, _ in linked])
-    return subjects.by_ids(conn, {subject_id}.union(*found.values()))
 
 
 def _undo_one(

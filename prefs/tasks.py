@@ -18,7 +18,7 @@ from prefs.core.signals import Evidence, Signal, Statement
 from prefs.core.words import Channel, Choice, Purpose, Scope, Source
 from prefs.intake import Clock, Intake
 from prefs.settings import Settings
-from prefs.store import batches, marks, tasks, waves
+from prefs.store import batches, ledger, marks, subjects, tasks, waves
 
 
 class Parts(Protocol):
@@ -71,15 +71,42 @@ def _read_by_staff(conn: Connection, parts: Parts, case: Case) -> None:
     if case.settled.state == "out":
         _record_out(conn, parts, case)
     elif case.settled.state == "release":
-        subject_id, channel = _whose(case), _channel(case)
-        parts.intake.release(conn, case.row.brand, subject_id, channel, case.evidence)
+        for channel in channels_of(case.row, case.body):
+            release(conn, parts.intake, case.row.brand, _whose(case), channel, case.evidence)
+
+
+def release(
+    conn: Connection,
+    intake: Intake,
+    brand: str,
+    subject_id: int,
+    channel: Channel,
+    evidence: Evidence,
+) -> None:
+    """The hold ends, also for those who share an identifier and were held by the same act."""
+    scope = Scope(channel, Purpose.MARKETING)
+    acts = {
+        one.id: ledger.payload_of(conn, hold.event_id)
+        for one in subjects.sharers(conn, subject_id)
+        if (hold := one.state.at(brand, scope).hold)
+    }
+    for one, act in acts.items():
+        if one == subject_id or act == acts.get(subject_id):
+            intake.release(conn, brand, one, channel, evidence)
 
 
 def _record_out(conn: Connection, parts: Parts, case: Case) -> None:
-    channel = _channel(case)
-    hashes = tuple(parts.intake.hashes_of_subject(conn, _whose(case), channel))
-    out = Statement(Scope(channel, Purpose.MARKETING), Choice.OUT)
-    signal = Signal(case.row.brand, Source.STAFF, (out,), hashes=hashes, evidence=case.evidence)
+    subject_id, channels = _whose(case), channels_of(case.row, case.body)
+    own = parts.intake.hashes_of_subject
+    hashes = {one for channel in channels for one in own(conn, subject_id, channel)}
+    signal = Signal(
+        case.row.brand,
+        Source.STAFF,
+        tuple(Statement(Scope(one, Purpose.MARKETING), Choice.OUT) for one in channels),
+        hashes=tuple(hashes),
+        about=subject_id,
+        evidence=case.evidence,
+    )
     parts.intake.record(conn, signal)
 
 
@@ -92,9 +119,10 @@ def _whose(case: Case) -> int:
     return int(case.row.subject_id)
 
 
-def _channel(case: Case) -> Channel:
-    default = Channel.SMS if case.row.kind == "held_text" else Channel.EMAIL
-    return Channel(case.body.get("channel") or default)
+def channels_of(row: Any, body: Body) -> list[Channel]:
+    """What an unclear wish may be about."""
+    default = Channel.SMS if row.kind == "held_text" else Channel.EMAIL
+    return [Channel(one) for one in body.get("channels") or [body.get("channel") or default]]
 
 
 def _look_again(conn: Connection, parts: Parts, case: Case) -> None:
@@ -170,8 +198,15 @@ def _fight_alarm(body: Body) -> str:
 
 
 OUT_OR_RELEASE = ("out", "release")
+UNCLEAR = ("held_text", "held_mail", "held_wish")
+"""Kinds that ask what a held wish meant."""
 KINDS: Mapping[str, Kind] = {
     "held_text": Kind("Does this text mean stop?", OUT_OR_RELEASE, _read_by_staff),
+    "held_wish": Kind(
+        "A wish that was not clear when staff heard it: ask the person.",
+        OUT_OR_RELEASE,
+        _read_by_staff,
+    ),
     "held_mail": Kind("Does this mail mean stop?", OUT_OR_RELEASE, _read_by_staff),
     "unproved_mail": Kind(
         "Nobody vouches for the sender of this mail: did this person ask to stop?",

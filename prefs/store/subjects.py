@@ -331,6 +331,12 @@ def owners(conn: Connection, controller: str, hashes: Collection[bytes]) -> list
     return sorted(rows.scalars())
 
 
+def sharers(conn: Connection, subject_id: int) -> list[Subject]:
+    """The subject and everybody who shares an identifier with it, in the order of their ids."""
+    own = [id_ for id_, _ in hashes_of(conn, [subject_id])[subject_id]]
+    return by_ids(conn, {subject_id}.union(*linked_to(conn, own).values()))
+
+
 def page(conn: Connection, controller: str, after: int, size: int) -> list[Subject]:
     """The subjects of a controller past an id, in order."""
     ids = (
