@@ -6,15 +6,18 @@ Every kind stands here once: what it asks, how it may be settled, whether the ow
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import Connection
 
 from prefs import assisted, merges, retract
-from prefs.core.errors import BadInput, NotFound
+from prefs.core import identity
+from prefs.core.errors import BadIdentifier, BadInput, NotFound
 from prefs.core.keys import Keyring
-from prefs.core.signals import Evidence, Signal, Statement
+from prefs.core.signals import Evidence, Identifier, Signal, Statement
 from prefs.core.words import Channel, Choice, Purpose, Scope, Source
 from prefs.intake import Clock, Intake
 from prefs.settings import Settings
@@ -71,8 +74,16 @@ def _read_by_staff(conn: Connection, parts: Parts, case: Case) -> None:
     if case.settled.state == "out":
         _record_out(conn, parts, case)
     elif case.settled.state == "release":
-        for channel in channels_of(case.row, case.body):
-            release(conn, parts.intake, case.row.brand, _whose(case), channel, case.evidence)
+        for subject_id in _held_people(conn, parts, case):
+            for channel in channels_of(case.row, case.body):
+                release(conn, parts.intake, case.row.brand, subject_id, channel, case.evidence)
+
+
+def _held_people(conn: Connection, parts: Parts, case: Case) -> list[int]:
+    if case.row.subject_id is not None:
+        return [int(case.row.subject_id)]
+    hashes = parts.keys.hashes(_sender(parts, case))
+    return subjects.owners(conn, parts.intake.brands[case.row.brand], hashes)
 
 
 def release(
@@ -96,27 +107,30 @@ def release(
 
 
 def _record_out(conn: Connection, parts: Parts, case: Case) -> None:
-    subject_id, channels = _whose(case), channels_of(case.row, case.body)
-    own = parts.intake.hashes_of_subject
-    hashes = {one for channel in channels for one in own(conn, subject_id, channel)}
-    signal = Signal(
-        case.row.brand,
-        Source.STAFF,
-        tuple(Statement(Scope(one, Purpose.MARKETING), Choice.OUT) for one in channels),
-        hashes=tuple(hashes),
-        about=subject_id,
-        evidence=case.evidence,
-    )
+    """Of the person it is about, else of everybody who has the number or address it came from."""
+    channels, who = channels_of(case.row, case.body), case.row.subject_id
+    about: dict[str, Any] = {"about": who}
+    if who is None:
+        about = {"identifiers": (_sender(parts, case),)}
+    else:
+        own = parts.intake.hashes_of_subject
+        about["hashes"] = tuple({h for channel in channels for h in own(conn, who, channel)})
+    outs = tuple(Statement(Scope(one, Purpose.MARKETING), Choice.OUT) for one in channels)
+    signal = Signal(case.row.brand, Source.STAFF, outs, evidence=case.evidence, **about)
     parts.intake.record(conn, signal)
 
 
-def _whose(case: Case) -> int:
-    if case.row.subject_id is None:
-        raise BadInput(
-            "nobody here is known by this task: record the wish by hand and settle it as done",
-            field="$.state",
-        )
-    return int(case.row.subject_id)
+def _sender(parts: Parts, case: Case) -> Identifier:
+    """Whom a message came from. Raises BadInput where it does not tell."""
+    said = str(case.body.get("number") or case.body.get("from") or "")
+    region = parts.settings.brands[case.row.brand].region
+    for read in (identity.email, partial(identity.phone, region=region)):
+        with suppress(BadIdentifier):
+            return read(said)
+    raise BadInput(
+        "nobody here is known by this task: record the wish by hand and settle it as done",
+        field="$.state",
+    )
 
 
 def channels_of(row: Any, body: Body) -> list[Channel]:
@@ -129,7 +143,7 @@ def _look_again(conn: Connection, parts: Parts, case: Case) -> None:
     """The lane notes what staff say is done, and reads whether it is."""
     target = parts.settings.targets.get(case.body["target"])
     if target:
-        assisted.look_again(conn, target, _whose(case), parts.clock().timestamp())
+        assisted.look_again(conn, target, case.row.subject_id, parts.clock().timestamp())
 
 
 def _by_hand(conn: Connection, parts: Parts, case: Case) -> None:
@@ -145,7 +159,7 @@ def _merged(conn: Connection, parts: Parts, case: Case) -> None:
     """It was housekeeping and no wish: this person's out is taken back, nobody else's."""
     if case.settled.state == "release":
         for batch in case.body["batches"]:
-            retract.of_one(conn, parts.intake, batch, _whose(case), case.evidence)
+            retract.of_one(conn, parts.intake, batch, case.row.subject_id, case.evidence)
 
 
 def _wave(conn: Connection, parts: Parts, case: Case) -> None:

@@ -431,3 +431,16 @@ Index("sessions_staff", sessions.c.staff_id)
 attempts = table("attempts", key("n", Big), need("who", LargeBinary), need("at", Time))
 """Tries to sign in, by address and by network address, shared between processes."""
 Index("attempts_who", attempts.c.who)
+
+papers = table(
+    "papers",
+    key("id"),
+    need("brand"),
+    need("kind"),
+    need("by"),
+    need("made_at", Time),
+    need("rows", Integer),
+    need("body", LargeBinary),
+)
+"""Lists and files of a day's work at the console, encrypted."""
+Index("papers_made", papers.c.brand, papers.c.kind, papers.c.made_at)

@@ -144,3 +144,8 @@ def routes(rt: Served, method: str) -> list[Route]:
         and route.path != "/staff/login"
         and method in (route.methods or ())
     ]
+
+
+def filled(route: Route, id_: str = "s_" + "0" * 16) -> str:
+    """The path of a route with something in each of its places."""
+    return re.sub(r"\{[^}]+\}", id_, route.path)

@@ -24,7 +24,18 @@ from prefs.store.schema import metadata
 from prefs.store.staff import SESSION_LASTS, TRIES, TRIES_FROM, Role
 from tests.kit import Clock
 from tests.served import Served, served
-from tests.web.desk import PASSWORD, SAM, Desk, browser, desk, employ, hashed, routes, seen
+from tests.web.desk import (
+    PASSWORD,
+    SAM,
+    Desk,
+    browser,
+    desk,
+    employ,
+    filled,
+    hashed,
+    routes,
+    seen,
+)
 
 ADA, PHONE = "ada@example.com", "+447700900101"
 SECRET = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
@@ -240,7 +251,7 @@ def test_signing_out_ends_the_session_itself(rt: Served, sam: Desk) -> None:
 def test_nothing_is_shown_to_nobody(rt: Served) -> None:
     for method in ("GET", "POST"):
         for route in routes(rt, method):
-            path = route.path.replace("{id}", "s_" + "0" * 16)
+            path = filled(route)
             answer = browser(rt).browser.request(method, path, follow_redirects=False)
             assert (answer.status_code, answer.headers["location"]) == (303, "/staff/login"), path
 
@@ -279,7 +290,7 @@ def test_no_form_counts_without_its_token(rt: Served, sam: Desk) -> None:
     before = everything(rt)
     walked = 0
     for route in routes(rt, "POST"):
-        path = route.path.replace("{id}", page.rpartition("/")[2])
+        path = filled(route, page.rpartition("/")[2])
         tries: list[dict[str, Any]] = [
             {"data": fields},
             {"data": fields | {"csrf": "made up"}},
@@ -315,7 +326,7 @@ def test_no_form_breaks_a_page(rt: Served) -> None:
     for route in routes(rt, "POST"):
         if route.path == "/staff/logout":
             continue
-        path = route.path.replace("{id}", page.rpartition("/")[2])
+        path = filled(route, page.rpartition("/")[2])
         for value in odd:
             names = ("channel", "choice", "told", "at", "note", "who", "act", "address", "target")
             data = dict.fromkeys((*names, "state", "q", "rows", "row", "list"), value)
@@ -340,7 +351,7 @@ def test_every_page_names_the_role_it_needs_and_keeps_to_it(rt: Served) -> None:
     for method in ("GET", "POST"):
         for route in routes(rt, method):
             least: Role = cast(Any, route.endpoint).least
-            path = route.path.replace("{id}", "s_" + "0" * 16)
+            path = filled(route)
             for role, one in desks.items():
                 if role.covers(least) or route.path == "/staff/logout":
                     continue
@@ -356,7 +367,7 @@ def test_another_controllers_person_is_nobody(rt: Served, sam: Desk) -> None:
     fields = {"channel": "phone", "choice": "out", "told": "phone", "note": "x"}
     for route in routes(rt, "POST"):
         if "{id}" in route.path and "/people/" in route.path:
-            path = route.path.replace("{id}", page.rpartition("/")[2])
+            path = filled(route, page.rpartition("/")[2])
             answer = stranger.send(path, **fields, target="list", act="1", address="1")
             assert answer.status_code == 404, path
     stranger.get(page, 404)

@@ -1,4 +1,4 @@
-"""What the preference registers said, and the last code of a second factor."""
+"""What the preference registers said, lists of the day, and the last code of a second factor."""
 
 from __future__ import annotations
 
@@ -53,6 +53,20 @@ def upgrade() -> None:
         sqlite_strict=True,
         sqlite_with_rowid=True,
     )
+    op.create_table(
+        "papers",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("brand", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("by", sa.Text(), nullable=False),
+        sa.Column("made_at", moment, nullable=False),
+        sa.Column("rows", sa.Integer(), nullable=False),
+        sa.Column("body", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+        sqlite_strict=True,
+        sqlite_with_rowid=True,
+    )
+    op.create_index("papers_made", "papers", ["brand", "kind", "made_at"], unique=False)
     op.add_column("staff", sa.Column("totp_step", big, nullable=True))
 
 
