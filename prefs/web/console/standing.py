@@ -113,9 +113,11 @@ def look(conn: Connection, served: Service, brand: str, text: str) -> Shown:
 
 
 def _waiting(one: dict[str, Any], served: Service) -> dict[str, Any]:
-    """Whether a system is looked at again only later."""
-    due = one["due_at"]
-    return one | {"waits": bool(due and datetime.fromisoformat(due) > served.clock())}
+    """Whether a system is looked at again only later, and its reason where it tells more."""
+    due, reason = one["due_at"], one["reason"]
+    waits = bool(due and datetime.fromisoformat(due) > served.clock())
+    known = reason in (people.WAITS, people.UNKNOWN_THERE)
+    return one | {"waits": waits, "reason": None if known else reason}
 
 
 def _answers(conn: Connection, seen: _Seen, known: Iterable[Known]) -> Iterable[Answer]:
