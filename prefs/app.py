@@ -67,7 +67,7 @@ from prefs.web import (
 )
 from prefs.web import hooks as web_hooks
 from prefs.web.auth import KeyCache
-from prefs.web.console import person, search, sign_in
+from prefs.web.console import by_hand, calls, person, search, sign_in, task_list
 from prefs.web.context import Service
 from prefs.web.hooks import Webhook
 from prefs.web.server import calm_collector
@@ -289,6 +289,9 @@ def make_app(runtime: Runtime, *, work: bool) -> Starlette:
             *sign_in.routes,
             *search.routes,
             *person.routes,
+            *calls.routes,
+            *task_list.routes,
+            *by_hand.routes,
             *openapi.routes,
         ],
         exception_handlers=problems.HANDLERS,
@@ -298,6 +301,7 @@ def make_app(runtime: Runtime, *, work: bool) -> Starlette:
     app.state.service = runtime.service
     app.state.key_cache = KeyCache()
     app.state.webhooks = _webhooks(runtime.targets)
+    app.state.make_scan = partial(make_scan, runtime)
     return app
 
 

@@ -18,7 +18,7 @@ from prefs.core.keys import Keyring
 from prefs.core.propagation import Target
 from prefs.intake import Intake
 from prefs.metrics import BACKLOG, OLDEST, OVERDUE, SEALED, UNSAFE
-from prefs.store import access, containers, events, ledger, marks, outbox, subjects, tasks
+from prefs.store import access, containers, events, ledger, marks, outbox, papers, subjects, tasks
 from prefs.store.database import Database
 from prefs.tasks import KINDS
 
@@ -182,7 +182,7 @@ class Resuming:
 
 @dataclass
 class Forgetting:
-    """Purges raw payloads after 30 days, kept answers after 7."""
+    """Purges raw payloads after 30 days, kept answers after 7, papers of the console after one."""
 
     database: Database
     clock: Callable[[], datetime]
@@ -194,5 +194,6 @@ class Forgetting:
             events.purge(conn, now)
             outbox.purge(conn, now)
             access.purge_answers(conn, now)
+            papers.purge(conn, now)
 
         await self.database.write(purge)

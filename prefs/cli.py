@@ -10,6 +10,8 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
+from io import StringIO
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -20,17 +22,18 @@ import uvicorn
 from rich.console import Console
 from rich.table import Table
 
-from prefs import app, doctor, importing, onboarding, retract, sync
+from prefs import app, doctor, importing, onboarding, retract, screening, sync
 from prefs.app import Runtime, load_settings, make_app, make_worker, open_runtime
 from prefs.core import identity
 from prefs.core.errors import PrefsError, SettingsError, Unavailable
 from prefs.core.propagation import Target
+from prefs.core.screening import Register
 from prefs.core.signals import Evidence
 from prefs.core.words import Basis
 from prefs.logs import set_up_logs
 from prefs.mailbox import PLACE, Mailbox
 from prefs.scan import Scan
-from prefs.settings import Settings
+from prefs.settings import Brand, Settings
 from prefs.store import access, batches, ledger, marks, migrate, staff
 from prefs.store.staff import Role
 from prefs.web import bodies, people
@@ -586,6 +589,85 @@ def _list_batches(runtime: Runtime, as_json: bool) -> None:
         for b in found
     ]
     say(as_json, {"items": items}, table)
+
+
+# --- registers ---------------------------------------------------------------------------------
+
+
+REGISTER = click.Choice([register.value for register in Register])
+
+
+@main.group("screen")
+def screen_() -> None:
+    """The telephone and mail preference registers (TPS, CTPS, MPS)."""
+
+
+@screen_.command("import")
+@common
+@click.argument("file", type=FILE)
+@click.option("--brand", default=None, help="Needed when the configuration has several brands.")
+@click.option("--register", type=REGISTER, required=True)
+@click.option("--screened-at", required=True, help="Day or moment of the screening.")
+@click.option("--lift", is_flag=True, help="However many listings the file no longer shows: end.")
+def import_screening(
+    path: Path | None,
+    as_json: bool,
+    file: Path,
+    brand: str | None,
+    register: str,
+    screened_at: str,
+    lift: bool,
+) -> None:
+    """Take a register's answer in: all numbers known then were screened, FILE lists the hits."""
+    with opened(path) as runtime:
+        chosen = runtime.settings.brands[_one_brand(runtime, brand)]
+        job = screening.Job(
+            runtime.service,
+            chosen,
+            Register(register),
+            screening.when(screened_at, chosen, runtime.clock()),
+            file,
+            lift,
+            None if as_json else err,
+        )
+        report = screening.run(job)
+    say(as_json, report, screening.shown(report))
+    if report["stopped"]:
+        sys.exit(REFUSED)
+
+
+@screen_.command("export")
+@common
+@click.argument("file", type=NEW_FILE, required=False)
+@click.option("--brand", default=None, help="Needed when the configuration has several brands.")
+@click.option("--register", type=REGISTER, default=Register.TPS.value, show_default=True)
+def export_screening(
+    path: Path | None, as_json: bool, file: Path | None, brand: str | None, register: str
+) -> None:
+    """Write what is due to be screened, one number (address) a line, to FILE or to the screen."""
+    with opened(path) as runtime:
+        chosen = runtime.settings.brands[_one_brand(runtime, brand)]
+        wanted, now = Register(register), runtime.clock()
+        due = screening.is_due(runtime.service, chosen, wanted, now.timestamp())
+        said = StringIO() if as_json and not file else None
+        count = _written(runtime, chosen, wanted, said or file, now) if due else 0
+    if as_json:
+        listed = {"items": said.getvalue().splitlines()} if said else {}
+        say(as_json, {"due": due, "count": count, "at": now.isoformat(), **listed})
+        return
+    again = f"prefs screen import --register {register} --screened-at {now.isoformat()} HITS"
+    err.print(f"{count} to screen; then: {again}" if due else "nothing is due", highlight=False)
+
+
+def _written(
+    runtime: Runtime, brand: Brand, register: Register, to: StringIO | Path | None, now: datetime
+) -> int:
+    """Where neither a file nor a text is named, the screen is written to."""
+    at = now.timestamp()
+    if isinstance(to, Path):
+        with to.open("w", encoding="utf-8", newline="") as text:
+            return screening.export(runtime.service, brand, register, text, at)
+    return screening.export(runtime.service, brand, register, to or sys.stdout, at)
 
 
 # --- staff -------------------------------------------------------------------------------------

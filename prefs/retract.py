@@ -1,4 +1,5 @@
-"""Taking a batch back: outs that a machine made, never a person's own.
+"""Taking back what nobody meant: a batch of outs that a machine made, or a slip of staff; never a
+person's own out.
 
 Each subject's ledger gets a row that says so; its state is the fold without those outs.
 """
@@ -11,9 +12,10 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from prefs.core.fold import RELEASED, Entry
+from prefs.core.errors import NotFound
+from prefs.core.fold import RELEASED, Entry, slip
 from prefs.core.signals import Evidence
-from prefs.core.words import Channel, Purpose, Scope, Source
+from prefs.core.words import Channel, Choice, Purpose, Result, Scope, Source
 from prefs.intake import Intake
 from prefs.store import batches, ledger, subjects, waves
 from prefs.store.batches import Batch
@@ -22,6 +24,7 @@ from prefs.store.ledger import Row
 from prefs.store.subjects import Subject
 
 CHUNK = 200
+UNDO = "undo"
 
 
 def retract(conn: Connection, intake: Intake, label: str, evidence: Evidence, after: int) -> int:
@@ -50,6 +53,65 @@ def of_one(
     rows = batches.rows_of_one(conn, batch, subject_id)
     if _take_back(conn, intake, batch, subject_id, rows, evidence):
         _restore(conn, intake, batch.brand, [subject_id])
+
+
+SLIP_WITHIN = 900.0
+"""Seconds after which an out that staff recorded is no slip any more."""
+
+
+def slips(conn: Connection, subject_id: int, now: float) -> list[Any]:
+    """Outs by staff of the last minutes that changed something and were not taken back; the newest
+    first."""
+    rows = ledger.history(conn, subject_id)
+    undone = {row.batch for row in rows if row.kind == UNDO}
+    return [row for row in reversed(rows) if _is_slip(row, now) and slip(row.id) not in undone]
+
+
+def _is_slip(row: Any, now: float) -> bool:
+    by_staff = row.kind == "choice" and row.source == Source.STAFF and row.choice == Choice.OUT
+    recent = now - row.received_at <= SLIP_WITHIN
+    return bool(by_staff and recent and row.result == Result.APPLIED)
+
+
+def undo(
+    conn: Connection, intake: Intake, subject_id: int, payload_id: int, evidence: Evidence
+) -> None:
+    """Take back everything that one act of staff said, of this subject and of all who share an
+    identifier. Raises NotFound where it is too late, or was done."""
+    now = intake.clock().timestamp()
+    moved: dict[str, list[int]] = {}
+    for one in subjects.sharers(conn, subject_id):
+        rows = [row for row in slips(conn, one.id, now) if row.payload_id == payload_id]
+        if rows:
+            _undo_one(conn, intake, one, rows, evidence)
+        for brand in {row.brand for row in rows}:
+            moved.setdefault(brand, []).append(one.id)
+    if not moved:
+        raise NotFound("there is nothing to take back any more")
+    for brand, ids in moved.items():
+        _restore(conn, intake, brand, ids)
+
+
+def _undo_one(
+    conn: Connection, intake: Intake, subject: Subject, rows: list[Any], evidence: Evidence
+) -> None:
+    now = intake.clock().timestamp()
+    payload = ledger.add_payload(conn, intake.keys, {"evidence": asdict(evidence)})
+    ids = next_numbers(conn, "event", len(rows))
+    added = []
+    for revision, (row, id_) in enumerate(zip(rows, ids, strict=True), subject.revision + 1):
+        scope = Scope(Channel(row.channel), Purpose(row.purpose), row.topic)
+        entry = Entry(id_, row.brand, scope, None, Source.STAFF, now)
+        taken = Row(subject.id, revision, UNDO, entry, RELEASED, None, now, None, slip(row.id))
+        added.append(taken)
+    ledger.append(conn, added, payload)
+    _refold(conn, subject, len(added), now)
+
+
+def _refold(conn: Connection, subject: Subject, added: int, now: float) -> None:
+    state = ledger.state_of(conn, subject.id)
+    revision = subject.revision + added
+    subjects.store(conn, subject._replace(state=state, revision=revision, last_row_at=now))
 
 
 def _restore(conn: Connection, intake: Intake, brand: str, moved: list[int]) -> None:
@@ -89,9 +151,7 @@ def _take_back(
         for revision, (scope, id_) in enumerate(zip(scopes, ids, strict=True), subject.revision + 1)
     ]
     ledger.append(conn, added, payload)
-    state = ledger.state_of(conn, subject_id)
-    revision = subject.revision + len(added)
-    subjects.store(conn, subject._replace(state=state, revision=revision, last_row_at=now))
+    _refold(conn, subject, len(added), now)
     return True
 
 

@@ -159,9 +159,8 @@ async def upload(scan: Scan, data: bytes, *, apply: bool) -> Report:
     """What staff brought: the system's own export, or our list of tasks with what is done.
     Raises BadInput."""
     report = Report(scan.target.label, scan.target.system, scan.target.live)
-    rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig", "replace"))))
-    if rows and assisted.is_list(list(rows[0])):
-        await _ticked(scan, rows, report, apply=apply)
+    if is_list(data):
+        await _ticked(scan, list(_rows(data)), report, apply=apply)
         return report
     export = export_of(scan, data)
 
@@ -176,6 +175,15 @@ async def upload(scan: Scan, data: bytes, *, apply: bool) -> Report:
     if apply:
         await scan.upload(export.page)
     return report
+
+
+def is_list(data: bytes) -> bool:
+    """Whether it is our own list of tasks that came back."""
+    return assisted.is_list(_rows(data).fieldnames or ())
+
+
+def _rows(data: bytes) -> csv.DictReader[str]:
+    return csv.DictReader(io.StringIO(data.decode("utf-8-sig", "replace")))
 
 
 async def _ticked(

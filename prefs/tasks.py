@@ -6,19 +6,22 @@ Every kind stands here once: what it asks, how it may be settled, whether the ow
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import Connection
 
 from prefs import assisted, merges, retract
-from prefs.core.errors import BadInput, NotFound
+from prefs.core import identity
+from prefs.core.errors import BadIdentifier, BadInput, NotFound
 from prefs.core.keys import Keyring
-from prefs.core.signals import Evidence, Signal, Statement
+from prefs.core.signals import Evidence, Identifier, Signal, Statement
 from prefs.core.words import Channel, Choice, Purpose, Scope, Source
 from prefs.intake import Clock, Intake
 from prefs.settings import Settings
-from prefs.store import batches, marks, tasks, waves
+from prefs.store import batches, ledger, marks, subjects, tasks, waves
 
 
 class Parts(Protocol):
@@ -71,37 +74,76 @@ def _read_by_staff(conn: Connection, parts: Parts, case: Case) -> None:
     if case.settled.state == "out":
         _record_out(conn, parts, case)
     elif case.settled.state == "release":
-        subject_id, channel = _whose(case), _channel(case)
-        parts.intake.release(conn, case.row.brand, subject_id, channel, case.evidence)
+        for subject_id in _held_people(conn, parts, case):
+            for channel in channels_of(case.row, case.body):
+                release(conn, parts.intake, case.row.brand, subject_id, channel, case.evidence)
+
+
+def _held_people(conn: Connection, parts: Parts, case: Case) -> list[int]:
+    if case.row.subject_id is not None:
+        return [int(case.row.subject_id)]
+    hashes = parts.keys.hashes(_sender(parts, case))
+    return subjects.owners(conn, parts.intake.brands[case.row.brand], hashes)
+
+
+def release(
+    conn: Connection,
+    intake: Intake,
+    brand: str,
+    subject_id: int,
+    channel: Channel,
+    evidence: Evidence,
+) -> None:
+    """The hold ends, also for those who share an identifier and were held by the same act."""
+    scope = Scope(channel, Purpose.MARKETING)
+    acts = {
+        one.id: ledger.payload_of(conn, hold.event_id)
+        for one in subjects.sharers(conn, subject_id)
+        if (hold := one.state.at(brand, scope).hold)
+    }
+    for one, act in acts.items():
+        if one == subject_id or act == acts.get(subject_id):
+            intake.release(conn, brand, one, channel, evidence)
 
 
 def _record_out(conn: Connection, parts: Parts, case: Case) -> None:
-    channel = _channel(case)
-    hashes = tuple(parts.intake.hashes_of_subject(conn, _whose(case), channel))
-    out = Statement(Scope(channel, Purpose.MARKETING), Choice.OUT)
-    signal = Signal(case.row.brand, Source.STAFF, (out,), hashes=hashes, evidence=case.evidence)
+    """Of the person it is about, else of everybody who has the number or address it came from."""
+    channels, who = channels_of(case.row, case.body), case.row.subject_id
+    about: dict[str, Any] = {"about": who}
+    if who is None:
+        about = {"identifiers": (_sender(parts, case),)}
+    else:
+        own = parts.intake.hashes_of_subject
+        about["hashes"] = tuple({h for channel in channels for h in own(conn, who, channel)})
+    outs = tuple(Statement(Scope(one, Purpose.MARKETING), Choice.OUT) for one in channels)
+    signal = Signal(case.row.brand, Source.STAFF, outs, evidence=case.evidence, **about)
     parts.intake.record(conn, signal)
 
 
-def _whose(case: Case) -> int:
-    if case.row.subject_id is None:
-        raise BadInput(
-            "nobody here is known by this task: record the wish by hand and settle it as done",
-            field="$.state",
-        )
-    return int(case.row.subject_id)
+def _sender(parts: Parts, case: Case) -> Identifier:
+    """Whom a message came from. Raises BadInput where it does not tell."""
+    said = str(case.body.get("number") or case.body.get("from") or "")
+    region = parts.settings.brands[case.row.brand].region
+    for read in (identity.email, partial(identity.phone, region=region)):
+        with suppress(BadIdentifier):
+            return read(said)
+    raise BadInput(
+        "nobody here is known by this task: record the wish by hand and settle it as done",
+        field="$.state",
+    )
 
 
-def _channel(case: Case) -> Channel:
-    default = Channel.SMS if case.row.kind == "held_text" else Channel.EMAIL
-    return Channel(case.body.get("channel") or default)
+def channels_of(row: Any, body: Body) -> list[Channel]:
+    """What an unclear wish may be about."""
+    default = Channel.SMS if row.kind == "held_text" else Channel.EMAIL
+    return [Channel(one) for one in body.get("channels") or [body.get("channel") or default]]
 
 
 def _look_again(conn: Connection, parts: Parts, case: Case) -> None:
     """The lane notes what staff say is done, and reads whether it is."""
     target = parts.settings.targets.get(case.body["target"])
     if target:
-        assisted.look_again(conn, target, _whose(case), parts.clock().timestamp())
+        assisted.look_again(conn, target, case.row.subject_id, parts.clock().timestamp())
 
 
 def _by_hand(conn: Connection, parts: Parts, case: Case) -> None:
@@ -117,7 +159,7 @@ def _merged(conn: Connection, parts: Parts, case: Case) -> None:
     """It was housekeeping and no wish: this person's out is taken back, nobody else's."""
     if case.settled.state == "release":
         for batch in case.body["batches"]:
-            retract.of_one(conn, parts.intake, batch, _whose(case), case.evidence)
+            retract.of_one(conn, parts.intake, batch, case.row.subject_id, case.evidence)
 
 
 def _wave(conn: Connection, parts: Parts, case: Case) -> None:
@@ -170,8 +212,15 @@ def _fight_alarm(body: Body) -> str:
 
 
 OUT_OR_RELEASE = ("out", "release")
+UNCLEAR = ("held_text", "held_mail", "held_wish")
+"""Kinds that ask what a held wish meant."""
 KINDS: Mapping[str, Kind] = {
     "held_text": Kind("Does this text mean stop?", OUT_OR_RELEASE, _read_by_staff),
+    "held_wish": Kind(
+        "A wish that was not clear when staff heard it: ask the person.",
+        OUT_OR_RELEASE,
+        _read_by_staff,
+    ),
     "held_mail": Kind("Does this mail mean stop?", OUT_OR_RELEASE, _read_by_staff),
     "unproved_mail": Kind(
         "Nobody vouches for the sender of this mail: did this person ask to stop?",

@@ -63,10 +63,11 @@ class View(NamedTuple):
 
 
 class Screening(Struct, frozen=True):
-    """What the registers say of one number or address. Times are seconds since 1970 UTC."""
+    """What the registers say of one number or address. Times are seconds since 1970 UTC; `from` is
+    when a listing binds, None where there is none."""
 
-    tps: bool = False
-    mps: bool = False
+    tps_from: float | None = None
+    mps_from: float | None = None
     tps_screened_at: float | None = None
     mps_screened_at: float | None = None
 
@@ -155,7 +156,12 @@ def _consented(ask: Ask, held: Held) -> View | None:
 def _tps(ask: Ask, held: Held, now: float) -> Decision | None:
     if not _screened_call(ask, held):
         return None
-    return Decision(False, Reason.TPS) if held.screening.tps else None
+    since = held.screening.tps_from
+    return Decision(False, Reason.TPS, None, since) if _binds(since, now) else None
+
+
+def _binds(since: float | None, now: float) -> bool:
+    return since is not None and since <= now
 
 
 def _screened_call(ask: Ask, held: Held) -> bool:
@@ -167,7 +173,8 @@ def _screened_call(ask: Ask, held: Held) -> bool:
 def _mps(ask: Ask, held: Held, now: float) -> Decision | None:
     if not _screened_letter(ask, held):
         return None
-    return Decision(False, Reason.MPS) if held.screening.mps else None
+    since = held.screening.mps_from
+    return Decision(False, Reason.MPS, None, since) if _binds(since, now) else None
 
 
 def _screened_letter(ask: Ask, held: Held) -> bool:

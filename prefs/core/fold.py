@@ -441,7 +441,8 @@ def _with_in(standing: Standing, entry: Entry, *, applied: bool) -> Standing:
 
 
 class Folded(NamedTuple):
-    """One ledger row as the fold takes it. `kind` is choice, pause, resume, release or retract."""
+    """One ledger row as the fold takes it. `kind` is choice, pause, resume, release, retract or
+    undo; the `batch` of an undo names the event that it takes back."""
 
     kind: str
     entry: Entry
@@ -451,18 +452,30 @@ class Folded(NamedTuple):
 
 def fold(rows: Iterable[Folded]) -> State:
     """The state of one subject from its ledger rows in the order of their revisions. An out of a
-    batch that a later row takes back counts as never said."""
+    batch that a later row takes back counts as never said; so does a slip of staff."""
     rows = list(rows)
     retracted = {row.batch: at for at, row in enumerate(rows) if row.kind == "retract"}
+    undone = {row.batch for row in rows if row.kind == "undo"}
     state = State()
     for at, row in enumerate(rows):
         if row.kind == "release":
             state = release(state, row.entry)
         elif row.kind == "resume" and row.judgement.result is Result.APPLIED:
             state = resume(state, row.entry)
-        elif row.kind in ("choice", "pause") and not _taken_back(row, at, retracted):
+        elif row.kind not in ("choice", "pause") or _taken_back(row, at, retracted):
+            continue
+        elif not (_out_by_staff(row) and slip(row.entry.event_id) in undone):
             state = apply(state, row.entry, row.judgement)
     return state
+
+
+def slip(event_id: int) -> str:
+    """How an undo names the event that it takes back."""
+    return f"event {event_id}"
+
+
+def _out_by_staff(row: Folded) -> bool:
+    return row.entry.source is Source.STAFF and row.entry.choice is Choice.OUT
 
 
 def _taken_back(row: Folded, at: int, retracted: Mapping[str | None, int]) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import msgspec
+from msgspec.structs import astuple
 
-from prefs.core.decision import Held, View, Word
+from prefs.core.decision import Held, Screening, View, Word
 from prefs.core.fold import Restriction, Standing, State
 from prefs.core.words import Basis, Channel, Purpose, Scope
 
@@ -12,6 +13,7 @@ WORDS = list(Word)
 BASES: list[Basis | None] = [None, *Basis]
 CHANNELS = list(Channel)
 PURPOSES = list(Purpose)
+UNSCREENED = Screening()
 
 
 class StateRow(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
@@ -24,13 +26,15 @@ class StateRow(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True)
 
 class HeldRow(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """Views as (scope number, topic, word number, basis number, since); of those that only a pause
-    makes, (scope number, topic, end)."""
+    makes, (scope number, topic, end). `screening` holds the fields of Screening in their order; it
+    is empty where no register was asked."""
 
     views: list[tuple[int, str, int, int, int]] = []
     restricted: bool = False
     reminders_kept: bool = False
     undeliverable: list[int] = []
     pauses: list[tuple[int, str, int]] = []
+    screening: list[int | None] = []
 
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -92,7 +96,23 @@ def encode_held(held: Held) -> bytes:
         for scope, view in held.views.items()
         if view.until is not None
     )
-    return _pack(HeldRow(views, held.restricted, held.reminders_kept, undeliverable, pauses))
+    screening = _screening_row(held.screening)
+    row = HeldRow(views, held.restricted, held.reminders_kept, undeliverable, pauses, screening)
+    return _pack(row)
+
+
+def with_screening(raw: bytes | None, screening: Screening) -> bytes:
+    """A permission row in which only what the registers say is another."""
+    row = _held.decode(raw) if raw else HeldRow()
+    row = msgspec.structs.replace(row, screening=_screening_row(screening))
+    return _pack(row)
+
+
+def _screening_row(screening: Screening) -> list[int | None]:
+    """Whole seconds, cut off: a listing binds rather sooner, a screening ages rather earlier."""
+    if screening == UNSCREENED:
+        return []
+    return [None if at is None else int(at) for at in astuple(screening)]
 
 
 def decode_held(raw: bytes) -> Held:
@@ -109,4 +129,5 @@ def decode_held(raw: bytes) -> Held:
         restricted=row.restricted,
         reminders_kept=row.reminders_kept,
         undeliverable=frozenset(PAIRS[number] for number in row.undeliverable),
+        screening=Screening(*row.screening) if row.screening else UNSCREENED,
     )

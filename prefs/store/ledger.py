@@ -190,6 +190,14 @@ def history(conn: Connection, subject_id: int) -> list[Any]:
     return list(rows)
 
 
+def payload_of(conn: Connection, event_id: int) -> int | None:
+    """The payload of an event: the same for everything that one act said."""
+    found: int | None = conn.execute(
+        select(ledger.c.payload_id).where(ledger.c.id == event_id)
+    ).scalar()
+    return found
+
+
 def feed(conn: Connection, after: int, limit: int, brand: str) -> list[Any]:
     """Sealed rows that changed something, in the order of `n`."""
     rows = conn.execute(

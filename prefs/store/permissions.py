@@ -5,17 +5,19 @@ The row is keyed by keyed hash only, so that a suppression outlives the person's
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
 from sqlalchemy import Connection, bindparam, delete, select
 from sqlalchemy.dialects import sqlite
 
-from prefs.core.decision import NOBODY, Held, hold_together
+from prefs.core.decision import NOBODY, Held, Screening, hold_together
 from prefs.core.fold import State
+from prefs.core.screening import screening
 from prefs.core.words import Channel, Purpose
-from prefs.store.codec import decode_held, encode_held
+from prefs.store import screenings
+from prefs.store.codec import decode_held, encode_held, with_screening
 from prefs.store.database import Database
 from prefs.store.hot import ByKeys, Statement
 from prefs.store.schema import delivery_facts, permissions
@@ -124,19 +126,29 @@ def differing(
 def _rows(
     conn: Connection, brands: Collection[str], sharers: Sequence[tuple[bytes, Sequence[State]]]
 ) -> list[dict[str, Any]]:
-    facts = _facts(conn, [hash_ for hash_, _ in sharers])
-    return [
-        {"brand": brand, "hash": hash_, "value": _value(brand, hash_, states, facts)}
-        for hash_, states in sharers
-        for brand in brands
+    hashes = [hash_ for hash_, _ in sharers]
+    facts, screened = _facts(conn, hashes), screenings.read(conn, hashes)
+    rows = []
+    for hash_, states in sharers:
+        for brand in brands:
+            held = hold_together(states, brand)
+            if (brand, hash_) in facts:
+                held = replace(held, undeliverable=frozenset(facts[brand, hash_]))
+            if answers := screened.get(brand, {}).get(hash_):
+                held = replace(held, screening=screening(answers))
+            value = None if held == NOBODY else encode_held(held)
+            rows.append({"brand": brand, "hash": hash_, "value": value})
+    return rows
+
+
+def rescreen(conn: Connection, brand: str, changed: Mapping[bytes, Screening]) -> None:
+    """Write what the registers say now into the rows of these hashes; all else in them stays."""
+    stored: dict[bytes, bytes] = dict(_VALUES.run(conn, changed, {"brand": brand}))
+    rows = [
+        {"brand": brand, "hash": hash_, "value": with_screening(stored.get(hash_), said)}
+        for hash_, said in changed.items()
     ]
-
-
-def _value(brand: str, hash_: bytes, states: Sequence[State], facts: Facts) -> bytes | None:
-    held = hold_together(states, brand)
-    if (brand, hash_) in facts:
-        held = replace(held, undeliverable=frozenset(facts[brand, hash_]))
-    return None if held == NOBODY else encode_held(held)
+    _UPSERT.run_many(conn, rows)
 
 
 _FACTS = ByKeys(

@@ -168,6 +168,43 @@ delivery_facts = table(
     rowid=False,
 )
 
+screenings = table(
+    "screenings",
+    key("hash", LargeBinary),
+    key("brand"),
+    key("register"),
+    need("screened_at", Time),
+    may("listed_from", Time),
+    rowid=False,
+)
+"""What each register said last of a number or an address; `listed_from` is when a listing binds."""
+Index(
+    "screenings_listed",
+    screenings.c.brand,
+    screenings.c.register,
+    sqlite_where=text("listed_from IS NOT NULL"),
+    postgresql_where=text("listed_from IS NOT NULL"),
+)
+
+screening_runs = table(
+    "screening_runs",
+    key("id", Big),
+    need("brand"),
+    need("register"),
+    need("file", LargeBinary),
+    need("screened_at", Time),
+    need("known_until", Time),
+    need("state"),
+    need("lines", Integer),
+    need("hits", Integer),
+    need("unreadable", Integer),
+    need("walked_to", LargeBinary),
+    need("screened", Integer),
+    need("lifted", Integer),
+    need("started_at", Time),
+)
+"""Imports of a register's answer: `open` until all numbers known then are told apart, or `done`."""
+
 lanes = table(
     "lanes",
     key("target"),
@@ -382,11 +419,13 @@ staff = table(
     need("role"),
     need("password"),
     may("totp", LargeBinary),
+    may("totp_step", Big),
     need("created_at", Time),
     may("ended_at", Time),
     UniqueConstraint("brand", "hash"),
 )
-"""People of a brand who sign in: their address encrypted and hashed, their password by argon2."""
+"""People of a brand who sign in: their address encrypted and hashed, their password by argon2.
+`totp_step` is the step (RFC 6238) of the last code that let them in: no code counts twice."""
 
 sessions = table(
     "sessions",
@@ -401,3 +440,16 @@ Index("sessions_staff", sessions.c.staff_id)
 attempts = table("attempts", key("n", Big), need("who", LargeBinary), need("at", Time))
 """Tries to sign in, by address and by network address, shared between processes."""
 Index("attempts_who", attempts.c.who)
+
+papers = table(
+    "papers",
+    key("id"),
+    need("brand"),
+    need("kind"),
+    need("by"),
+    need("made_at", Time),
+    need("rows", Integer),
+    need("body", LargeBinary),
+)
+"""Lists and files of a day's work at the console, encrypted."""
+Index("papers_made", papers.c.brand, papers.c.kind, papers.c.made_at)

@@ -156,7 +156,14 @@ def set_totp(conn: Connection, keys: Keyring, brand: str, id_: str, secret: str 
     """The shared secret of an authenticator app (RFC 6238), or none. Raises NotFound."""
     _row(conn, brand, id_)
     kept = keys.encrypt(secret.encode(), b"totp" + _aad(id_)) if secret else None
-    conn.execute(update(staff).where(staff.c.id == id_).values(totp=kept))
+    conn.execute(update(staff).where(staff.c.id == id_).values(totp=kept, totp_step=None))
+
+
+def use_step(conn: Connection, id_: str, step: int) -> bool:
+    """Whether the code of this step may let in: none of its step or of a later one has before."""
+    unused = staff.c.totp_step.is_(None) | (staff.c.totp_step < step)
+    done = conn.execute(update(staff).where(staff.c.id == id_, unused).values(totp_step=step))
+    return done.rowcount == 1
 
 
 def totp_of(conn: Connection, keys: Keyring, brand: str, id_: str) -> str | None:
@@ -199,6 +206,12 @@ def may_try(conn: Connection, who: bytes, most: int, now: float) -> bool:
 def forgive(conn: Connection, who: bytes) -> None:
     """Somebody who got in begins anew."""
     conn.execute(delete(attempts).where(attempts.c.who == who))
+
+
+def forgive_one(conn: Connection, who: bytes) -> None:
+    """The latest try was a right one: many who share a network address sign in without limit."""
+    latest = select(func.max(attempts.c.n)).where(attempts.c.who == who).scalar_subquery()
+    conn.execute(delete(attempts).where(attempts.c.n == latest))
 
 
 # --- sessions ----------------------------------------------------------------------------------

@@ -167,6 +167,16 @@ def by_name(conn: Connection, controller: str, name: str, limit: int = 50) -> li
     return [_subject(row) for row in rows]
 
 
+def named(conn: Connection, controller: str, name: str, limit: int) -> list[Subject]:
+    """Subjects who are called so, but for case and accents."""
+    rows = conn.execute(
+        select(*_COLUMNS)
+        .where(subjects.c.controller == controller, subjects.c.name_folded == text.folded(name))
+        .limit(limit)
+    )
+    return [_subject(row) for row in rows]
+
+
 _FIND = ByKeys(
     lambda hashes: (
         select(
@@ -337,6 +347,53 @@ def owners(conn: Connection, controller: str, hashes: Collection[bytes]) -> list
         .distinct()
     )
     return sorted(rows.scalars())
+
+
+def sharers(conn: Connection, subject_id: int) -> list[Subject]:
+    """The subject and everybody who shares an identifier with it, in the order of their ids."""
+    own = [id_ for id_, _ in hashes_of(conn, [subject_id])[subject_id]]
+    return by_ids(conn, {subject_id}.union(*linked_to(conn, own).values()))
+
+
+_NAMES = ByKeys(
+    lambda hashes: (
+        select(identifiers.c.hash, subjects.c.id, subjects.c.name)
+        .join(links, links.c.identifier_id == identifiers.c.id)
+        .join(subjects, subjects.c.id == links.c.subject_id)
+        .where(identifiers.c.controller == bindparam("controller"), identifiers.c.hash.in_(hashes))
+        .order_by(subjects.c.created_at, subjects.c.id)
+    )
+)
+
+
+def names_by_hash(
+    conn: Connection, controller: str, hashes: Collection[bytes]
+) -> dict[bytes, list[tuple[int, str | None]]]:
+    """hash -> (id, name) of everybody who has it, the oldest first."""
+    found: dict[bytes, list[tuple[int, str | None]]] = {}
+    for hash_, id_, name in _NAMES.run(conn, hashes, {"controller": controller}):
+        found.setdefault(hash_, []).append((id_, name))
+    return found
+
+
+def reachable(
+    conn: Connection, controller: str, kind: Kind, keys: Keyring, limit: int
+) -> list[tuple[bytes, str]]:
+    """(hash, spelling) of the identifiers of a kind that somebody has, by their names."""
+    rows = conn.execute(
+        select(identifiers.c.hash, identifiers.c.spelling)
+        .join(links, links.c.identifier_id == identifiers.c.id)
+        .join(subjects, subjects.c.id == links.c.subject_id)
+        .where(
+            identifiers.c.controller == controller,
+            identifiers.c.kind == kind.value,
+            identifiers.c.spelling.is_not(None),
+        )
+        .group_by(identifiers.c.id)
+        .order_by(func.min(subjects.c.name_folded), identifiers.c.id)
+        .limit(limit)
+    )
+    return [(hash_, _spelled(keys, spelling, hash_) or "") for hash_, spelling in rows]
 
 
 def page(conn: Connection, controller: str, after: int, size: int) -> list[Subject]:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, select, update
+from sqlalchemy import ColumnElement, Connection, func, select, update
 
 from prefs.core.keys import Keyring
 from prefs.core.words import Kind
@@ -77,13 +77,42 @@ def _aad(id_: int) -> bytes:
     return b"task" + id_.to_bytes(8, "big")
 
 
-def listed(conn: Connection, brand: str, state: str | None, kind: str | None) -> list[Any]:
+def listed(
+    conn: Connection, brand: str, state: str | None, kind: str | None, most: int | None = 500
+) -> list[Any]:
+    """What is due first stands first."""
     wanted = select(tasks).where(tasks.c.brand == brand)
     if state:
         wanted = wanted.where(tasks.c.state == state)
     if kind:
         wanted = wanted.where(tasks.c.kind == kind)
-    return list(conn.execute(wanted.order_by(tasks.c.due_at, tasks.c.id).limit(500)))
+    return list(conn.execute(wanted.order_by(tasks.c.due_at, tasks.c.id).limit(most)))
+
+
+def page(
+    conn: Connection, brand: str, *, is_open: bool, kind: str | None, first: int, size: int
+) -> list[Any]:
+    """A part of the open ones, what is due first, or of the settled ones, the latest first."""
+    wanted = select(tasks).where(*_of(brand, kind, is_open=is_open))
+    order = (tasks.c.due_at, tasks.c.id) if is_open else (tasks.c.closed_at.desc(), tasks.c.id)
+    return list(conn.execute(wanted.order_by(*order).offset(first).limit(size)))
+
+
+def _of(brand: str, kind: str | None, *, is_open: bool) -> list[ColumnElement[bool]]:
+    found = [tasks.c.brand == brand, (tasks.c.state == "open") == is_open]
+    return [*found, tasks.c.kind == kind] if kind else found
+
+
+def counts(conn: Connection, brand: str, *, is_open: bool) -> dict[str, int]:
+    """How many of each kind."""
+    wanted = select(tasks.c.kind, func.count()).where(*_of(brand, None, is_open=is_open))
+    rows = conn.execute(wanted.group_by(tasks.c.kind))
+    return {row[0]: row[1] for row in rows}
+
+
+def count_open(conn: Connection, brand: str) -> int:
+    wanted = select(func.count()).where(tasks.c.brand == brand, tasks.c.state == "open")
+    return int(conn.execute(wanted).scalar_one())
 
 
 def one(conn: Connection, brand: str, id_: int) -> Any | None:

@@ -24,6 +24,7 @@ from prefs.core.decision import (
     hold_together,
 )
 from prefs.core.errors import BadIdentifier, BadInput, Unavailable
+from prefs.core.screening import as_of, together
 from prefs.core.signals import Identifier
 from prefs.core.words import KIND_OF, Channel, Purpose
 from prefs.metrics import CHECKED
@@ -145,14 +146,22 @@ def _held_one(
         if not hashes:
             return None
     people |= set(subjects.owners(conn, controller, hashes))
+    rows = permissions.read(conn, brand, hashes)
+    screened = together(row.screening for row in _rows(item, hashes, rows))
     if body.at is not None:
         until = body.at.timestamp()
-        return hold_together([ledger.state_of(conn, one, until) for one in people], brand)
+        held = hold_together([ledger.state_of(conn, one, until) for one in people], brand)
+        return replace(held, screening=as_of(screened, until))
     held = hold_together([one.state for one in subjects.by_ids(conn, people)], brand)
-    rows = permissions.read(conn, brand, hashes).values()
-    return replace(
-        held, undeliverable=frozenset(pair for row in rows for pair in row.undeliverable)
-    )
+    undeliverable = frozenset(pair for row in rows.values() for pair in row.undeliverable)
+    return replace(held, undeliverable=undeliverable, screening=screened)
+
+
+def _rows(item: str | RefItem, hashes: Sequence[bytes], rows: dict[bytes, Held]) -> list[Held]:
+    """One for each number of somebody named by `ref`; a bare number is hashed under every key."""
+    if _by_ref(item):
+        return [rows.get(hash_, NOBODY) for hash_ in hashes]
+    return [_first(rows, hashes)]
 
 
 def _own_hashes(

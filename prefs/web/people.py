@@ -30,6 +30,8 @@ from prefs.web.scopes import scope_of
 
 _decode_search = msgspec.json.Decoder(SearchBody)
 _decode_links = msgspec.json.Decoder(LinksBody)
+WAITS, UNKNOWN_THERE = "waiting for its turn", "nothing is known that this system keys on"
+"""Reasons of our own that only repeat the outcome in other words."""
 READING = ("staff", "rights", "write")
 
 
@@ -256,7 +258,7 @@ def _target(
     mark = waiting.get(label)
     outcome, reason, due = _standing_outcome(found, mark)
     if outcome is None and KIND_OF[channel] not in kinds:
-        outcome, reason = Outcome.ABSENT, "nothing is known that this system keys on"
+        outcome, reason = Outcome.ABSENT, UNKNOWN_THERE
     name = label.removeprefix(f"{brand}/")
     latest = max(found, key=lambda row: row.seen_began or 0.0, default=None)
     wishes = {row.wish for row in found}
@@ -286,7 +288,7 @@ def _standing_outcome(
         return outcome, reason, None
     if outcome is None or outcome in SETTLED:
         said_so = Outcome(mark.outcome) if mark.outcome else Outcome.PENDING
-        return said_so, mark.reason or "waiting for its turn", mark.due_at
+        return said_so, mark.reason or WAITS, mark.due_at
     return outcome, reason or mark.reason, mark.due_at
 
 

@@ -71,11 +71,11 @@ CONSENTED = viewed(EMAIL, Word.IN, Basis.CONSENT)
         ),
         (PHONE, NOBODY, Reason.SCREENING_STALE),
         (PHONE, Held(screening=FRESH), Reason.LEGITIMATE_INTEREST),
-        (PHONE, Held(screening=replace(FRESH, tps=True)), Reason.TPS),
+        (PHONE, Held(screening=replace(FRESH, tps_from=NOW)), Reason.TPS),
         (PHONE, Held(screening=Screening(tps_screened_at=NOW - 29 * DAY)), Reason.SCREENING_STALE),
         (PHONE, viewed(PHONE, Word.OBJECTED), Reason.OBJECTED),
         (POST, Held(screening=FRESH), Reason.LEGITIMATE_INTEREST),
-        (POST, Held(screening=replace(FRESH, mps=True)), Reason.MPS),
+        (POST, Held(screening=replace(FRESH, mps_from=NOW)), Reason.MPS),
         (POST, Held(screening=Screening(mps_screened_at=NOW - 31 * DAY)), Reason.SCREENING_STALE),
     ],
 )
@@ -88,7 +88,7 @@ def test_the_reason(scope: Scope, held: Held, reason: Reason) -> None:
 
 def test_own_consent_to_calls_beats_register_and_staleness() -> None:
     consented = viewed(PHONE, Word.IN, Basis.CONSENT)
-    listed = replace(consented, screening=Screening(tps=True))
+    listed = replace(consented, screening=Screening(tps_from=NOW))
     assert decide(Ask(PHONE), listed, NOW).reason is Reason.CONSENT
 
 

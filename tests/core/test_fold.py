@@ -23,6 +23,7 @@ from prefs.core.fold import (
     merge,
     next_end,
     resume,
+    slip,
 )
 from prefs.core.words import (
     PERSONAL,
@@ -496,3 +497,27 @@ def test_merge_keeps_restriction_and_erasure() -> None:
     merged = merge(restricted, stricter)
     assert merged.erased
     assert merged.restricted == Restriction(2.0, 2)
+
+
+@given(ledgers)
+def test_taking_a_slip_back_takes_nothing_else_back(rows: list[Entry]) -> None:
+    """Every out of staff is undone: what a person or a machine said stands as if they had kept
+    silent."""
+    _, kept = states_of(rows)
+    by_staff = [k for k in kept if k.entry.source is Source.STAFF and k.entry.choice is Choice.OUT]
+    undone = [
+        Folded("undo", entry(Source.STAFF, None), k.judgement, slip(k.entry.event_id))
+        for k in by_staff
+    ]
+    assert fold([*kept, *undone]) == fold([k for k in kept if k not in by_staff])
+
+
+@given(ledgers)
+def test_no_undo_takes_anothers_out_back(rows: list[Entry]) -> None:
+    _, kept = states_of(rows)
+    undone = [
+        Folded("undo", entry(Source.STAFF, None), k.judgement, slip(k.entry.event_id))
+        for k in kept
+        if k.entry.source is not Source.STAFF
+    ]
+    assert fold([*kept, *undone]) == fold(kept)

@@ -99,5 +99,6 @@ async def search(request: Request, visit: Visit) -> Response:
 
 routes = [
     Route("/staff", home, methods=["GET"]),
+    Route("/staff/search", home, methods=["GET"]),
     Route("/staff/search", search, methods=["POST"]),
 ]

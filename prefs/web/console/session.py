@@ -1,7 +1,8 @@
 """Who is signed in, what they may do, and that a form came from our own page.
 
 The session's cookie never leaves `/staff`; every changing request brings the session's token in a
-hidden field (CSRF). Nothing redirects to where a request asks.
+hidden field (CSRF). Nothing redirects to where a request asks. A `BadInput` raised by a page may
+say what is wrong by the key of a text.
 """
 
 from __future__ import annotations
@@ -11,16 +12,18 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
+from sqlalchemy import Connection
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 
 from prefs.core.errors import BadInput, NotFound, Unavailable
 from prefs.settings import Brand
-from prefs.store import staff
+from prefs.store import staff, tasks
 from prefs.store.staff import Member, Role, Session
 from prefs.web import pages
 from prefs.web.bodies import read_body
 from prefs.web.context import Service, service
+from prefs.web.problems import RETRY_AFTER
 from prefs.web.texts import Texts, texts_of
 
 COOKIE = "prefs_staff"
@@ -37,6 +40,7 @@ class Visit(NamedTuple):
     served: Service
     session: Session
     form: Mapping[str, str]
+    open_tasks: int = 0
 
     @property
     def member(self) -> Member:
@@ -59,6 +63,7 @@ class Visit(NamedTuple):
             member=self.member,
             csrf=self.session.csrf,
             may=self._may,
+            open_tasks=self.open_tasks,
             now=self.served.clock().timestamp(),
             **context,
         )
@@ -80,26 +85,43 @@ def go(path: str) -> Response:
     return RedirectResponse(path, 303, headers=headers())
 
 
+def sheet(name: str, text: str) -> Response:
+    """A file to take along. Its name tells of nobody."""
+    attached = {"Content-Disposition": f'attachment; filename="{name}"'}
+    # Spreadsheet programs read UTF-8 as such only after a byte-order mark.
+    return Response(
+        f"\ufeff{text}", headers=headers() | attached, media_type="text/csv; charset=utf-8"
+    )
+
+
 def signed_in(
-    least: Role = Role.RECEPTION,
+    least: Role = Role.RECEPTION, *, brings_file: bool = False
 ) -> Callable[[Handler], Callable[[Request], Awaitable[Response]]]:
-    """Let in who is signed in with this role or more; check the form's token on a POST."""
+    """Let in who is signed in with this role or more; check the form's token on a POST. A handler
+    that `brings_file` reads its body itself and checks the token with `check_token` before anything
+    else; to every other a multipart body is a form without a token."""
 
     def guard(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         async def guarded(request: Request) -> Response:
             served = service(request)
-            session = await current(request, served)
-            if session is None:
-                return _sign_in_first(request)
-            visit = Visit(served, session, {})
             try:
-                visit = visit._replace(form=await _form(request, session))
-                _check_role(session.member, least)
+                found = await _visit(request, served)
+            except Unavailable:
+                return _away(served)
+            if found is None:
+                return _sign_in_first(request)
+            visit = found
+            try:
+                if not brings_file:
+                    visit = visit._replace(form=await _form(request, visit.session))
+                _check_role(visit.member, least)
                 return await handler(request, visit)
             except ClientDisconnect:
                 return Response(status_code=400)  # nobody is there to read it
             except BadInput as fault:
-                return visit.page("problem.html", fault.status, says=str(fault))
+                key = str(fault)
+                says = visit.t(key) if visit.t.has(key) else key
+                return visit.page("problem.html", fault.status, says=says)
             except NotFound:
                 return visit.page("problem.html", 404, says=visit.t("staff.gone"))
             except Unavailable:
@@ -113,13 +135,27 @@ def signed_in(
     return guard
 
 
-async def current(request: Request, served: Service) -> Session | None:
+async def _visit(request: Request, served: Service) -> Visit | None:
+    """Who it is, and how much waits for them; None for nobody."""
     token = request.cookies.get(COOKIE)
     if not token:
         return None
     now = served.clock().timestamp()
-    found = await served.database.read(lambda conn: staff.session(conn, served.keys, token, now))
-    return found if found and found.member.brand in served.settings.brands else None
+
+    def look(conn: Connection) -> Visit | None:
+        found = staff.session(conn, served.keys, token, now)
+        if found is None or found.member.brand not in served.settings.brands:
+            return None
+        return Visit(served, found, {}, tasks.count_open(conn, found.member.brand))
+
+    return await served.database.read(look)
+
+
+def _away(served: Service) -> Response:
+    """The store does not answer, so nobody is known to be signed in."""
+    body = pages.environment.get_template("staff/away.html").render(t=texts_of(None))
+    retry = {"Retry-After": RETRY_AFTER}
+    return Response(body, 503, headers=headers() | retry, media_type="text/html")
 
 
 def _sign_in_first(request: Request) -> Response:
@@ -130,10 +166,8 @@ def _sign_in_first(request: Request) -> Response:
 
 
 async def _form(request: Request, session: Session) -> Mapping[str, str]:
-    """The posted fields, once their token is right. A file is read by its own page."""
+    """The posted fields, once their token is right. Raises BadInput."""
     if request.method != "POST":
-        return {}
-    if request.headers.get("content-type", "").startswith("multipart/form-data"):
         return {}
     form = fields(await read_body(request, FORM_LIMIT))
     check_token(form.get(CSRF, ""), session)
@@ -141,16 +175,20 @@ async def _form(request: Request, session: Session) -> Mapping[str, str]:
 
 
 def fields(raw: bytes) -> dict[str, str]:
+    """Raises BadInput for more of them than any page of ours has."""
     text = raw.decode("utf-8", "replace")
-    return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=500))
+    try:
+        return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=500))
+    except ValueError:
+        raise BadInput("staff.form.damaged") from None
 
 
 def check_token(given: str, session: Session) -> None:
     """Raises BadInput 403."""
-    if not hmac.compare_digest(given.encode(), session.csrf.encode()):
-        raise BadInput("this form is too old or not ours: open the page again", status=403)
+    if not hmac.compare_digest(given.encode("utf-8", "replace"), session.csrf.encode()):
+        raise BadInput("staff.form.old", status=403)
 
 
 def _check_role(member: Member, least: Role) -> None:
     if not member.role.covers(least):
-        raise BadInput(f"this is for a {least.value} or above", status=403)
+        raise BadInput(f"staff.least.{least.value}", status=403)

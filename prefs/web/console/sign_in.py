@@ -1,7 +1,8 @@
 """/staff/login, /staff/logout: who are you?
 
 What is wrong with a try is never told: an unknown address, a wrong password and a wrong code look
-and take the same. Tries are counted by address and by network address, in the database.
+and take the same. Failed tries are counted by address and by network address, in the database. A
+code of the second factor lets in once (RFC 6238 section 5.2).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+from ipaddress import ip_address
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -19,7 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from prefs.core import identity
-from prefs.core.errors import BadIdentifier, Unavailable
+from prefs.core.errors import BadIdentifier, BadInput, Unavailable
 from prefs.core.signals import Identifier
 from prefs.store import staff
 from prefs.store.staff import Member
@@ -44,6 +46,10 @@ BEFORE = "prefs_login"
 """Cookie of the sign-in form, equal to its hidden field."""
 
 
+WINDOW = (0, -1, 1)
+"""Steps of 30 s by which an authenticator's clock may be wrong."""
+
+
 class Try(NamedTuple):
     address: Identifier | None
     password: str
@@ -51,23 +57,33 @@ class Try(NamedTuple):
     come_from: bytes
 
 
+class Opened(NamedTuple):
+    """An account that the password opens, and the step of the code where it has a second factor."""
+
+    member: Member
+    step: int | None
+
+
 async def sign_in(request: Request) -> Response:
     served = service(request)
     if request.method != "POST":
         return _page(request, served)
-    form = fields(await read_body(request, FORM_LIMIT))
+    try:
+        form = fields(await read_body(request, FORM_LIMIT))
+    except BadInput as fault:
+        return _page(request, served, "staff.form.damaged", fault.status)
     if not _ours(request, served, form.get(CSRF)):
         return _page(request, served, "staff.login.again", 403)
     attempt = _attempt(request, form)
     try:
         if not await served.database.write(lambda conn: _may_try(conn, served, attempt)):
             return _page(request, served, "staff.login.too_many", 429)
-        members = await served.database.read(lambda conn: _known(conn, served, attempt))
-        if not members:
-            return _page(request, served, "staff.login.wrong", 401)
-        token = await served.database.write(lambda conn: _let_in(conn, served, attempt, members[0]))
+        found = await served.database.read(lambda conn: _opened(conn, served, attempt))
+        token = await served.database.write(lambda conn: _let_in(conn, served, attempt, found))
     except Unavailable:
         return _page(request, served, "staff.away", 503)
+    if token is None:
+        return _page(request, served, "staff.login.wrong", 401)
     answer = go(PATH)
     _keep(answer, served, COOKIE, token, int(staff.SESSION_LASTS))
     answer.delete_cookie(BEFORE, path=SIGN_IN)
@@ -79,7 +95,7 @@ def _ours(request: Request, served: Service, given: str | None) -> bool:
     a program that does neither carries nobody's session into another's."""
     kept, origin = request.cookies.get(BEFORE), request.headers.get("origin")
     if kept or given:
-        return bool(kept and given and hmac.compare_digest(kept.encode(), given.encode()))
+        return bool(kept and given and _same(kept, given))
     return origin is None or urlsplit(origin).netloc == urlsplit(served.settings.public_url).netloc
 
 
@@ -88,9 +104,19 @@ def _attempt(request: Request, form: dict[str, str]) -> Try:
         address = identity.email(form.get("email", "")[:320])
     except BadIdentifier:
         address = None
-    client = request.client.host if request.client else ""
-    come_from = hashlib.sha256(f"from {client}".encode()).digest()
+    come_from = hashlib.sha256(f"from {_network(request)}".encode()).digest()
     return Try(address, form.get("password", "")[:1000], form.get("code", "")[:10], come_from)
+
+
+def _network(request: Request) -> str:
+    """Where a try comes from. Behind a proxy on this machine it is what the proxy says, else all
+    the world would share the limit of one address."""
+    client = request.client.host if request.client else ""
+    told = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
+    try:
+        return told if told and ip_address(client).is_loopback else client
+    except ValueError:
+        return client
 
 
 def _may_try(conn: Connection, served: Service, attempt: Try) -> bool:
@@ -101,25 +127,36 @@ def _may_try(conn: Connection, served: Service, attempt: Try) -> bool:
     return staff.may_try(conn, served.keys.hash(attempt.address), staff.TRIES, now) and from_here
 
 
-def _known(conn: Connection, served: Service, attempt: Try) -> list[Member]:
+def _opened(conn: Connection, served: Service, attempt: Try) -> list[Opened]:
     address = attempt.address or identity.email("nobody@example.invalid")
     brands = list(served.settings.brands)
     found = staff.known_by(conn, served.keys, brands, address, attempt.password)
-    return [one for one in found if _right_code(conn, served, one, attempt.code)]
+    opened = [_with_code(conn, served, one, attempt.code) for one in found]
+    return [one for one in opened if one]
 
 
-def _right_code(conn: Connection, served: Service, member: Member, code: str) -> bool:
+def _with_code(conn: Connection, served: Service, member: Member, code: str) -> Opened | None:
     secret = staff.totp_of(conn, served.keys, member.brand, member.id)
     if secret is None:
-        return True
-    now = served.clock()
-    return pyotp.TOTP(secret).verify(code.replace(" ", ""), for_time=now, valid_window=1)
+        return Opened(member, None)
+    totp, now, given = pyotp.TOTP(secret), served.clock(), code.replace(" ", "")
+    right = [n for n in WINDOW if _same(totp.at(now, counter_offset=n), given)]
+    return Opened(member, totp.timecode(now) + right[0]) if right else None
 
 
-def _let_in(conn: Connection, served: Service, attempt: Try, member: Member) -> str:
-    if attempt.address:
-        staff.forgive(conn, served.keys.hash(attempt.address))
-    return staff.open_session(conn, member, served.clock().timestamp())
+def _same(one: str, other: str) -> bool:
+    return hmac.compare_digest(one.encode(), other.encode())
+
+
+def _let_in(conn: Connection, served: Service, attempt: Try, found: list[Opened]) -> str | None:
+    """The token of a new session; None where nothing opens, or the code let in before."""
+    for member, step in found:
+        if step is None or staff.use_step(conn, member.id, step):
+            if attempt.address:
+                staff.forgive(conn, served.keys.hash(attempt.address))
+            staff.forgive_one(conn, attempt.come_from)
+            return staff.open_session(conn, member, served.clock().timestamp())
+    return None
 
 
 def _page(
@@ -129,7 +166,8 @@ def _page(
     body = pages.environment.get_template("staff/login.html").render(
         t=texts_of(None), brand=None, wrong=wrong, csrf=token
     )
-    answer = Response(body, status, headers=headers(), media_type="text/html")
+    wait = {"Retry-After": str(int(staff.WINDOW))} if status == 429 else {}
+    answer = Response(body, status, headers=headers() | wait, media_type="text/html")
     _keep(answer, served, BEFORE, token, 3600, path=SIGN_IN)
     return answer
 
