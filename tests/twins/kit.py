@@ -320,6 +320,10 @@ class Twin(Generic[S]):
         """The refusal of a caller who may not come in, or None. Runs before routing."""
         return None
 
+    def unlimited(self, path: str) -> bool:
+        """Whether calls of this path are outside the limits: another host of the vendor."""
+        return False
+
     def too_many(self) -> Response:
         """The vendor's answer to a call over its limits."""
         return self.problem(429)
@@ -418,8 +422,9 @@ class Twin(Generic[S]):
         if fault and fault.kind == "down":
             await _hang_up(receive, send)
             return
+        free = self.unlimited(call.path)
         with self.lock:
-            entered = self.limits.enter()
+            entered = free or self.limits.enter()
         if not entered:
             call.fault = "limit"
             await self._send(call, await _render(self.too_many(), scope), send)
@@ -427,8 +432,9 @@ class Twin(Generic[S]):
         try:
             reply = await self._answer(call, fault, scope)
         finally:
-            with self.lock:
-                self.limits.leave()
+            if not free:
+                with self.lock:
+                    self.limits.leave()
         if reply is None:
             await _hang_up(receive, send)
             return

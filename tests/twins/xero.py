@@ -54,6 +54,7 @@ from tests.twins.kit import (
 )
 
 BASE = "/api.xro/2.0"
+TOKENS = "/connect/token"
 CONTACTS = BASE + "/Contacts"
 GROUPS = BASE + "/ContactGroups"
 MINUTE = Window(60, 60.0)
@@ -195,7 +196,7 @@ class XeroTwin(Twin[Organisation]):
     def routes(self) -> Sequence[BaseRoute]:
         members = GROUPS + "/{group}/Contacts"
         return [
-            Route("/connect/token", self.get_token, methods=["POST"]),
+            Route(TOKENS, self.get_token, methods=["POST"]),
             Route(CONTACTS, self.list_contacts, methods=["GET"]),
             Route(CONTACTS + "/{id}", self.get_contact, methods=["GET"]),
             Route(GROUPS, self.list_groups, methods=["GET"]),
@@ -231,6 +232,10 @@ class XeroTwin(Twin[Organisation]):
         }
         return JSONResponse(body, 400)
 
+    def unlimited(self, path: str) -> bool:
+        """The limits are those of an organisation, and tokens come from another host."""
+        return path == TOKENS
+
     def too_many(self) -> Response:
         """Only the limits of a time say when to come back."""
         for name, window in self._windows().items():
@@ -255,7 +260,7 @@ class XeroTwin(Twin[Organisation]):
     # --- who may come in -----------------------------------------------------------------------
 
     def gate(self, request: Request) -> Response | None:
-        if request.url.path == "/connect/token":
+        if request.url.path == TOKENS:
             return None
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         until = self.state.tokens.get(given)
