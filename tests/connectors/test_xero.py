@@ -310,6 +310,24 @@ class TestXero(ConnectorContract):
         assert [type(answer) for answer in self.run(job)] == [Applied, Temporary, Applied]
         assert self.held(self.ref(1)) is Value.OFF
 
+    def test_a_group_that_staff_renamed_is_no_longer_ours(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(xero, "FRESH", timedelta())
+        refs = self.refs(2)
+
+        async def job(connector: Connector) -> None:
+            for ref in refs:
+                await connector.apply([Change(ref, self.slot(connector), Wish.OFF)])
+                if ref == refs[0]:
+                    self.twin.rename_group(GROUP, "VIPs")
+
+        self.run(job)
+        assert [self.twin.groups_of(ref.value) for ref in refs] == [
+            {SUPPLIERS, "VIPs"},
+            {SUPPLIERS, GROUP},
+        ]
+
     def test_a_group_that_somebody_else_makes_meanwhile_is_used(self) -> None:
         """Names are unique: making it a second time is a 400."""
         self.put(self.ref(1))
@@ -446,6 +464,14 @@ class TestXero(ConnectorContract):
         assert isinstance(self.apply(Wish.OFF, self.ref(1))[self.ref(1)], Applied)
         assert self.value(self.ref(1)) is Value.OFF
         assert len(self.twin.state.writes) == 1
+
+    def test_of_archived_contacts_alone_all_count(self) -> None:
+        for _ in range(2):
+            self.put(self.ref(1))
+        self.twin.staff_adds(self.ref(1).value, GROUP)
+        for contact in self.twin.state.contacts.values():
+            contact.archived = True
+        assert self.value(self.ref(1)) is Value.UNMARKED
 
     def test_archived_contacts_are_marked_where_xero_lets_us(self) -> None:
         self.twin.configure(takes_archived=True)

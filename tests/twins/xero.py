@@ -647,6 +647,10 @@ class XeroTwin(Twin[Organisation]):
         del self.state.groups[self._named(name).id]
 
     @act
+    def rename_group(self, name: str, new: str) -> None:
+        self._named(name).name = new
+
+    @act
     def archive(self, email: str, travel: Travel = PLAIN) -> None:
         contact = self._known(email)
         contact.archived = True
