@@ -312,9 +312,11 @@ class Mailchimp:
     # --- walking -------------------------------------------------------------------------------
 
     async def scan(self, cursor: str | None) -> AsyncIterator[Page]:
-        """All members, or those changed since the walk before began."""
+        """All members, or those changed since the walk before began. One in unknown words is left
+        out, and the walk is then not complete."""
         since: dict[str, str] = json.loads(cursor) if cursor else {}
         names = list(self._audiences)
+        whole = not cursor
         for audience in names:
             began = self._now()
             async for members, last in self._pages(audience, since.get(audience)):
@@ -326,8 +328,10 @@ class Mailchimp:
                 )
                 if last:
                     since[audience] = (began - OVERLAP).isoformat()
+                whole = whole and len(records) == len(members)
                 ended = last and audience == names[-1]
-                yield Page(records, json.dumps(since) if last else None, complete=ended)
+                onward = json.dumps(since) if last else None
+                yield Page(records, onward, complete=whole and ended)
 
     def _readable(self, audience: str, member: Json, began: datetime) -> Observed | None:
         try:

@@ -1,5 +1,5 @@
 """What all tests share: with `hold_to_specs`, every call that a twin got is held against its
-vendor's interface."""
+vendor's interface; at the end of a run it is told what the connectors' contract covered."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 
 from tests.connectors import specs
+from tests.connectors.summary import Summary
 from tests.twins.kit import Call, Twin
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Summary())
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -20,8 +20,12 @@ class TestMessenger(ConnectorContract):
     """Exempt from reading: Meta holds no preference. "Off" is the label that staff see."""
 
     system = "messenger"
-    readable = False
-    bulk = False
+    exempt: ClassVar[Mapping[str, str]] = {
+        "reading": "Meta holds no preference that could be read",
+        "walking": "a walk shows whose tokens vanished, after two lists",
+        "bulk": "a label is set for one person at a time",
+    }
+    echoes = False  # a label set through the interface is not told
     done = Local
     read_path = scan_path = "/v25.0/[0-9]+/notification_message_tokens"
     write_path = "/v25.0/[0-9]+/label"

@@ -80,6 +80,8 @@ class Account(ConnectorContract):
     """A Pabau account whose own limits, and ours, stay out of the way."""
 
     system = "pabau"
+    small_pages = ("connectors.pabau.PAGE",)
+    resumes = False  # pages are counted, and shift by who comes in between
     read_path = LISTING
     write_path = UPDATE
     scan_path = LISTING
@@ -110,6 +112,11 @@ class Account(ConnectorContract):
     def break_word(self, ref: Ref) -> None:
         (id_,) = self.twin.with_email(ref.value)
         self.twin.staff_set(id_, "opt_in_email", "2")
+
+    def listen(self, url: str) -> Mapping[str, Any]:
+        """Told of updates, too, which Pabau may do or not."""
+        self.twin.configure(tells_updates=True)
+        return super().listen(url)
 
     def reminders_untouched(self) -> bool:
         return not self.twin.reminders_touched()

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import httpx
 import pytest
@@ -64,7 +64,8 @@ class Account(ConnectorContract):
     """An account in which every field of ours stands already, beside one of reminders."""
 
     system = "pipedrive"
-    bulk = False  # Pipedrive has no bulk call for persons
+    exempt: ClassVar[Mapping[str, str]] = {"bulk": "Pipedrive has no bulk call for persons"}
+    small_pages = ("connectors.pipedrive.PAGE",)
     read_path = PERSONS
     write_path = rf"{PERSONS}/[0-9]+$"
     write_method = "PATCH"
@@ -82,6 +83,11 @@ class Account(ConnectorContract):
 
     def options(self) -> Mapping[str, Any]:
         return {"token": self.twin.token, "campaigns": self.campaigns}
+
+    def listen(self, url: str) -> Mapping[str, Any]:
+        self.twin.configure(webhook_url=url)
+        user, password = self.twin.webhook_user, self.twin.webhook_password
+        return {"webhook_user": user, "webhook_password": password}
 
     def reminders_untouched(self) -> bool:
         ours = {"marketing_status", *(f"Marketing - {channel}" for channel in Channel)}

@@ -90,7 +90,7 @@ class KeapTwin(Twin[Account]):
     token_life     seconds that an OAuth token lives (default 86400)
     opt_out_as     the status that an API opt-out makes: MANUAL (default) or ADMIN
     hide_tags      contacts are shown without `tag_ids`
-    tells_opt_out  an opt-out fires `contact.edit` (default no)
+    tells_opt_out  an opt-out, the API's too, fires `contact.edit` (default no)
     odd_tag_events the other shape of tag events: `tagId` and lists of contact ids
     """
 
@@ -248,6 +248,7 @@ class KeapTwin(Twin[Account]):
         elif not body["opted_in"] and held.opted_in | (held.status in OPT_IN_FROM):
             self._set(email, self.opt_out_as)
         self.state.changed_by_api.add("status")
+        self._tell_holders(email)
         return JSONResponse(self._shown(email))
 
     def _set(self, email: str, status: str) -> None:
@@ -476,8 +477,11 @@ class KeapTwin(Twin[Account]):
         if email.lower() not in self.state.statuses or status not in MARKETABLE + NOT_MARKETABLE:
             raise ActError("no such address or status")
         self._set(email.lower(), status)
+        self._tell_holders(email.lower(), travel)
+
+    def _tell_holders(self, email: str, travel: Travel = PLAIN) -> None:
         for one in self.state.contacts.values():
-            if email.lower() in one.emails and self.tells_opt_out:
+            if email in one.emails and self.tells_opt_out:
                 self._tell("contact.edit", one.id, travel)
 
     @act

@@ -102,6 +102,7 @@ class PabauTwin(Twin[Account]):
     newest_first   order of the listing, which the vendor does not document
     shows_custom   the listing shows custom fields
     says           "status" or "success": how an update answers that it was done
+    tells_updates  an update fires a webhook (default no)
     """
 
     name = "pabau"
@@ -119,6 +120,7 @@ class PabauTwin(Twin[Account]):
         self.newest_first = False
         self.shows_custom = False
         self.says = "status"
+        self.tells_updates = False
 
     def fresh(self) -> Account:
         return Account()
@@ -136,6 +138,7 @@ class PabauTwin(Twin[Account]):
             "newest_first": bool,
             "shows_custom": bool,
             "says": str,
+            "tells_updates": bool,
         }
         if set(settings.get("encodings", ())) - set(ENCODINGS):
             raise ValueError(f"encodings are of {ENCODINGS}")
@@ -214,6 +217,8 @@ class PabauTwin(Twin[Account]):
             return self.problem(400, fault.body or "This client cannot be updated")
         if fault is None or fault.work:
             self._update(client, fields, flags)
+            if self.tells_updates:
+                self._tell_of(client, "change", PLAIN)
         return JSONResponse({} if fault else self._said(client))
 
     def _said(self, client: Client) -> dict[str, Any]:
