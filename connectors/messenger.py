@@ -130,7 +130,7 @@ class Messenger:
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        return (Slot(self._page, Channel.MESSENGER),)
+        return (Slot(self._page, Channel.MESSENGER, enforced=False),)
 
     async def close(self) -> None:
         await self._line.close()

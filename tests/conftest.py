@@ -31,7 +31,8 @@ def hold_to_specs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, C
 
     monkeypatch.setattr(Twin, "_note", noting)
     yield noted
-    specs.require()
+    if noted:
+        specs.require()
     wrong = [
         found
         for system, call in noted

@@ -42,6 +42,7 @@ from prefs.core.propagation import (
 )
 from prefs.core.signals import Delivery, Found, Recheck, Unknown
 from prefs.core.words import Kind
+from tests.connectors import specs
 from tests.twins.kit import Call, Letter, Twin, running
 
 T = TypeVar("T")
@@ -58,6 +59,7 @@ NEEDS = {
     "words": "a record's state is a word, which could be an unknown one",
     "walked words": "a walk sees that word",
     "webhooks": "the vendor sends some",
+    "closed": "a request takes no fields but those that the vendor names",
 }
 """What cases may need of a system."""
 DECLARED = ("test_its_keys_are_described", "test_every_slot_is_marketing")
@@ -588,16 +590,40 @@ class ConnectorContract:
         found: list[Found] = module.normalise(delivery, target, signed=signed)
         return found
 
-    # --- what it may write ----------------------------------------------------------------------
+    # --- what it asks -------------------------------------------------------------------------
 
-    def test_a_whole_story_makes_no_other_writes_than_declared(self) -> None:
-        """And touches no reminder. Every case ends with the same look."""
+    def story(self) -> list[Call]:
+        """The calls of an out, an in, and a look at everybody."""
         self.put(self.ref(1))
         self.unset(self.ref(2))
+        self.observe(self.ref(1))
         self.apply(Wish.OFF, self.ref(1))
         self.apply(Wish.ON, self.ref(2))
         self.pages()
         self.run(lambda connector: connector.containers())
+        calls: list[Call] = list(self.twin.calls)
+        return calls
+
+    def test_its_requests_are_those_of_the_vendors_interface(self) -> None:
+        """So are those of every other case: each ends with the same look."""
+        specs.require()
+        calls = self.story()
+        assert calls
+        assert specs.findings(self.system, calls) == []
+
+    def test_a_field_or_a_parameter_too_many_would_be_found(self) -> None:
+        self.needs("closed")
+        specs.require()
+        for call in self.story():
+            assert specs.findings(self.system, [specs.with_parameter(call)]), call.target
+            if call.body:
+                assert specs.findings(self.system, [specs.with_field(call)]), call.body
+
+    # --- what it may write ----------------------------------------------------------------------
+
+    def test_a_whole_story_makes_no_other_writes_than_declared(self) -> None:
+        """And touches no reminder. Every case ends with the same look."""
+        self.story()
         assert self.written()
         self._only_declared_writes()
         assert self.reminders_untouched()

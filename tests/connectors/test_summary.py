@@ -19,11 +19,15 @@ from tests.connectors.summary import MARK, Summary, lines
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def quiet() -> dict[str, str]:
+    """The environment without a word of the run that we are in."""
+    return {name: text for name, text in os.environ.items() if not name.startswith("PYTEST_")}
+
+
 def run(*args: str) -> str:
     """What a run of pytest of its own prints."""
-    environ = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
     command = [sys.executable, "-m", "pytest", *args]
-    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, env=quiet(), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
