@@ -705,7 +705,10 @@ class XeroTwin(Twin[Organisation]):
         return Row(one.email, words, "invoices only", state, buttons)
 
     def page_buttons(self) -> Sequence[Button]:
-        return [Button("New contact", "new_contact", {}, ("email",))]
+        return [
+            Button("New contact", "new_contact", {}, ("email",)),
+            Button("Try the webhook", "intent_to_receive", {}),
+        ]
 
 
 def _told(events: Sequence[Mapping[str, Any]], first: int, last: int) -> bytes:
