@@ -7,10 +7,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests.connectors import specs
 from tests.connectors.summary import Summary
 from tests.twins.kit import Call, Twin
+
+# How long a case takes says nothing on a machine that others share.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 def pytest_configure(config: pytest.Config) -> None:
