@@ -249,31 +249,28 @@ class Scan:
         ids = [(row.read.vendor_id, row.hashes) for row in rows if row.read.vendor_id]
         marks.keep_records(conn, self.target.label, ids, now)
         again: set[bytes] = set()
+        proofs: list[Proof] = []
         for one in found:
             if one.verdict is Verdict.OUT and one.source:
                 signal = heard_out(self.target, one.row.read, one.slot, one.seen, one.source)
                 self.intake.record(conn, signal)
-                self._remember(conn, one, Wish.OFF)
+                proofs += self._seen(one, Wish.OFF)
             elif one.verdict is Verdict.READ_AGAIN or _pushes(one, ons=ons):
                 again |= set(one.row.hashes)
                 if self.connector.facts.assisted:
                     # Nothing else will read it.
-                    self._remember(conn, one, one.wished, Outcome.PENDING)
+                    proofs += self._seen(one, one.wished, Outcome.PENDING)
             elif meets(one.seen.value, one.wished):
-                self._remember(conn, one, one.wished)
+                proofs += self._seen(one, one.wished)
                 again |= set(one.row.hashes) if self.connector.facts.assisted else set()
+        marks.write_receipts(conn, self.target.label, proofs, now)
         self._mark_owners(conn, again)
 
-    def _remember(
-        self, conn: Connection, one: Finding, wished: Wish, outcome: Outcome | None = None
-    ) -> None:
+    def _seen(self, one: Finding, wished: Wish, outcome: Outcome | None = None) -> Iterator[Proof]:
         outcome = outcome or self._met(one.slot)
         began = one.row.read.read_began.timestamp()
-        proofs = [
-            Proof(hash_, one.slot, wished, outcome, None, one.seen.value, began)
-            for hash_ in one.row.keyed
-        ]
-        marks.write_receipts(conn, self.target.label, proofs, self.clock().timestamp())
+        for hash_ in one.row.keyed:
+            yield Proof(hash_, one.slot, wished, outcome, None, one.seen.value, began)
 
     def _met(self, slot: Slot) -> Outcome:
         facts = self.connector.facts

@@ -472,33 +472,34 @@ class Proof(NamedTuple):
     opened_at: float | None = None
 
 
+_insert_receipt = sqlite.insert(receipts).values({c.name: bindparam(c.name) for c in receipts.c})
+_new = _insert_receipt.excluded
+_KEEP = Statement(
+    _insert_receipt.on_conflict_do_update(
+        index_elements=["target", "hash", "place"],
+        set_={
+            "channel": _new.channel,
+            "wish": _new.wish,
+            "seen": func.coalesce(_new.seen, receipts.c.seen),
+            "seen_began": func.coalesce(_new.seen_began, receipts.c.seen_began),
+            "written": func.coalesce(_new.written, receipts.c.written),
+            "written_ended": func.coalesce(_new.written_ended, receipts.c.written_ended),
+            "ever_on": func.max(_new.ever_on, receipts.c.ever_on),
+            "outcome": _new.outcome,
+            "reason": _new.reason,
+            "due_at": _new.due_at,
+            "opened_at": func.coalesce(_new.opened_at, receipts.c.opened_at),
+            "settled_at": _new.settled_at,
+        },
+    )
+)
+
+
 def write_receipts(conn: Connection, target: str, proofs: Iterable[Proof], now: float) -> None:
     """Keep what was seen and written. A value that was not learnt this time keeps its old one."""
     rows = [_proof_values(target, proof, now) for proof in proofs]
-    if not rows:
-        return
-    upsert = sqlite.insert(receipts)
-    new = upsert.excluded
-    conn.execute(
-        upsert.on_conflict_do_update(
-            index_elements=["target", "hash", "place"],
-            set_={
-                "channel": new.channel,
-                "wish": new.wish,
-                "seen": func.coalesce(new.seen, receipts.c.seen),
-                "seen_began": func.coalesce(new.seen_began, receipts.c.seen_began),
-                "written": func.coalesce(new.written, receipts.c.written),
-                "written_ended": func.coalesce(new.written_ended, receipts.c.written_ended),
-                "ever_on": func.max(new.ever_on, receipts.c.ever_on),
-                "outcome": new.outcome,
-                "reason": new.reason,
-                "due_at": new.due_at,
-                "opened_at": func.coalesce(new.opened_at, receipts.c.opened_at),
-                "settled_at": new.settled_at,
-            },
-        ),
-        rows,
-    )
+    if rows:
+        _KEEP.run_many(conn, rows)
 
 
 def _proof_values(target: str, proof: Proof, now: float) -> Mapping[str, Any]:
