@@ -25,6 +25,7 @@ from prefs.app import Runtime, load_settings, make_app, make_worker, open_runtim
 from prefs.core.errors import PrefsError, SettingsError, Unavailable
 from prefs.core.propagation import Target
 from prefs.core.signals import Evidence
+from prefs.lanes import Worker
 from prefs.logs import set_up_logs
 from prefs.mailbox import PLACE, Mailbox
 from prefs.scan import Scan
@@ -402,14 +403,14 @@ class _Reading(NamedTuple):
 
 
 async def _sync(runtime: Runtime, chosen: list[Target], reading: _Reading) -> list[sync.Report]:
-    scans = [app.make_scan(runtime, target) for target in chosen]
+    """The lanes that read also carry: what a walk taught a connector need not be asked again."""
+    worker = make_worker(runtime, polls=False)
     try:
-        reports = await _read(scans, reading)
+        reports = await _read([one.scan for one in worker.lanes if one.target in chosen], reading)
+        if reading.apply:
+            await _carried(runtime, worker, reading.tell)
     finally:
-        for scan in scans:
-            await scan.connector.close()
-    if reading.apply:
-        await _carried(runtime, reading.tell)
+        await worker.stop()
     return reports
 
 
@@ -421,16 +422,16 @@ async def _read(scans: list[Scan], reading: _Reading) -> list[sync.Report]:
         letters = [await sync.letters(reading.box, reading.tell)] if reading.box else []
         return [report for report in heard if report] + letters
     readable = list(sync.readable(scans))
-    reports = [await sync.walk(scan, reading.tell, apply=reading.apply) for scan in readable]
+    walks = [sync.walk(scan, reading.tell, apply=reading.apply) for scan in readable]
+    reports = await asyncio.gather(*walks)
     for scan, report in zip(readable, reports, strict=True):
         await sync.settle(scan, report)
     return reports
 
 
-async def _carried(runtime: Runtime, tell: sync.Progress) -> None:
+async def _carried(runtime: Runtime, worker: Worker, tell: sync.Progress) -> None:
     """Work, or wait for who works already, until nothing is due."""
     live = [target.label for target in runtime.targets if target.live]
-    worker = make_worker(runtime)
     app.wake_on_commit(runtime.database, worker)
     worker.start()
     try:
@@ -440,8 +441,6 @@ async def _carried(runtime: Runtime, tell: sync.Progress) -> None:
                 await asyncio.sleep(0.2)
     except TimeoutError:
         raise Unavailable("not all could be carried yet; prefs serve or work goes on") from None
-    finally:
-        await worker.stop()
 
 
 @main.command("retract")

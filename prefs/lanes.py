@@ -61,6 +61,8 @@ class Lane:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     answer_open: Callable[[Lane], Awaitable[None]] | None = None
     lease: Lease | None = None
+    polls: bool = True
+    """False where somebody else reads the vendor: this lane only carries."""
 
     def __post_init__(self) -> None:
         self.push = Push(
@@ -100,7 +102,7 @@ class Lane:
 
     async def _work_under_lease(self) -> None:
         """Push and scan side by side while the lease is renewed; all end when it is lost."""
-        jobs = [self._keep_lease(), self._push_loop(), self._scan_loop()]
+        jobs = [self._keep_lease(), self._push_loop(), *([self._scan_loop()] if self.polls else [])]
         tasks = [asyncio.create_task(job) for job in jobs]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
