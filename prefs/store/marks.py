@@ -15,7 +15,7 @@ from sqlalchemy.dialects import sqlite
 
 from prefs.core.propagation import Outcome, Receipt, Slot, Value, Wish
 from prefs.store.counters import next_numbers
-from prefs.store.hot import Statement
+from prefs.store.hot import ByKeys, Statement
 from prefs.store.schema import (
     lanes,
     marks,
@@ -391,14 +391,15 @@ def record_hashes(conn: Connection, target: str, vendor_id: str) -> list[bytes]:
     )
 
 
-def known_records(conn: Connection, target: str, vendor_ids: Collection[str]) -> set[str]:
-    return set(
-        conn.execute(
-            select(records.c.vendor_id).where(
-                records.c.target == target, records.c.vendor_id.in_(sorted(vendor_ids))
-            )
-        ).scalars()
+_KNOWN = ByKeys(
+    lambda ids: select(records.c.vendor_id).where(
+        records.c.target == bindparam("target"), records.c.vendor_id.in_(ids)
     )
+)
+
+
+def known_records(conn: Connection, target: str, vendor_ids: Collection[str]) -> set[str]:
+    return {vendor_id for (vendor_id,) in _KNOWN.run(conn, vendor_ids, {"target": target})}
 
 
 def gone(conn: Connection, target: str, unseen_since: float, now: float) -> list[bytes]:
@@ -432,23 +433,43 @@ def vendor_ids(conn: Connection, target: str, hashes: Collection[bytes]) -> dict
 # --- receipts ---------------------------------------------------------------------------------
 
 
+_RECEIPTS = ByKeys(
+    lambda hashes: select(
+        receipts.c.hash,
+        receipts.c.place,
+        receipts.c.seen,
+        receipts.c.seen_began,
+        receipts.c.written,
+        receipts.c.written_ended,
+        receipts.c.ever_on,
+        receipts.c.outcome,
+    ).where(receipts.c.target == bindparam("target"), receipts.c.hash.in_(hashes))
+)
+
+
 def read_receipts(
     conn: Connection, target: str, hashes: Collection[bytes]
 ) -> dict[tuple[bytes, str], Receipt]:
-    rows = conn.execute(
-        select(receipts).where(receipts.c.target == target, receipts.c.hash.in_(sorted(hashes)))
-    )
-    return {(row.hash, row.place): _receipt(row) for row in rows}
+    """(hash, place) -> what is kept of it."""
+    rows = _RECEIPTS.run(conn, hashes, {"target": target})
+    return {(hash_, place): _receipt(*kept) for hash_, place, *kept in rows}
 
 
-def _receipt(row: Any) -> Receipt:
+def _receipt(
+    seen: str | None,
+    seen_began: float | None,
+    written: str | None,
+    written_ended: float | None,
+    ever_on: int,
+    outcome: str | None,
+) -> Receipt:
     return Receipt(
-        seen=Value(row.seen) if row.seen else None,
-        seen_began=_moment(row.seen_began),
-        written=Wish(row.written) if row.written else None,
-        written_ended=_moment(row.written_ended),
-        ever_on=bool(row.ever_on),
-        refused=row.outcome == Outcome.REFUSED,
+        seen=Value(seen) if seen else None,
+        seen_began=_moment(seen_began),
+        written=Wish(written) if written else None,
+        written_ended=_moment(written_ended),
+        ever_on=bool(ever_on),
+        refused=outcome == Outcome.REFUSED,
     )
 
 
