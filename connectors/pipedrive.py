@@ -150,10 +150,11 @@ class Pipedrive:
         self._line = Line(target, budget, now)
         self._fields = Fields(self._line, now)
         self._book = Book()
+        self._slots = tuple(self._slot(channel) for channel in Channel)
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        return tuple(self._slot(channel) for channel in Channel)
+        return self._slots
 
     def _slot(self, channel: Channel) -> Slot:
         if channel is Channel.EMAIL and self._campaigns:

@@ -197,8 +197,8 @@ class Scan:
         """Every slot of a page's records against what stands here; writes nothing."""
         rows = [self._row(ref, read) for ref, read in page.records]
         rows = [row for row in rows if row.hashes]
-        known = self._known(conn, rows)
-        return [found for row in rows for found in self._compare(row, known)]
+        known, slots = self._known(conn, rows), self.connector.slots
+        return [found for row in rows for found in self._compare(row, known, slots)]
 
     def _row(self, ref: Ref, read: Observed) -> Row:
         shown = identifiers_shown(read, self.target.region)
@@ -217,10 +217,10 @@ class Scan:
             marks.known_records(conn, self.target.label, ids),
         )
 
-    def _compare(self, row: Row, known: _Known) -> Iterator[Finding]:
+    def _compare(self, row: Row, known: _Known, slots: Sequence[Slot]) -> Iterator[Finding]:
         held = [known.held.get(hash_, NOBODY) for hash_ in row.hashes]
         times = [known.last[hash_] for hash_ in row.hashes if hash_ in known.last]
-        for slot in self.connector.slots:
+        for slot in slots:
             if slot not in row.read.values:
                 continue
             seen, wished = row.read.values[slot], wish(slot, held)

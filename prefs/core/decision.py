@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -292,11 +293,16 @@ def wish(slot: Slot, held: Iterable[Held]) -> Wish:
     all are allowed; a channel slot is on only when the channel itself was chosen.
     """
     held = list(held)
-    topics: tuple[str | None, ...] = slot.topics or (None,)
-    answers = [_scope_wish(Ask(Scope(slot.channel, slot.purpose, topic)), held) for topic in topics]
+    answers = [_scope_wish(ask, held) for ask in _asks(slot)]
     if Wish.OFF in answers:
         return Wish.OFF
     return Wish.ON if all(answer is Wish.ON for answer in answers) else Wish.LEAVE
+
+
+@lru_cache(maxsize=512)
+def _asks(slot: Slot) -> tuple[Ask, ...]:
+    topics: tuple[str | None, ...] = slot.topics or (None,)
+    return tuple(Ask(Scope(slot.channel, slot.purpose, topic)) for topic in topics)
 
 
 DENYING = (Word.SUPPRESSED, Word.OBJECTED, Word.OPTED_OUT, Word.HELD)

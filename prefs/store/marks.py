@@ -356,27 +356,31 @@ def next_due(conn: Connection, targets: Collection[str]) -> float | None:
 # --- records ----------------------------------------------------------------------------------
 
 
+_insert_record = sqlite.insert(records).values(
+    {name: bindparam(name) for name in ("target", "vendor_id", "seen_at")}
+)
+_SEE = Statement(
+    _insert_record.on_conflict_do_update(
+        index_elements=["target", "vendor_id"],
+        set_={"seen_at": _insert_record.excluded.seen_at, "gone_at": None},
+    )
+)
+_NAME = Statement(
+    sqlite.insert(record_identifiers)
+    .values({c.name: bindparam(c.name) for c in record_identifiers.c})
+    .on_conflict_do_nothing()
+)
+
+
 def keep_records(
     conn: Connection, target: str, found: Iterable[tuple[str, Sequence[bytes]]], now: float
 ) -> None:
     """Remember which vendor id belongs to which identifiers."""
     rows = [(vendor_id, hash_) for vendor_id, hashes in found for hash_ in hashes]
-    if not rows:
-        return
-    upsert = sqlite.insert(records)
-    conn.execute(
-        upsert.on_conflict_do_update(
-            index_elements=["target", "vendor_id"],
-            set_={"seen_at": upsert.excluded.seen_at, "gone_at": None},
-        ),
-        [
-            {"target": target, "vendor_id": vendor_id, "seen_at": now}
-            for vendor_id in {vendor_id for vendor_id, _ in rows}
-        ],
-    )
-    conn.execute(
-        sqlite.insert(record_identifiers).on_conflict_do_nothing(),
-        [{"target": target, "hash": hash_, "vendor_id": vendor_id} for vendor_id, hash_ in rows],
+    ids = {vendor_id for vendor_id, _ in rows}
+    _SEE.run_many(conn, [{"target": target, "vendor_id": one, "seen_at": now} for one in ids])
+    _NAME.run_many(
+        conn, [{"target": target, "hash": hash_, "vendor_id": one} for one, hash_ in rows]
     )
 
 
