@@ -17,7 +17,7 @@ import structlog
 from sqlalchemy import Connection
 
 from prefs import texts
-from prefs.core.decision import NOBODY, Held, wish
+from prefs.core.decision import NOBODY, Held, wholly_out, wish
 from prefs.core.errors import Refused
 from prefs.core.propagation import (
     Connector,
@@ -228,9 +228,11 @@ class Scan:
             receipt = next(filter(None, kept), None)
             began = row.read.read_began
             verdict, source = judge(seen, began, receipt, wished, max(times, default=None))
-            first = row.read.vendor_id not in known.records
-            nobody = first and not times
-            direction = _direction(verdict, seen.value, wished, receipt, nobody=nobody)
+            id_ = row.read.vendor_id
+            first = id_ not in known.records if id_ else receipt is None
+            direction = _direction(verdict, seen.value, wished, receipt, nobody=first and not times)
+            if direction is Direction.TAKE and wholly_out(slot, held):
+                direction = None
             yield Finding(row, slot, seen, wished, verdict, source, direction, first)
 
     # --- take in -------------------------------------------------------------------------------

@@ -146,6 +146,8 @@ class MailingList:
     before_read: Callable[[], None] | None = None
     before_write: Callable[[Sequence[Change]], None] | None = None
     slots: tuple[Slot, ...] = (SLOT,)
+    names: bool = True
+    """Whether records have ids."""
 
     async def observe(
         self, refs: Sequence[Ref]
@@ -162,7 +164,8 @@ class MailingList:
         if address not in self.held:
             return Absent(began)
         seen = Seen(self.held[address])
-        return Observed({SLOT: seen}, began, f"id-{address}", ((Kind.EMAIL, address),))
+        vendor_id = f"id-{address}" if self.names else None
+        return Observed(dict.fromkeys(self.slots, seen), began, vendor_id, ((Kind.EMAIL, address),))
 
     async def apply(
         self, changes: Sequence[Change]

@@ -514,7 +514,11 @@ _KEEP = Statement(
             "reason": _new.reason,
             "due_at": _new.due_at,
             "opened_at": func.coalesce(_new.opened_at, receipts.c.opened_at),
-            "settled_at": _new.settled_at,
+            # Seeing again what a push proved is no later proof of it.
+            "settled_at": case(
+                (_new.opened_at.is_(None), func.coalesce(receipts.c.settled_at, _new.settled_at)),
+                else_=_new.settled_at,
+            ),
         },
     )
 )
