@@ -198,7 +198,8 @@ class Scan:
         rows = [self._row(ref, read) for ref, read in page.records]
         rows = [row for row in rows if row.hashes]
         known, slots = self._known(conn, rows), self.connector.slots
-        return [found for row in rows for found in self._compare(row, known, slots)]
+        found = [one for row in rows for one in self._compare(row, known, slots)]
+        return self._doubted(conn, found)
 
     def _row(self, ref: Ref, read: Observed) -> Row:
         shown = identifiers_shown(read, self.target.region)
@@ -234,6 +235,15 @@ class Scan:
             if direction is Direction.TAKE and wholly_out(slot, held):
                 direction = None
             yield Finding(row, slot, seen, wished, verdict, source, direction, first)
+
+    def _doubted(self, conn: Connection, found: list[Finding]) -> list[Finding]:
+        """An `off` of somebody whom a push is about just now may be that push's own: until it is
+        proved, nobody can tell, and the lane reads again."""
+        outs = [one.row for one in found if one.verdict is Verdict.OUT]
+        hashes = {hash_ for row in outs for hash_ in row.hashes}
+        ids = {row.read.vendor_id for row in outs if row.read.vendor_id}
+        busy = marks.pushed_now(conn, self.target.label, hashes, ids)
+        return [_doubt(one, busy) for one in found] if busy else found
 
     # --- take in -------------------------------------------------------------------------------
 
@@ -290,6 +300,13 @@ class Scan:
             for subject_id in subjects.owners(conn, controller, hashes)
         ]
         marks.set_marks(conn, wanted, self.clock().timestamp(), urgent=True)
+
+
+def _doubt(one: Finding, busy: Collection[bytes | str | None]) -> Finding:
+    names = (*one.row.hashes, one.row.read.vendor_id)
+    if one.verdict is not Verdict.OUT or not any(name in busy for name in names):
+        return one
+    return one._replace(verdict=Verdict.READ_AGAIN, direction=None)
 
 
 def _pushes(one: Finding, *, ons: bool) -> bool:

@@ -145,6 +145,7 @@ class MailingList:
     omits: bool = False
     before_read: Callable[[], None] | None = None
     before_write: Callable[[Sequence[Change]], None] | None = None
+    after_write: Callable[[], None] | None = None
     slots: tuple[Slot, ...] = (SLOT,)
     names: bool = True
     """Whether records have ids."""
@@ -176,6 +177,8 @@ class MailingList:
         if self.write_fault is None or self.works_all_the_same:
             for change in changes:
                 self._do(change)
+        if self.after_write:
+            self.after_write()
         if self.write_fault:
             return dict.fromkeys(changes, self.write_fault)
         return {} if self.omits else dict.fromkeys(changes, Applied())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -131,6 +132,22 @@ def test_our_own_off_found_by_the_walk_is_no_signal(rt: Clinic) -> None:
     push(rt, there)
     walk(rt, there)
     assert sources(rt, ADA) == [Source.STAFF]
+
+
+def test_nor_is_it_where_the_walk_comes_between_our_write_and_its_proof(rt: Clinic) -> None:
+    there = MailingList(rt.clock, held={ADA: Value.ON})
+    walk(rt, there)
+    rt.say(ADA, Source.STAFF)
+    there.after_write = lambda: in_thread(lambda: walk(rt, there))
+    push(rt, there)
+    assert there.held[ADA] is Value.OFF
+    assert sources(rt, ADA) == [Source.STAFF]
+
+
+def in_thread(job: Callable[[], None]) -> None:
+    thread = threading.Thread(target=job)
+    thread.start()
+    thread.join()
 
 
 def test_a_record_that_appears_is_brought_to_its_wish(rt: Clinic) -> None:

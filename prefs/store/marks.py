@@ -17,7 +17,9 @@ from prefs.core.propagation import Outcome, Receipt, Slot, Value, Wish
 from prefs.store.counters import next_numbers
 from prefs.store.hot import ByKeys, Statement
 from prefs.store.schema import (
+    identifiers,
     lanes,
+    links,
     marks,
     pushbacks,
     receipts,
@@ -283,6 +285,37 @@ def delay(conn: Connection, lease: Lease, delayed: Iterable[Delay]) -> None:
         ),
         params,
     )
+
+
+_PUSHED = ByKeys(
+    lambda hashes: (
+        select(identifiers.c.hash)
+        .join(links, links.c.identifier_id == identifiers.c.id)
+        .join(marks, marks.c.subject_id == links.c.subject_id)
+        .where(
+            identifiers.c.hash.in_(hashes),
+            marks.c.target == bindparam("target"),
+            marks.c.claimed_epoch.is_not(None),
+        )
+    )
+)
+_PUSHED_IDS = ByKeys(
+    lambda ids: select(marks.c.vendor_id).where(
+        marks.c.target == bindparam("target"),
+        marks.c.subject_id == 0,
+        marks.c.vendor_id.in_(ids),
+        marks.c.claimed_epoch.is_not(None),
+    )
+)
+
+
+def pushed_now(
+    conn: Connection, target: str, hashes: Collection[bytes], ids: Collection[str]
+) -> set[bytes | str]:
+    """Which of these hashes and vendor ids a push of this target is about at this moment."""
+    rows = _PUSHED.run(conn, hashes, {"target": target})
+    rows += _PUSHED_IDS.run(conn, ids, {"target": target})
+    return {name for (name,) in rows}
 
 
 def any_due(conn: Connection, target: str, now: float) -> bool:
