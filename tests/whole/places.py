@@ -1,4 +1,4 @@
-"""The vendors of a whole clinic: each a running twin with everybody in it, under one set of words."""
+"""The vendors of a whole clinic: running twins with everybody in them, under one set of words."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ def phone(number: int) -> str:
 
 
 class Place:
-    """One vendor. E-mail marketing unless it says otherwise; people are numbered."""
+    """One vendor. E-mail marketing unless it says otherwise; people are numbered.
+
+    Everybody has a phone number in the clinic's own software and in the address book; elsewhere an
+    address is all that is held."""
 
     system: ClassVar[str]
     options: ClassVar[str]
@@ -71,6 +74,10 @@ class Place:
 
     def add(self, number: int, *, out: bool = False) -> None:
         """Somebody as found at the start: subscribed, or out."""
+        raise NotImplementedError
+
+    def add_unasked(self, number: int) -> None:
+        """Somebody whom nobody ever asked there."""
         raise NotImplementedError
 
     def leaves(self, number: int) -> None:
@@ -147,6 +154,9 @@ reminder_types = ["900"]
         state = "UNSUBSCRIBED" if out else "SUBSCRIBED"
         self.twin.new_contact(email(number), statuses={"101": state, "900": "SUBSCRIBED"})
 
+    def add_unasked(self, number: int) -> None:
+        self.twin.new_contact(email(number), statuses={"900": "SUBSCRIBED"})
+
     def leaves(self, number: int) -> None:
         self.twin.person_unsubscribes(email(number), "101")
 
@@ -171,6 +181,7 @@ service_lists = ["9"]
 """
 
     def furnish(self) -> None:
+        self.ids: dict[int, str] = {}
         self.twin.new_list("1", "News")
         self.twin.new_list("9", "Reminders", purpose="reminders")
 
@@ -178,7 +189,11 @@ service_lists = ["9"]
         return {"ACTIVECAMPAIGN": self.twin.token}
 
     def add(self, number: int, *, out: bool = False) -> None:
-        self.twin.new_contact(email(number), phone(number), {"1": "2" if out else "1", "9": "1"})
+        rows = {"1": "2" if out else "1", "9": "1"}
+        self.ids[number] = self.twin.new_contact(email(number), "", rows)
+
+    def add_unasked(self, number: int) -> None:
+        self.ids[number] = self.twin.new_contact(email(number), "", {"1": "0", "9": "1"})
 
     def leaves(self, number: int) -> None:
         self.twin.person_unsubscribes(email(number), "1")
@@ -187,7 +202,8 @@ service_lists = ["9"]
         self.twin.admin_sets(email(number), "1", "1")
 
     def off(self, number: int) -> bool:
-        return self.twin.status(email(number), "1") == "2"
+        with self.twin.lock:
+            return self.twin.state.rows[f"{self.ids[number]}/1"].status == "2"
 
     def unharmed(self) -> bool:
         return not self.twin.api_changes_of_service()
@@ -206,7 +222,7 @@ webhook_key = "env:HOOK"
 
     def add(self, number: int, *, out: bool = False) -> None:
         status = "LIST_UNSUBSCRIBE" if out else "CONFIRMED"
-        self.twin.new_contact(email(number), phone(number), status)
+        self.twin.new_contact(email(number), "", status)
 
     def leaves(self, number: int) -> None:
         self.twin.person_unsubscribes(email(number))
@@ -234,7 +250,7 @@ webhook_password = "env:PIPEDRIVE_HOOK"
 
     def add(self, number: int, *, out: bool = False) -> None:
         status = "unsubscribed" if out else "subscribed"
-        self.twin.new_person([email(number)], [phone(number)], status)
+        self.twin.new_person([email(number)], [], status)
 
     def leaves(self, number: int) -> None:
         self.twin.person_unsubscribes(email(number))
@@ -341,7 +357,7 @@ tenant = "aef86862-2015-4b6b-88bc-d89032cecc50"
         return {"XERO": self.twin.client_secret}
 
     def add(self, number: int, *, out: bool = False) -> None:
-        made = self.twin.new_contact(email(number), phone=phone(number))
+        made = self.twin.new_contact(email(number))
         self.ids[number] = made
         if out:
             self.twin.state.groups[self.group].members.add(made)
