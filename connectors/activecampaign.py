@@ -328,9 +328,9 @@ class ActiveCampaign:
         after = cursor or "0"
         whole = after == "0"
         async for answer, began in self._pages(after, include="contactLists"):
-            items = listed(answer, "contacts")
+            items, beside = listed(answer, "contacts"), _beside(answer)
             contacts = [
-                replace(_contact(item, began), rows=_sideloaded(answer, item)) for item in items
+                replace(_contact(item, began), rows=_sideloaded(beside, item)) for item in items
             ]
             records = await self._records(contacts)
             whole = whole and len(records) == len(items)
@@ -376,17 +376,27 @@ def _rows(answer: Json, contact_id: str) -> tuple[Json, ...]:
     return rows
 
 
-def _sideloaded(answer: Json, item: Json) -> tuple[Json, ...] | None:
+def _beside(answer: Json) -> dict[str, list[Json]] | None:
+    """Contact id -> the rows that came beside a page of contacts; None where none were sent."""
+    rows = answer.get("contactLists")
+    if not isinstance(rows, list):
+        return None
+    found: dict[str, list[Json]] = {}
+    for row in rows:
+        if isinstance(row, Mapping):
+            found.setdefault(str(row.get("contact")), []).append(row)
+    return found
+
+
+def _sideloaded(beside: dict[str, list[Json]] | None, item: Json) -> tuple[Json, ...] | None:
     """A contact's rows beside a page of contacts; None where they may not be all.
 
     `include` is described by the vendor's staff only (https://community.activecampaign.com/), so
     a contact that names rows which did not come along, or neither names nor has any, is read alone.
     """
-    beside, named = answer.get("contactLists"), item.get("contactLists")
-    if not isinstance(beside, list):
+    if beside is None:
         return None
-    rows = [row for row in beside if isinstance(row, Mapping)]
-    ours = tuple(row for row in rows if str(row.get("contact")) == _id(item))
+    ours, named = tuple(beside.get(_id(item), ())), item.get("contactLists")
     if not isinstance(named, list):
         return ours or None
     return ours if {str(row.get("id")) for row in ours}.issuperset(map(str, named)) else None

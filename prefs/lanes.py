@@ -64,6 +64,8 @@ class Lane:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     answer_open: Callable[[Lane], Awaitable[None]] | None = None
     lease: Lease | None = None
+    polls: bool = True
+    """False where somebody else reads the vendor: this lane only carries."""
 
     def __post_init__(self) -> None:
         self.push = Push(
@@ -105,8 +107,8 @@ class Lane:
     async def _work_under_lease(self) -> None:
         """Push, scan, the reading of containers and the upkeep of webhooks side by side while the
         lease is renewed; all end when it is lost."""
-        work = [self._push_loop(), self._scan_loop(), self._census_loop(), *self._tending()]
-        jobs = [self._keep_lease(), *work]
+        jobs = [self._keep_lease(), self._push_loop(), self._census_loop(), *self._tending()]
+        jobs += [self._scan_loop()] if self.polls else []
         tasks = [asyncio.create_task(job) for job in jobs]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -27,9 +27,11 @@ from sqlalchemy.dialects import sqlite
 
 from prefs.core.propagation import Outcome, Receipt, Slot, Value, Wish
 from prefs.store.counters import next_numbers
-from prefs.store.hot import Statement
+from prefs.store.hot import ByKeys, Statement
 from prefs.store.schema import (
+    identifiers,
     lanes,
+    links,
     marks,
     pushbacks,
     receipts,
@@ -297,6 +299,37 @@ def delay(conn: Connection, lease: Lease, delayed: Iterable[Delay]) -> None:
     )
 
 
+_PUSHED = ByKeys(
+    lambda hashes: (
+        select(identifiers.c.hash)
+        .join(links, links.c.identifier_id == identifiers.c.id)
+        .join(marks, marks.c.subject_id == links.c.subject_id)
+        .where(
+            identifiers.c.hash.in_(hashes),
+            marks.c.target == bindparam("target"),
+            marks.c.claimed_epoch.is_not(None),
+        )
+    )
+)
+_PUSHED_IDS = ByKeys(
+    lambda ids: select(marks.c.vendor_id).where(
+        marks.c.target == bindparam("target"),
+        marks.c.subject_id == 0,
+        marks.c.vendor_id.in_(ids),
+        marks.c.claimed_epoch.is_not(None),
+    )
+)
+
+
+def pushed_now(
+    conn: Connection, target: str, hashes: Collection[bytes], ids: Collection[str]
+) -> set[bytes | str]:
+    """Which of these hashes and vendor ids a push of this target is about at this moment."""
+    rows = _PUSHED.run(conn, hashes, {"target": target})
+    rows += _PUSHED_IDS.run(conn, ids, {"target": target})
+    return {name for (name,) in rows}
+
+
 def any_due(conn: Connection, target: str, now: float) -> bool:
     row = conn.execute(
         select(marks.c.number).where(marks.c.target == target, marks.c.due_at <= now).limit(1)
@@ -393,27 +426,31 @@ def next_due(conn: Connection, targets: Collection[str]) -> float | None:
 # --- records ----------------------------------------------------------------------------------
 
 
+_insert_record = sqlite.insert(records).values(
+    {name: bindparam(name) for name in ("target", "vendor_id", "seen_at")}
+)
+_SEE = Statement(
+    _insert_record.on_conflict_do_update(
+        index_elements=["target", "vendor_id"],
+        set_={"seen_at": _insert_record.excluded.seen_at, "gone_at": None},
+    )
+)
+_NAME = Statement(
+    sqlite.insert(record_identifiers)
+    .values({c.name: bindparam(c.name) for c in record_identifiers.c})
+    .on_conflict_do_nothing()
+)
+
+
 def keep_records(
     conn: Connection, target: str, found: Iterable[tuple[str, Sequence[bytes]]], now: float
 ) -> None:
     """Remember which vendor id belongs to which identifiers."""
     rows = [(vendor_id, hash_) for vendor_id, hashes in found for hash_ in hashes]
-    if not rows:
-        return
-    upsert = sqlite.insert(records)
-    conn.execute(
-        upsert.on_conflict_do_update(
-            index_elements=["target", "vendor_id"],
-            set_={"seen_at": upsert.excluded.seen_at, "gone_at": None},
-        ),
-        [
-            {"target": target, "vendor_id": vendor_id, "seen_at": now}
-            for vendor_id in {vendor_id for vendor_id, _ in rows}
-        ],
-    )
-    conn.execute(
-        sqlite.insert(record_identifiers).on_conflict_do_nothing(),
-        [{"target": target, "hash": hash_, "vendor_id": vendor_id} for vendor_id, hash_ in rows],
+    ids = {vendor_id for vendor_id, _ in rows}
+    _SEE.run_many(conn, [{"target": target, "vendor_id": one, "seen_at": now} for one in ids])
+    _NAME.run_many(
+        conn, [{"target": target, "hash": hash_, "vendor_id": one} for one, hash_ in rows]
     )
 
 
@@ -443,14 +480,15 @@ def records_seen(
     return [(row.vendor_id, row.seen_at) for row in rows]
 
 
-def known_records(conn: Connection, target: str, vendor_ids: Collection[str]) -> set[str]:
-    return set(
-        conn.execute(
-            select(records.c.vendor_id).where(
-                records.c.target == target, records.c.vendor_id.in_(sorted(vendor_ids))
-            )
-        ).scalars()
+_KNOWN = ByKeys(
+    lambda ids: select(records.c.vendor_id).where(
+        records.c.target == bindparam("target"), records.c.vendor_id.in_(ids)
     )
+)
+
+
+def known_records(conn: Connection, target: str, vendor_ids: Collection[str]) -> set[str]:
+    return {vendor_id for (vendor_id,) in _KNOWN.run(conn, vendor_ids, {"target": target})}
 
 
 def count_records(conn: Connection, target: str) -> int:
@@ -489,23 +527,43 @@ def vendor_ids(conn: Connection, target: str, hashes: Collection[bytes]) -> dict
 # --- receipts ---------------------------------------------------------------------------------
 
 
+_RECEIPTS = ByKeys(
+    lambda hashes: select(
+        receipts.c.hash,
+        receipts.c.place,
+        receipts.c.seen,
+        receipts.c.seen_began,
+        receipts.c.written,
+        receipts.c.written_ended,
+        receipts.c.ever_on,
+        receipts.c.outcome,
+    ).where(receipts.c.target == bindparam("target"), receipts.c.hash.in_(hashes))
+)
+
+
 def read_receipts(
     conn: Connection, target: str, hashes: Collection[bytes]
 ) -> dict[tuple[bytes, str], Receipt]:
-    rows = conn.execute(
-        select(receipts).where(receipts.c.target == target, receipts.c.hash.in_(sorted(hashes)))
-    )
-    return {(row.hash, row.place): _receipt(row) for row in rows}
+    """(hash, place) -> what is kept of it."""
+    rows = _RECEIPTS.run(conn, hashes, {"target": target})
+    return {(hash_, place): _receipt(*kept) for hash_, place, *kept in rows}
 
 
-def _receipt(row: Any) -> Receipt:
+def _receipt(
+    seen: str | None,
+    seen_began: float | None,
+    written: str | None,
+    written_ended: float | None,
+    ever_on: int,
+    outcome: str | None,
+) -> Receipt:
     return Receipt(
-        seen=Value(row.seen) if row.seen else None,
-        seen_began=_moment(row.seen_began),
-        written=Wish(row.written) if row.written else None,
-        written_ended=_moment(row.written_ended),
-        ever_on=bool(row.ever_on),
-        refused=row.outcome == Outcome.REFUSED,
+        seen=Value(seen) if seen else None,
+        seen_began=_moment(seen_began),
+        written=Wish(written) if written else None,
+        written_ended=_moment(written_ended),
+        ever_on=bool(ever_on),
+        refused=outcome == Outcome.REFUSED,
     )
 
 
@@ -529,33 +587,38 @@ class Proof(NamedTuple):
     opened_at: float | None = None
 
 
+_insert_receipt = sqlite.insert(receipts).values({c.name: bindparam(c.name) for c in receipts.c})
+_new = _insert_receipt.excluded
+_KEEP = Statement(
+    _insert_receipt.on_conflict_do_update(
+        index_elements=["target", "hash", "place"],
+        set_={
+            "channel": _new.channel,
+            "wish": _new.wish,
+            "seen": func.coalesce(_new.seen, receipts.c.seen),
+            "seen_began": func.coalesce(_new.seen_began, receipts.c.seen_began),
+            "written": func.coalesce(_new.written, receipts.c.written),
+            "written_ended": func.coalesce(_new.written_ended, receipts.c.written_ended),
+            "ever_on": func.max(_new.ever_on, receipts.c.ever_on),
+            "outcome": _new.outcome,
+            "reason": _new.reason,
+            "due_at": _new.due_at,
+            "opened_at": func.coalesce(_new.opened_at, receipts.c.opened_at),
+            # Seeing again what a push proved is no later proof of it.
+            "settled_at": case(
+                (_new.opened_at.is_(None), func.coalesce(receipts.c.settled_at, _new.settled_at)),
+                else_=_new.settled_at,
+            ),
+        },
+    )
+)
+
+
 def write_receipts(conn: Connection, target: str, proofs: Iterable[Proof], now: float) -> None:
     """Keep what was seen and written. A value that was not learnt this time keeps its old one."""
     rows = [_proof_values(target, proof, now) for proof in proofs]
-    if not rows:
-        return
-    upsert = sqlite.insert(receipts)
-    new = upsert.excluded
-    conn.execute(
-        upsert.on_conflict_do_update(
-            index_elements=["target", "hash", "place"],
-            set_={
-                "channel": new.channel,
-                "wish": new.wish,
-                "seen": func.coalesce(new.seen, receipts.c.seen),
-                "seen_began": func.coalesce(new.seen_began, receipts.c.seen_began),
-                "written": func.coalesce(new.written, receipts.c.written),
-                "written_ended": func.coalesce(new.written_ended, receipts.c.written_ended),
-                "ever_on": func.max(new.ever_on, receipts.c.ever_on),
-                "outcome": new.outcome,
-                "reason": new.reason,
-                "due_at": new.due_at,
-                "opened_at": func.coalesce(new.opened_at, receipts.c.opened_at),
-                "settled_at": new.settled_at,
-            },
-        ),
-        rows,
-    )
+    if rows:
+        _KEEP.run_many(conn, rows)
 
 
 def _proof_values(target: str, proof: Proof, now: float) -> Mapping[str, Any]:

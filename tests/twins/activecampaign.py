@@ -170,7 +170,7 @@ class ActiveCampaignTwin(Twin[Account]):
     async def get_contacts(self, request: Request) -> Response:
         """Filters that it does not know are ignored, like those of the vendor."""
         asked = request.query_params
-        found = sorted(self.state.contacts.values(), key=lambda one: int(one.id))
+        found = list(self.state.contacts.values())  # ids only grow
         if "email" in asked:
             found = [one for one in found if one.email.lower() == asked["email"].lower()]
         if "phone" in asked:
@@ -256,7 +256,8 @@ class ActiveCampaignTwin(Twin[Account]):
         return JSONResponse({"contacts": [self._shown(contact)], "contactList": shown})
 
     def _rows(self, contact_id: str) -> list[Membership]:
-        return [row for row in self.state.rows.values() if row.contact == contact_id]
+        keys = (f"{contact_id}/{list_id}" for list_id in self.state.lists)
+        return [self.state.rows[key] for key in keys if key in self.state.rows]
 
     def _row_shown(self, row: Membership) -> dict[str, Any]:
         return {

@@ -530,7 +530,7 @@ class HubspotTwin(Twin[Account]):
         limit, after = int(query.get("limit", 10)), int(query.get("after", 0))
         if limit > 100:
             return self.problem(400, "limit is at most 100")
-        rest = [c for id_, c in sorted(self.state.contacts.items()) if id_ > after]
+        rest = [c for id_, c in self.state.contacts.items() if id_ > after]  # ids only grow
         shown = rest[:limit]
         body: dict[str, Any] = {"results": [self._contact(c, _wanted(query)) for c in shown]}
         if len(rest) > limit:
@@ -683,18 +683,21 @@ class HubspotTwin(Twin[Account]):
         """A contact as found at the start: nobody is told. Returns its id."""
         contact = self._new(email.lower(), properties or {})
         for type_id, state in (statuses or {}).items():
-            self.set_status(email=email, type_id=type_id, state=state)
+            self._found(contact.email, contact, type_id, state, "admin")
         return contact.id
 
     @act
     def set_status(self, email: str, type_id: str, state: str, by: str = "admin") -> None:
         """A status as found at the start, also of an address without a contact."""
-        if state not in STATES and state.isupper() is False:
+        self._found(email.lower(), self._by_email(email.lower()), type_id, state, by)
+
+    def _found(
+        self, address: str, contact: Contact | None, type_id: str, state: str, by: str
+    ) -> None:
+        if state not in STATES and not state.isupper():
             raise ActError(f"none of {STATES}")
-        address = email.lower()
         held = self.state.statuses.setdefault(address, {})
         held[type_id] = Status(state, SOURCES[by], self.clock(), by)
-        contact = self._by_email(address)
         if contact:
             name = f"hs_email_optout_{type_id}"
             contact.properties[name] = "true" if state == "UNSUBSCRIBED" else "false"
