@@ -542,6 +542,8 @@ async def _onboard(
             for scan in scans
         ]
         await asyncio.gather(*walks)
+        for scan in scans if wanted.apply else ():
+            await onboarding.read_again(scan, survey)
         if wanted.apply and scans:
             await onboarding.record(scans[0], survey, attested, tell)
     finally:

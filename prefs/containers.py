@@ -76,7 +76,8 @@ class Census:
     # --- new places ----------------------------------------------------------------------------
 
     async def mark_new_places(self, lease: Lease) -> None:
-        """Every standing out is marked for places that this target did not carry before."""
+        """Every standing out is marked for places that this target did not carry before; at
+        go-live, what waited for it is due."""
         row = await self.database.read(lambda conn: marks.lane(conn, self.target.label))
         known = set(json.loads(row.places or "[]")) if row else set()
         places = {_place(slot): slot for slot in self.connector.slots}
@@ -84,6 +85,9 @@ class Census:
         if new:
             count = await self._mark_outs(new)
             log.info("new_places", target=self.target.label, marked=count)
+        if self.target.live:
+            now = self.clock().timestamp()
+            await self.database.write(partial(marks.went_live, target=self.target.label, now=now))
         if set(places) != known:
             text = json.dumps(sorted(places))
             await self.database.write(partial(marks.set_lane, lease=lease, places=text))

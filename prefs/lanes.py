@@ -131,14 +131,15 @@ class Lane:
     async def _push_loop(self) -> None:
         while True:
             self.wake.clear()
-            if not (self.target.live and await self._push_once()):
+            if not await self._push_once():
                 if self.answer_open:
                     await self.answer_open(self)
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self.wake.wait(), POLL)
 
     async def _push_once(self) -> bool:
-        """Carry one batch; True when there may be more at once."""
+        """Carry one batch, or look at it where nothing may be written; True when there may be more
+        at once."""
         lease = self.lease
         if lease is None:
             raise Lost
@@ -150,7 +151,8 @@ class Lane:
         if not claimed:
             return False
         try:
-            await self.push.run(lease, claimed)
+            carry = self.push.run if self.target.live else self.push.look
+            await carry(lease, claimed)
             self._parked_for = 0.0
         except Unusable as fault:
             await self._park(lease, claimed, str(fault))

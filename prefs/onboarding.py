@@ -121,6 +121,8 @@ class Survey:
     walks: list[Walked] = field(default_factory=list)
     subscribed: list[Subscribed] = field(default_factory=list)
     outs: set[Key] = field(default_factory=set)
+    again: dict[str, list[Ref]] = field(default_factory=dict)
+    """By target, whoever was read too early to tell: before their newest word here."""
 
     def group_of(self, one: Subscribed) -> Group:
         return Group.OUT if any(key in self.outs for key in one.keys) else one.group
@@ -211,8 +213,10 @@ async def _page(
 
 def _sort(scan: Scan, one: Finding, survey: Survey, attested: Sequence[Attestation]) -> None:
     keys = tuple(_keys(one))
-    if one.verdict is Verdict.OUT or one.wished is Wish.OFF:
+    if one.seen.value is Value.OFF or one.wished is Wish.OFF:
         survey.outs.update(keys)
+    if one.seen.value is Value.OFF and one.verdict is Verdict.READ_AGAIN:
+        survey.again.setdefault(scan.target.label, []).append(one.row.ref)
     if one.seen.value is Value.ON:
         group = _worth(scan, one, attested)
         shown, proof = tuple(one.row.shown), one.seen.proof
@@ -260,6 +264,32 @@ def check(scan: Scan, one: Attestation) -> None:
 
 
 # --- recording ---------------------------------------------------------------------------------
+
+
+async def read_again(scan: Scan, survey: Survey) -> None:
+    """Outs of people of whom another system told us something meanwhile."""
+    try:
+        await _read_again(scan, survey)
+    except PropagationError as fault:
+        for report in survey.walks:
+            if report.target == scan.target.label:
+                report.error = report.error or str(fault)
+
+
+async def _read_again(scan: Scan, survey: Survey) -> None:
+    refs = list(dict.fromkeys(survey.again.get(scan.target.label, ())))
+    size = scan.connector.facts.read_batch
+    for start in range(0, len(refs), size):
+        found = await scan.connector.observe(refs[start : start + size])
+        for answer in found.values():
+            if isinstance(answer, Temporary | Unusable):
+                raise answer
+        rows = tuple((ref, one) for ref, one in found.items() if isinstance(one, Observed))
+        await scan.database.write(partial(_take, scan=scan, page=Page(rows)))
+
+
+def _take(conn: Connection, scan: Scan, page: Page) -> None:
+    scan.act(conn, scan.compare(conn, page))
 
 
 async def record(

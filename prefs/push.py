@@ -61,6 +61,7 @@ ALARM_AT = 3
 FIGHT, WAVE = "push_back_fight", "opt_in_wave"
 """Kinds of tasks."""
 WAVE_LOOK_AGAIN = 3600.0
+OBSERVED_AGAIN = 86400.0
 LOOK_AGAIN = 3600.0
 """Seconds until a task of staff that is past its due time is looked at again."""
 SAID_DONE = "staff say it is done; the next read proves it"
@@ -142,6 +143,28 @@ class Push:
         finally:
             URGENT.reset(token)
         await self.database.write(lambda conn: self._prove(conn, lease, cases))
+
+    async def look(self, lease: Lease, claimed: Sequence[Mark]) -> None:
+        """The same for a target that is only observed: what is read there is taken in, nothing is
+        written, and the marks wait for go-live. Raises Unusable."""
+        cases = await self.database.read(lambda conn: self._cases(conn, claimed))
+        if any(mark.urgent for mark in claimed):
+            records = [record for case in cases for record in case.records]
+            await self._observe(records)
+            await self._learn(records)
+        now = self.clock().timestamp()
+        hints = [case.mark for case in cases if not case.mark.subject_id]
+        later = [
+            Delay(case.mark, now + OBSERVED_AGAIN, Outcome.PENDING, marks.OBSERVED)
+            for case in cases
+            if case.mark.subject_id
+        ]
+
+        def keep(conn: Connection) -> None:
+            marks.clear(conn, lease, hints)
+            marks.delay(conn, lease, later)
+
+        await self.database.write(keep)
 
     # --- what is it about ----------------------------------------------------------------------
 

@@ -398,6 +398,18 @@ def removed_by_hand(conn: Connection, target: str, now: float) -> None:
     conn.execute(update(lanes).where(lanes.c.target == target).values(by_hand_at=now))
 
 
+OBSERVED = "only observed: nothing is written there before go-live"
+
+
+def went_live(conn: Connection, target: str, now: float) -> None:
+    """What waited for go-live is due now."""
+    conn.execute(
+        update(marks)
+        .where(marks.c.target == target, marks.c.reason == OBSERVED, marks.c.due_at > now)
+        .values(due_at=now)
+    )
+
+
 def hurry(conn: Connection, target: str, now: float) -> None:
     """Marks that wait with an opt-in are due now."""
     conn.execute(
