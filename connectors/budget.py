@@ -10,17 +10,23 @@ from collections.abc import Callable
 from prefs.core.propagation import URGENT, Limit
 
 
+UNTIL_ONE_ENDS = 1.0
+"""Seconds at most: whoever waits is woken when a call ends."""
+
+
 class TokenBudget:
     """Implements prefs.core.propagation.Budget. Calls without URGENT see half of the limit.
 
     A limit per period is kept as a sliding window: at no moment lie more calls than allowed
-    within the period behind it, which is how vendors count.
+    within the period behind it, which is how vendors count. They count when a call arrives, of
+    which we know only that it was before its answer: a call under way takes a place, and its
+    period begins when it ends.
     """
 
     def __init__(self, limit: Limit, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit = limit
         self._clock = clock
-        self._sent: deque[float] = deque()
+        self._ended: deque[float] = deque()
         self._open = 0
         self._not_before = 0.0
         self._freed = asyncio.Event()
@@ -30,7 +36,6 @@ class TokenBudget:
             wait = self._wait()
             if wait is None:
                 self._open += 1
-                self._sent.append(self._clock())
                 return
             self._freed.clear()
             try:
@@ -40,6 +45,8 @@ class TokenBudget:
 
     def release(self) -> None:
         self._open -= 1
+        if self._limit.seconds:
+            self._ended.append(self._clock())
         self._freed.set()
 
     def pause(self, seconds: float) -> None:
@@ -53,10 +60,11 @@ class TokenBudget:
         now = self._clock()
         if now < self._not_before:
             return self._not_before - now
-        if not self._limit.seconds:
-            return 1.0 if self._open >= self._share() else None
-        while self._sent and self._sent[0] <= now - self._limit.seconds:
-            self._sent.popleft()
-        if len(self._sent) < self._share():
+        while self._ended and self._ended[0] <= now - self._limit.seconds:
+            self._ended.popleft()
+        too_many = self._open + len(self._ended) - self._share() + 1
+        if too_many <= 0:
             return None
-        return max(0.001, self._sent[len(self._sent) - self._share()] + self._limit.seconds - now)
+        if too_many > len(self._ended):
+            return UNTIL_ONE_ENDS
+        return max(0.001, self._ended[too_many - 1] + self._limit.seconds - now)
