@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -30,6 +31,9 @@ log = structlog.get_logger()
 POLL = 0.5
 """Seconds between looks at the database for marks that another process set."""
 CLAIM = 500
+CALM_SECONDS = 1.0
+"""So long a round that carries no out may take, as far as the last one tells: the next out waits
+for its end."""
 PARKED_FIRST = 30.0
 
 
@@ -74,6 +78,7 @@ class Lane:
         self.scan = Scan(self.target, self.connector, self.database, self.intake, self.clock)
         self._parked_for = 0.0
         self._parked_until = 0.0
+        self._calm = 1
 
     async def run(self) -> None:
         """Work until cancelled. Every fault is logged and outlived."""
@@ -137,16 +142,24 @@ class Lane:
         if not await self._anything_due():
             return False
         claimed = await self.database.write(
-            lambda conn: marks.claim(conn, lease, self.clock().timestamp(), CLAIM)
+            lambda conn: marks.claim(conn, lease, self.clock().timestamp(), CLAIM, self._calm)
         )
         if not claimed:
             return False
+        began = time.monotonic()
         try:
             await self.push.run(lease, claimed)
             self._parked_for = 0.0
         except Unusable as fault:
             await self._park(lease, claimed, str(fault))
+        self._measure(claimed, time.monotonic() - began)
         return True
+
+    def _measure(self, claimed: Sequence[Mark], took: float) -> None:
+        """How many marks the next round without an out claims."""
+        if not claimed[0].urgent:
+            fitting = int(len(claimed) * CALM_SECONDS / max(took, 0.001))
+            self._calm = max(1, min(CLAIM, fitting))
 
     async def _anything_due(self) -> bool:
         now = self.clock().timestamp()
