@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 from prefs.core.propagation import URGENT, Limit
 
-
 UNTIL_ONE_ENDS = 1.0
 """Seconds at most: whoever waits is woken when a call ends."""
 
