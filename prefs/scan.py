@@ -228,6 +228,8 @@ class Scan:
             receipt = next(filter(None, kept), None)
             began = row.read.read_began
             verdict, source = judge(seen, began, receipt, wished, max(times, default=None))
+            if self.connector.facts.assisted and wished is Wish.OFF and verdict is Verdict.OUT:
+                verdict = Verdict.NOTHING  # staff did what we asked for
             first = row.read.vendor_id not in known.records
             nobody = first and not times
             direction = _direction(verdict, seen.value, wished, receipt, nobody=nobody)
