@@ -6,11 +6,17 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
-from prefs.core.propagation import URGENT, Limit
+from prefs.core.errors import Temporary
+from prefs.core.propagation import OUT_DUE, URGENT, Limit
 
 UNTIL_ONE_ENDS = 1.0
 """Seconds at most: whoever waits is woken when a call ends."""
+LOOK = 0.25
+"""Seconds between looks whether an out is due."""
+GIVES_WAY_FOR = 3.0
+"""Seconds until a call that gave way is tried again: more than is waited for inside a call."""
 
 
 class TokenBudget:
@@ -36,11 +42,11 @@ class TokenBudget:
             if wait is None:
                 self._open += 1
                 return
+            if OUT_DUE.get()() and not URGENT.get():
+                raise Temporary("gave way to an opt-out", retry_after=GIVES_WAY_FOR)
             self._freed.clear()
-            try:
-                await asyncio.wait_for(self._freed.wait(), wait)
-            except TimeoutError:
-                continue
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._freed.wait(), min(wait, LOOK))
 
     def release(self) -> None:
         self._open -= 1

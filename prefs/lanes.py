@@ -18,7 +18,7 @@ from functools import partial
 import structlog
 
 from prefs.core.errors import PrefsError, Unavailable, Unusable
-from prefs.core.propagation import Connector, Target
+from prefs.core.propagation import OUT_DUE, Connector, Target
 from prefs.intake import Intake
 from prefs.push import Backoff, Lost, Push
 from prefs.scan import Scan
@@ -148,12 +148,33 @@ class Lane:
             return False
         began = time.monotonic()
         try:
-            await self.push.run(lease, claimed)
+            await self._carry(lease, claimed)
             self._parked_for = 0.0
         except Unusable as fault:
             await self._park(lease, claimed, str(fault))
         self._measure(claimed, time.monotonic() - began)
         return True
+
+    async def _carry(self, lease: Lease, claimed: Sequence[Mark]) -> None:
+        """A round without an out takes no place in the budget that an out waits for."""
+        if claimed[0].urgent:
+            await self.push.run(lease, claimed)
+            return
+        waits = asyncio.Event()
+        token = OUT_DUE.set(waits.is_set)
+        watch = asyncio.create_task(self._watch_for_outs(waits))
+        try:
+            await self.push.run(lease, claimed)
+        finally:
+            watch.cancel()
+            OUT_DUE.reset(token)
+
+    async def _watch_for_outs(self, waits: asyncio.Event) -> None:
+        while not waits.is_set():
+            with suppress(Unavailable):
+                if await self._anything_due(urgent=True):
+                    waits.set()
+            await asyncio.sleep(POLL)
 
     def _measure(self, claimed: Sequence[Mark], took: float) -> None:
         """How many marks the next round without an out claims."""
@@ -161,11 +182,13 @@ class Lane:
             fitting = int(len(claimed) * CALM_SECONDS / max(took, 0.001))
             self._calm = max(1, min(CLAIM, fitting))
 
-    async def _anything_due(self) -> bool:
+    async def _anything_due(self, *, urgent: bool = False) -> bool:
         now = self.clock().timestamp()
         if now < self._parked_until:
             return False
-        return await self.database.read(lambda conn: marks.any_due(conn, self.target.label, now))
+        return await self.database.read(
+            lambda conn: marks.any_due(conn, self.target.label, now, urgent=urgent)
+        )
 
     async def _park(self, lease: Lease, claimed: Sequence[Mark], reason: str) -> None:
         """The target refuses us as a whole: keep its marks, try again later, tell a person."""

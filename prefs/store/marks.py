@@ -289,9 +289,12 @@ def delay(conn: Connection, lease: Lease, delayed: Iterable[Delay]) -> None:
     )
 
 
-def any_due(conn: Connection, target: str, now: float) -> bool:
+def any_due(conn: Connection, target: str, now: float, *, urgent: bool = False) -> bool:
+    """Whether a mark is due; with `urgent`, one of an out."""
     row = conn.execute(
-        select(marks.c.number).where(marks.c.target == target, marks.c.due_at <= now).limit(1)
+        select(marks.c.number)
+        .where(marks.c.target == target, marks.c.due_at <= now, marks.c.urgent >= int(urgent))
+        .limit(1)
     ).first()
     return row is not None
 

@@ -84,8 +84,8 @@ class Account:
 class KeapTwin(Twin[Account]):
     """See the module. Settings beside those of the kit:
 
-    token          a personal access token; or OAuth with client_id and client_secret, the first
-                   refresh token being `twin-refresh`, each good for one use
+    token          a personal access token; or OAuth with client_id, client_secret and the first
+                   refresh_token (`twin-refresh`), each good for one use
     token_as_bearer  the personal token is taken as a bearer token only
     token_life     seconds that an OAuth token lives (default 86400)
     opt_out_as     the status that an API opt-out makes: MANUAL (default) or ADMIN
@@ -120,6 +120,8 @@ class KeapTwin(Twin[Account]):
     def configure(self, **settings: Any) -> None:
         for name in OWN & settings.keys():
             setattr(self, name, type(getattr(self, name))(settings.pop(name)))
+        if "refresh_token" in settings:
+            self.state.refresh_token = str(settings.pop("refresh_token"))
         super().configure(**settings)
 
     def routes(self) -> Sequence[BaseRoute]:

@@ -318,6 +318,7 @@ class MessengerTwin(Twin[Account]):
         return {
             "people": {p.psid: sorted(p.tokens) for p in self.state.people.values()},
             "labelled": sorted(psid for _, psid in self.state.labelled),
+            "blocked": sorted(p.psid for p in self.state.people.values() if p.blocked),
             "subscribed": self.state.subscribed,
         }
 

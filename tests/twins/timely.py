@@ -147,7 +147,10 @@ class TimelyTwin(Twin[Account]):
         self.post(lambda attempt: Letter(self.webhook_url, content, headers), travel)
 
     def show(self) -> Any:
-        return {one.id: one.marketing for one in self.state.customers.values()}
+        return {
+            one.id: {"marketing": one.marketing, "notifications": one.notifications}
+            for one in self.state.customers.values()
+        }
 
     def people(self) -> Sequence[Row]:
         return [self._row(one) for one in self.state.customers.values()]
