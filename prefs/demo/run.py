@@ -16,7 +16,7 @@ from rich.console import Console
 from prefs.demo import story
 from prefs.demo.people import ERIN
 from prefs.demo.stage import ROOT, Stage, StepFailed, free_port
-from prefs.demo.system import Refused
+from prefs.demo.system import NotDone
 from prefs.demo.systems import SYSTEMS
 
 FOLDER = ROOT / ".prefs-demo"
@@ -41,7 +41,7 @@ def run(*, check: bool, port: int, folder: Path | None) -> int:
         if not check:
             _invite(stage)
             _wait()
-    except (StepFailed, Refused) as fault:
+    except (StepFailed, NotDone) as fault:
         stage.say(f"[red]failed:[/red] {fault} (logs in {stage.folder}/)")
         return 1
     except KeyboardInterrupt:

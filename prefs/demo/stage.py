@@ -83,7 +83,6 @@ class Stage:
     vendors: dict[str, Vendor] = field(default_factory=dict)
     key: str = ""
     _subjects: dict[str, str] = field(default_factory=dict)
-    _begun: list[subprocess.Popen[bytes]] = field(default_factory=list)
     _stack: ExitStack = field(default_factory=ExitStack)
 
     @property
@@ -172,16 +171,9 @@ class Stage:
         return json.loads(done.stdout)
 
     def begin(self, *args: str) -> None:
-        """Run a command of ours beside the story; `end_of_begun` waits for its end."""
+        """Run a command of ours beside the story; it ends by itself, or with the demo."""
         command = [sys.executable, "-m", "prefs.cli", *args]
-        log = self.folder / "commands.log"
-        self._begun.append(self._stack.enter_context(started(command, self.env, log)))
-
-    def end_of_begun(self) -> None:
-        """Raises StepFailed for a command that did not end well."""
-        while self._begun:
-            code = self._begun.pop().wait(FOLLOWS_WITHIN)
-            expect(f"a command ended with {code}", code == 0)
+        self._stack.enter_context(started(command, self.env, self.folder / "commands.log"))
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         answer = httpx.request(
@@ -228,7 +220,3 @@ class Stage:
             expect(f"{person.name} is one person, not {len(items)}", len(items) == 1)
             self._subjects[person.ref] = items[0]["subject_id"]
         return self._subjects[person.ref]
-
-    def calm(self) -> bool:
-        """Nothing waits to be carried to any target."""
-        return not any(one["backlog"] for one in self.ask("GET", "/v1/targets")["items"])

@@ -16,7 +16,7 @@ State = Any
 """What a twin's `GET /_twin/state` shows."""
 
 
-class Refused(Exception):
+class NotDone(Exception):
     """A twin did not do what it was asked for."""
 
 
@@ -30,7 +30,7 @@ class Vendor:
     secrets: Mapping[str, str]
 
     def act(self, act: str, **said: Any) -> Any:
-        """What people and staff do inside the vendor. Raises Refused."""
+        """What people and staff do inside the vendor. Raises NotDone."""
         return self.post(f"acts/{act}", said)["result"]
 
     def configure(self, **settings: Any) -> None:
@@ -39,7 +39,7 @@ class Vendor:
     def post(self, path: str, body: Any) -> Any:
         answer = httpx.post(f"{self.url}/_twin/{path}", json=body, timeout=10)
         if answer.is_error:
-            raise Refused(f"the {self.name} twin refused {path}: {answer.text[:200]}")
+            raise NotDone(f"the {self.name} twin refused {path}: {answer.text[:200]}")
         return answer.json()
 
     def state(self) -> State:

@@ -32,6 +32,7 @@ from tests.twins.kit import (
     Courier,
     Letter,
     Limits,
+    Mark,
     Refusal,
     Row,
     Travel,
@@ -51,6 +52,8 @@ SECOND, MINUTE = Window(10, 1.0), Window(240, 60.0)
 OWN = {"token", "client_id", "client_secret", "token_life", "opt_out_as"}
 OWN |= {"token_as_bearer", "hide_tags", "tells_opt_out", "odd_tag_events"}
 V2 = "/crm/rest/v2"
+REFUSAL = "No marketing"
+"""How the tags begin that stand for a refusal, for the page."""
 
 
 @dataclass
@@ -529,22 +532,32 @@ class KeapTwin(Twin[Account]):
         return [self._row(one) for one in self.state.contacts.values()]
 
     def _row(self, one: Contact) -> Row:
-        held = {email: self.state.statuses.get(email) for email in one.emails}
-        words = [f"{email}: {s.status.lower() if s else 'none'}" for email, s in held.items()]
-        buttons = [
-            button
-            for email in one.emails
-            for button in (
-                Button("Unsubscribe in a mail", "person_unsubscribes", {"email": email}),
-                Button("Confirm by mail", "person_confirms", {"email": email}),
-                Button("Staff: opt out", "admin_opts_out", {"email": email}),
-            )
-        ]
-        tag = {"contact": str(one.id), "tag": "No marketing - sms"}
-        buttons += [Button("Tag: no SMS", "admin_tags", tag), Button("Untag", "admin_untags", tag)]
-        tags = ", ".join(sorted(self.state.tags[tag] for tag in one.tags))
+        tags = sorted(self.state.tags[tag] for tag in one.tags)
+        refusals = [tag for tag in tags if tag.startswith(REFUSAL)]
+        marks = [self._status_mark(email) for email in one.emails]
+        marks += [Mark(tag, on=False) for tag in refusals]
+        others = ", ".join(tag for tag in tags if tag not in refusals)
+        tag = {"contact": str(one.id), "tag": f"{REFUSAL} - sms"}
+        texts = Button("Staff: remove the SMS tag", "admin_untags", tag)
+        if tag["tag"] not in refusals:
+            texts = Button("Staff: tag as no SMS", "admin_tags", tag)
+        buttons = [button for email in one.emails for button in self._mail_buttons(email)]
         person = ", ".join([*one.emails, *one.phones])
-        return Row(person, ", ".join(words), "by one-to-one mail only", tags, buttons)
+        by_hand = [Mark("one-to-one mail goes on", on=True)]
+        return Row(person, marks, by_hand, f"tags: {others or 'none'}", [*buttons, texts])
+
+    def _status_mark(self, email: str) -> Mark:
+        held = self.state.statuses.get(email)
+        said = held.status.replace("_", " ").lower() if held else "no status"
+        return Mark(f"mail: {said}", held.opted_in if held else None)
+
+    def _mail_buttons(self, email: str) -> list[Button]:
+        fields = {"email": email}
+        return [
+            Button("Unsubscribe in a mail", "person_unsubscribes", fields),
+            Button("Staff: opt out", "admin_opts_out", fields),
+            Button("Confirm by mail", "person_confirms", fields),
+        ]
 
 
 def _iso(moment: datetime) -> str:

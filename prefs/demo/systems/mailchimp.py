@@ -19,7 +19,7 @@ service_containers = ["{AFTERCARE}"]
 def furnish(vendor: Vendor) -> None:
     vendor.configure(api_key=vendor.secrets["key"])
     vendor.act("new_audience", list_id=NEWSLETTER, name="Newsletter")
-    vendor.act("new_audience", list_id=AFTERCARE, name="Aftercare")
+    vendor.act("new_audience", list_id=AFTERCARE, name="Aftercare", purpose="service")
     vendor.act(
         "old_webhook",
         list_id=NEWSLETTER,

@@ -24,7 +24,7 @@ def furnish(vendor: Vendor) -> None:
 
 
 def add(vendor: Vendor, person: Person) -> None:
-    vendor.act("new_person", number=person.phone)
+    vendor.act("new_person", number=person.phone, name=person.name)
 
 
 SYSTEM = System(
