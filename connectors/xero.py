@@ -24,6 +24,7 @@ from connectors.line import Json, Line, items
 from connectors.oauth import OAuth
 from prefs.core.errors import PropagationError, Refused, Temporary, Unusable
 from prefs.core.propagation import (
+    URGENT,
     Absent,
     Answer,
     Applied,
@@ -117,7 +118,8 @@ class Xero:
         self._index = Index(target.region)
         self._since: datetime | None = None
         self._fresh_until = now()
-        self._listing = asyncio.Lock()
+        # Apart, so that no out waits behind a poll that leaves it half of the budget.
+        self._listing = {urgent: asyncio.Lock() for urgent in (True, False)}
         self._groups: dict[str, str] | None = None
         self._archived: set[str] = set()
         self._marked: dict[str, set[str]] = {}
@@ -213,7 +215,7 @@ class Xero:
 
     async def _refresh(self) -> None:
         """Bring the index up to date: everything once, then what changed."""
-        async with self._listing:
+        async with self._listing[URGENT.get()]:
             if self._since is not None and self._now() < self._fresh_until:
                 return
             began = self._now()

@@ -171,14 +171,18 @@ async def _work(runtime: Runtime) -> None:
 @main.command()
 @click.option("--check", "check_only", is_flag=True, help="Run the story once and exit.")
 @click.option("--port", default=0, help="Port of the service (default: a free one).")
-@click.option("--keep", is_flag=True, help="Keep the demo's database of an earlier run.")
-def demo(check_only: bool, port: int, keep: bool) -> None:
+@click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=None,
+    help="A new folder for database, secrets and logs (default: .prefs-demo).",
+)
+def demo(check_only: bool, port: int, folder: Path | None) -> None:
     """Start everything with vendor twins and sample people, and tell the story."""
-    from prefs import demo as story  # the demo needs the checkout's twins; nothing else does
+    from prefs.demo.run import run  # the demo needs the checkout's twins; nothing else does
 
-    sys.exit(
-        story.run(check=check_only or os.environ.get("DEMO_CHECK") == "1", port=port, keep=keep)
-    )
+    check = check_only or os.environ.get("DEMO_CHECK") == "1"
+    sys.exit(run(check=check, port=port, folder=folder))
 
 
 # --- care --------------------------------------------------------------------------------------

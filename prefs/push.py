@@ -365,7 +365,7 @@ class Push:
                 began = record.read.read_began.timestamp()
                 self._note(record, slot, wished, Outcome.ABSENT, None, seen_began=began)
             elif isinstance(record.read, PropagationError):
-                self._fail(record, slot, wished, record.read)
+                self._fail(record, slot, wished, record.read, sent=False)
 
     def _prove_met(
         self,
@@ -593,13 +593,17 @@ class Push:
         wished: Wish,
         fault: PropagationError,
         ended: float | None = None,
+        *,
+        sent: bool = True,
     ) -> None:
+        """`sent` is False for a read that failed: no write can be on its way."""
         if not isinstance(fault, Temporary):
             self._note(record, slot, wished, Outcome.REFUSED, str(fault))
             return
-        record.unclear |= fault.unclear
+        unclear = fault.unclear and sent
+        record.unclear |= unclear
         record.retry_after = max(record.retry_after or 0.0, fault.retry_after or 0.0)
-        written = wished if fault.unclear and wished is not Wish.LEAVE else None
+        written = wished if unclear and wished is not Wish.LEAVE else None
         self._note(record, slot, wished, Outcome.PENDING, str(fault), written=written, ended=ended)
 
     def _prove(self, conn: Connection, lease: Lease, cases: Sequence[Case]) -> None:

@@ -230,6 +230,8 @@ class Scan:
             receipt = next(filter(None, kept), None)
             began = row.read.read_began
             verdict, source = judge(seen, began, receipt, wished, max(times, default=None))
+            if self.connector.facts.assisted and wished is Wish.OFF and verdict is Verdict.OUT:
+                verdict = Verdict.NOTHING  # staff did what we asked for
             id_ = row.read.vendor_id
             first = id_ not in known.records if id_ else receipt is None
             direction = _direction(verdict, seen.value, wished, receipt, nobody=first and not times)

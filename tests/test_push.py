@@ -87,6 +87,20 @@ def test_a_failed_read_plans_nothing_and_keeps_the_mark(rt: Clinic) -> None:
     assert mark.outcome == Outcome.PENDING
 
 
+def test_a_read_without_an_answer_wrote_nothing(rt: Clinic) -> None:
+    """Its connection broke; there is no call to wait for and no write of ours to know again."""
+    lost = Temporary("the connection broke", unclear=True)
+    there = MailingList(rt.clock, held={ADA: Value.ON}, read_fault=lost)
+    rt.say(ADA, Source.ONE_CLICK)
+    rounds(rt, there)
+    assert receipt(rt).written is None
+    there.read_fault = None
+    rt.clock.forward(5)
+    rounds(rt, there)
+    assert waiting(rt) == []
+    assert receipt(rt).outcome == Outcome.CONFIRMED
+
+
 def test_retry_after_is_kept(rt: Clinic) -> None:
     fault = Temporary("HTTP 429", retry_after=120.0)
     there = MailingList(rt.clock, held={ADA: Value.ON}, write_fault=fault)

@@ -23,6 +23,9 @@ from prefs.core.words import Channel, Kind, Purpose, Source
 URGENT: ContextVar[bool] = ContextVar("urgent", default=False)
 """Set by the lane while it carries an `off`: such calls may use the whole budget."""
 
+OUT_DUE: ContextVar[Callable[[], bool]] = ContextVar("out_due", default=lambda: False)
+"""Set by the lane while it carries no `off`: whether one waits for the end of that round."""
+
 
 class Wish(StrEnum):
     ON = "on"
@@ -337,7 +340,8 @@ class Budget(Protocol):
     """One budget a target: every call of its adapter, by SDK or httpx, passes through it."""
 
     async def acquire(self) -> None:
-        """Wait for a place. Calls without URGENT leave half of the budget untouched."""
+        """Wait for a place. Calls without URGENT leave half of the budget untouched. Raises
+        Temporary where one of these would wait while an out is due (OUT_DUE)."""
 
     def release(self) -> None: ...
 

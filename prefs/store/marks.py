@@ -190,9 +190,11 @@ def set_unsafe(conn: Connection, target: str, since: float | None) -> None:
 # --- claiming and clearing --------------------------------------------------------------------
 
 
-def claim(conn: Connection, lease: Lease, now: float, limit: int) -> list[Mark]:
+def claim(
+    conn: Connection, lease: Lease, now: float, limit: int, calm_limit: int | None = None
+) -> list[Mark]:
     """The marks that are due, claimed under this lease's epoch: outs first and by themselves, so
-    that they alone use the whole budget."""
+    that they alone use the whole budget. Of others at most `calm_limit`."""
     due = conn.execute(
         select(marks)
         .where(marks.c.target == lease.target, marks.c.due_at <= now)
@@ -200,6 +202,8 @@ def claim(conn: Connection, lease: Lease, now: float, limit: int) -> list[Mark]:
         .limit(limit)
     ).all()
     found = [_mark(row, lease.epoch) for row in due if row.urgent == due[0].urgent]
+    if found and not found[0].urgent:
+        found = found[:calm_limit]
     if found:
         conn.execute(
             update(marks)
@@ -330,9 +334,12 @@ def pushed_now(
     return {name for (name,) in rows}
 
 
-def any_due(conn: Connection, target: str, now: float) -> bool:
+def any_due(conn: Connection, target: str, now: float, *, urgent: bool = False) -> bool:
+    """Whether a mark is due; with `urgent`, one of an out."""
     row = conn.execute(
-        select(marks.c.number).where(marks.c.target == target, marks.c.due_at <= now).limit(1)
+        select(marks.c.number)
+        .where(marks.c.target == target, marks.c.due_at <= now, marks.c.urgent >= int(urgent))
+        .limit(1)
     ).first()
     return row is not None
 

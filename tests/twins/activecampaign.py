@@ -31,6 +31,7 @@ from tests.twins.kit import (
     Courier,
     Letter,
     Limits,
+    Mark,
     Refusal,
     Row,
     Sent,
@@ -106,6 +107,7 @@ class ActiveCampaignTwin(Twin[Account]):
     not say which are off). `webhook_url` hears every event and stands in no list."""
 
     name = "activecampaign"
+    title = "ActiveCampaign"
     default_limits = staticmethod(lambda: Limits(windows=[SPEED]))
 
     def __init__(self) -> None:
@@ -492,24 +494,25 @@ class ActiveCampaignTwin(Twin[Account]):
         return [self._row(contact) for contact in self.state.contacts.values()]
 
     def _row(self, contact: Contact) -> Row:
-        words: dict[bool, list[str]] = {True: [], False: []}
+        marks: dict[bool, list[Mark]] = {True: [], False: []}
         buttons = []
         for row in self._rows(contact.id):
-            marketing = self.state.lists[row.list].purpose == "marketing"
-            words[marketing].append(
-                f"{self.state.lists[row.list].name}: {WORDS.get(row.status, row.status)}"
-            )
+            one = self.state.lists[row.list]
+            marketing = one.purpose == "marketing"
+            said = WORDS.get(row.status, row.status)
+            on = {"1": True, "2": False}.get(row.status)
+            marks[marketing].append(Mark(f"{one.name}: {said}", on))
             fields = {"email": contact.email, "list": row.list}
-            if marketing:
-                buttons += [
-                    Button("Unsubscribe in a mail", "person_unsubscribes", fields),
-                    Button("Staff: off", "admin_sets", {**fields, "status": "2"}),
-                    Button("Staff: on", "admin_sets", {**fields, "status": "1"}),
-                ]
+            if marketing and on and one.channel == "email":
+                buttons.append(
+                    Button(f"Unsubscribe from {one.name}", "person_unsubscribes", fields)
+                )
+            elif marketing and not on:
+                again = {**fields, "status": "1"}
+                buttons.append(Button(f"Staff: put on {one.name}", "admin_sets", again))
         if contact.phone:
             buttons.append(Button("Text STOP", "texts_stop", {"phone": contact.phone}))
-        shown = ", ".join(words[True]), ", ".join(words[False])
-        return Row(contact.email, shown[0], shown[1], contact.phone, buttons)
+        return Row(contact.email, marks[True], marks[False], contact.phone, buttons)
 
 
 def _list_fields(list_id: str, by: str) -> list[tuple[str, str]]:

@@ -35,6 +35,7 @@ from tests.twins.kit import (
     Courier,
     Letter,
     Limits,
+    Mark,
     Refusal,
     Row,
     Travel,
@@ -48,6 +49,7 @@ from tests.twins.kit import (
 SPEED = Window(100, 10.0)
 BATCH = 100
 STATES = ("SUBSCRIBED", "UNSUBSCRIBED", "NOT_SPECIFIED")
+STATE_ON = dict(zip(STATES, (True, False, None), strict=True))
 LEGAL = {
     "LEGITIMATE_INTEREST_PQL",
     "LEGITIMATE_INTEREST_CLIENT",
@@ -148,6 +150,7 @@ class HubspotTwin(Twin[Account]):
     """
 
     name = "hubspot"
+    title = "HubSpot"
     default_limits = staticmethod(lambda: Limits(windows=[SPEED]))
 
     def __init__(self) -> None:
@@ -770,21 +773,28 @@ class HubspotTwin(Twin[Account]):
         return [self._row(email) for email in self.state.statuses]
 
     def _row(self, email: str) -> Row:
-        words: dict[str, list[str]] = {"marketing": [], "reminders": []}
+        marks: dict[bool, list[Mark]] = {True: [], False: []}
+        buttons = []
         for kind in self.state.types.values():
-            words.setdefault(kind.purpose, []).append(self._state(email, kind.id).lower())
-        marketing = [t.id for t in self.state.types.values() if t.purpose == "marketing"]
-        buttons = [
-            Button("Unsubscribe in a mail", "person_unsubscribes", {"email": email, "type_id": t})
-            for t in marketing
-        ]
-        everything = " (out of everything)" if email in self.state.out_of_all else ""
-        return Row(
-            email,
-            ", ".join(words["marketing"]) + everything,
-            ", ".join(words["reminders"]),
-            buttons=buttons,
-        )
+            marketing, state = kind.purpose == "marketing", self._state(email, kind.id)
+            said = state.replace("_", " ").lower()
+            marks[marketing].append(Mark(f"{kind.name}: {said}", STATE_ON[state]))
+            about = {"email": email, "type_id": kind.id}
+            if marketing and state == "SUBSCRIBED":
+                label = f"Unsubscribe from {kind.name} in a mail"
+                buttons.append(Button(label, "person_unsubscribes", about))
+            elif marketing:
+                again = {**about, "state": "SUBSCRIBED"}
+                buttons.append(Button(f"Staff: subscribe to {kind.name}", "admin_sets", again))
+        if email in self.state.out_of_all:
+            marks[True].append(Mark("out of everything", on=False))
+        return Row(email, marks[True], marks[False], self._custom(email), buttons)
+
+    def _custom(self, email: str) -> str:
+        contact = self._by_email(email)
+        held = contact.properties if contact else {}
+        names = sorted(self.state.properties & held.keys())
+        return ", ".join(f"{name}: {held[name]}" for name in names)
 
 
 def _iso(moment: datetime) -> str:

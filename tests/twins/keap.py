@@ -33,6 +33,7 @@ from tests.twins.kit import (
     Courier,
     Letter,
     Limits,
+    Mark,
     Refusal,
     Row,
     Sent,
@@ -59,6 +60,8 @@ EVENT_KEYS = (
     "contact.add", "contact.edit", "contact.delete", "contact.redact", "contactGroup.applied",
     "contactGroup.removed", "order.add",
 )  # fmt: skip
+REFUSAL = "No marketing"
+"""How the tags begin that stand for a refusal, for the page."""
 
 
 @dataclass
@@ -102,8 +105,8 @@ class Account:
 class KeapTwin(Twin[Account]):
     """See the module. Settings beside those of the kit:
 
-    token          a personal access token; or OAuth with client_id and client_secret, the first
-                   refresh token being `twin-refresh`, each good for one use
+    token          a personal access token; or OAuth with client_id, client_secret and the first
+                   refresh_token (`twin-refresh`), each good for one use
     token_as_bearer  the personal token is taken as a bearer token only
     token_life     seconds that an OAuth token lives (default 86400)
     opt_out_as     the status that an API opt-out makes: MANUAL (default) or ADMIN
@@ -140,6 +143,8 @@ class KeapTwin(Twin[Account]):
     def configure(self, **settings: Any) -> None:
         for name in OWN & settings.keys():
             setattr(self, name, type(getattr(self, name))(settings.pop(name)))
+        if "refresh_token" in settings:
+            self.state.refresh_token = str(settings.pop("refresh_token"))
         super().configure(**settings)
 
     def routes(self) -> Sequence[BaseRoute]:
@@ -629,22 +634,32 @@ class KeapTwin(Twin[Account]):
         return [self._row(one) for one in self.state.contacts.values()]
 
     def _row(self, one: Contact) -> Row:
-        held = {email: self.state.statuses.get(email) for email in one.emails}
-        words = [f"{email}: {s.status.lower() if s else 'none'}" for email, s in held.items()]
-        buttons = [
-            button
-            for email in one.emails
-            for button in (
-                Button("Unsubscribe in a mail", "person_unsubscribes", {"email": email}),
-                Button("Confirm by mail", "person_confirms", {"email": email}),
-                Button("Staff: opt out", "admin_opts_out", {"email": email}),
-            )
-        ]
-        tag = {"contact": str(one.id), "tag": "No marketing - sms"}
-        buttons += [Button("Tag: no SMS", "admin_tags", tag), Button("Untag", "admin_untags", tag)]
-        tags = ", ".join(sorted(self.state.tags[tag] for tag in one.tags))
+        tags = sorted(self.state.tags[tag] for tag in one.tags)
+        refusals = [tag for tag in tags if tag.startswith(REFUSAL)]
+        marks = [self._status_mark(email) for email in one.emails]
+        marks += [Mark(tag, on=False) for tag in refusals]
+        others = ", ".join(tag for tag in tags if tag not in refusals)
+        tag = {"contact": str(one.id), "tag": f"{REFUSAL} - sms"}
+        texts = Button("Staff: remove the SMS tag", "admin_untags", tag)
+        if tag["tag"] not in refusals:
+            texts = Button("Staff: tag as no SMS", "admin_tags", tag)
+        buttons = [button for email in one.emails for button in self._mail_buttons(email)]
         person = ", ".join([*one.emails, *one.phones])
-        return Row(person, ", ".join(words), "by one-to-one mail only", tags, buttons)
+        by_hand = [Mark("one-to-one mail goes on", on=True)]
+        return Row(person, marks, by_hand, f"tags: {others or 'none'}", [*buttons, texts])
+
+    def _status_mark(self, email: str) -> Mark:
+        held = self.state.statuses.get(email)
+        said = held.status.replace("_", " ").lower() if held else "no status"
+        return Mark(f"mail: {said}", held.opted_in if held else None)
+
+    def _mail_buttons(self, email: str) -> list[Button]:
+        fields = {"email": email}
+        return [
+            Button("Unsubscribe in a mail", "person_unsubscribes", fields),
+            Button("Staff: opt out", "admin_opts_out", fields),
+            Button("Confirm by mail", "person_confirms", fields),
+        ]
 
 
 def _hook(hook: Hook) -> dict[str, str]:
