@@ -22,6 +22,7 @@ from connectors.line import Json, items
 from connectors.xero_line import AT_ONCE, Invalid, Missing, connect, once
 from prefs.core.errors import PropagationError, Refused, Temporary
 from prefs.core.propagation import (
+    URGENT,
     Absent,
     Answer,
     Applied,
@@ -111,7 +112,8 @@ class Xero:
         self._index = Index(target.region)
         self._since: datetime | None = None
         self._fresh_until = now()
-        self._listing = asyncio.Lock()
+        # Apart, so that no out waits behind a poll that leaves it half of the budget.
+        self._listing = {urgent: asyncio.Lock() for urgent in (True, False)}
         self._groups: dict[str, str] | None = None
         self._archived: set[str] = set()
         self._marked: dict[str, set[str]] = {}
@@ -203,7 +205,7 @@ class Xero:
     async def _refresh(self) -> None:
         """Bring the index up to date: everything once, then what changed. No contact can be
         deleted, so that none leaves it but by a 404."""
-        async with self._listing:
+        async with self._listing[URGENT.get()]:
             if self._since is not None and self._now() < self._fresh_until:
                 return
             began = self._now()

@@ -89,6 +89,21 @@ def test_from_the_opt_out_to_the_proof(tmp_path: Path) -> None:
         assert made.twin.reminders_on()
 
 
+def test_the_export_alone_is_proof_and_nobodys_new_wish(tmp_path: Path) -> None:
+    """Staff did what the list said and ticked nothing: what is off now is what we asked for."""
+    with clinic(tmp_path, work=True) as made:
+        made.bring(made.twin.export(), "--apply")
+        amy = made.service.say(AMY)["subject_id"]
+        eventually(lambda: made.tasks())
+        assert made.twin.staff_do_the_list(made.list_of_tasks()) == 1
+        made.bring(made.twin.export())  # without a difference
+        made.bring(made.twin.export(), "--apply")
+        eventually(lambda: made.outcomes(amy)["email"] == "confirmed")
+        assert made.tasks() == []
+        history = made.service.get(f"/v1/subjects/{amy}/history").json()["items"]
+        assert [row["source"] for row in history] == ["api"]
+
+
 def test_an_export_that_shows_on_against_an_out_is_new_work(tmp_path: Path) -> None:
     with clinic(tmp_path, work=True) as made:
         amy = made.service.say(AMY)["subject_id"]

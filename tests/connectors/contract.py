@@ -23,6 +23,7 @@ from connectors import http, load
 from connectors.budget import TokenBudget
 from prefs.core.errors import PropagationError, Refused, Temporary, Unusable
 from prefs.core.propagation import (
+    URGENT,
     Absent,
     Applied,
     Change,
@@ -92,6 +93,17 @@ class Rewritten(NamedTuple):
 
 def now() -> datetime:
     return datetime.now(UTC)
+
+
+class Narrow(TokenBudget):
+    """Once `full`, there is a place for outs only."""
+
+    full = False
+
+    async def acquire(self) -> None:
+        if self.full and not URGENT.get():
+            await asyncio.Event().wait()
+        await super().acquire()
 
 
 class ConnectorContract:
@@ -348,6 +360,30 @@ class ConnectorContract:
         assert isinstance(self.observe(self.ref(1))[self.ref(1)], Temporary)
 
     # --- writing --------------------------------------------------------------------------------
+
+    def test_an_out_waits_behind_no_read_that_finds_no_place(self) -> None:
+        """A minute later, when what was read is no longer fresh."""
+        self.needs("reading")
+        ref, past = self.ref(1), [timedelta()]
+        self.put(ref)
+
+        async def inside() -> Any:
+            kind = load(self.system)
+            budget = Narrow(kind.facts.limit)
+            connector: Connector = kind(self.target(), budget, lambda: now() + past[-1])
+            await connector.observe([ref])
+            budget.full = True
+            past.append(timedelta(minutes=1))
+            calm = asyncio.create_task(connector.observe([ref]))
+            await asyncio.sleep(0.05)
+            URGENT.set(True)
+            try:
+                return (await asyncio.wait_for(connector.observe([ref]), 10.0))[ref]
+            finally:
+                calm.cancel()
+                await connector.close()
+
+        assert isinstance(asyncio.run(inside()), Observed)
 
     def test_an_off_is_done_and_may_be_repeated(self) -> None:
         self.put(self.ref(1))

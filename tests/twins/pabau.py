@@ -35,6 +35,7 @@ from tests.twins.kit import (
     Courier,
     Letter,
     Limits,
+    Mark,
     Refusal,
     Row,
     Travel,
@@ -395,20 +396,23 @@ class PabauTwin(Twin[Account]):
         return [self._row(one) for one in self.state.clients.values()]
 
     def _row(self, client: Client) -> Row:
-        on = [name.removeprefix("opt_in_") for name, bit in client.flags.items() if bit]
+        marks = [
+            Mark(f"{name.removeprefix('opt_in_')}: {'on' if bit else 'off'}", bool(bit))
+            for name, bit in client.flags.items()
+        ]
+        kept = "on" if client.need_to_knows else "off"
         who = {"id": str(client.id)}
         buttons = [
-            Button(
-                f"Unsubscribe from {channel}", "client_unsubscribes", {**who, "channel": channel}
-            )
-            for channel in BY_CHANNEL
+            Button(f"No {channel}", "client_unsubscribes", {**who, "channel": channel})
+            for channel, flags in BY_CHANNEL.items()
+            if any(client.flags[flag] for flag in flags)
         ]
         return Row(
             f"{client.first_name} {client.last_name}",
-            f"on: {', '.join(on)}" if on else "off",
-            "on" if client.need_to_knows else "off",
+            marks,
+            [Mark(f"confirmations: {kept}", bool(client.need_to_knows))],
             detail=", ".join(filter(None, (client.email, client.mobile, client.phone))),
-            buttons=[*buttons, Button("Book online (flags back to 1)", "booking", who)],
+            buttons=[*buttons, Button("Book online: turns all on", "booking", who)],
         )
 
 

@@ -43,6 +43,7 @@ from tests.twins.kit import (
     Courier,
     Letter,
     Limits,
+    Mark,
     Refusal,
     Row,
     Sent,
@@ -65,6 +66,8 @@ LONGEST_KEY = 128
 """https://developer.xero.com/documentation/guides/idempotent-requests/idempotency/"""
 DEFAULT_PAGE = 100
 MOST_GROUPS = 100
+REFUSAL = "No marketing"
+"""How the groups begin that stand for a refusal, for the page."""
 PARAMS = {
     "where",
     "order",
@@ -690,19 +693,22 @@ class XeroTwin(Twin[Organisation]):
 
     def _row(self, one: Contact) -> Row:
         groups = sorted(g.name for g in self.state.groups.values() if one.id in g.members)
+        ours = [name for name in groups if name.startswith(REFUSAL)]
+        others = [name for name in groups if name not in ours]
         email = {"email": one.email}
-        away = Button("Restore", "restore", email) if one.archived else None
         buttons = [
-            Button("Put into a group", "staff_adds", email, ("group",)),
-            away or Button("Archive", "archive", email),
-        ]
-        buttons += [
             Button(f"Take out of {name}", "staff_removes", {**email, "group": name})
             for name in groups
         ]
-        words = ", ".join(groups) or "in no group"
-        state = "archived" if one.archived else ""
-        return Row(one.email, words, "invoices only", state, buttons)
+        buttons += [
+            Button("Restore", "restore", email)
+            if one.archived
+            else Button("Archive", "archive", email),
+            Button("Put into", "staff_adds", email, ("group",)),
+        ]
+        marks = [Mark(name, on=False) for name in ours] or [Mark("no refusal")]
+        state = f"groups: {', '.join(others) or 'none'}" + (", archived" if one.archived else "")
+        return Row(one.email, marks, [Mark("invoices go on", on=True)], state, buttons)
 
     def page_buttons(self) -> Sequence[Button]:
         return [
