@@ -109,6 +109,9 @@ class Stage:
         serve = [sys.executable, "-m", "prefs.cli", "serve"]
         self._stack.enter_context(started(serve, self.env, self.folder / "serve.log"))
         until("the service's start", self._ready, STARTS_WITHIN)
+        for name, vendor in self.vendors.items():
+            if SYSTEMS[name].handshake:
+                vendor.act(SYSTEMS[name].handshake)
 
     def end(self) -> None:
         """Every child ends, the youngest first."""

@@ -76,6 +76,8 @@ class System:
     try_it: str
     limit: str = ""
     """Other than the vendor's smallest plan, where the twin is furnished for a larger one."""
+    handshake: str = ""
+    """What staff do at the vendor once the service is up, before it sends any webhook."""
 
     def configuration(self, url: str) -> str:
         lines = [

@@ -51,4 +51,5 @@ SYSTEM = System(
     off=lambda state, person, channel: f"No marketing - {channel}" in groups(state, person),
     kept=lambda state, person: INVOICED in groups(state, person),
     try_it="take Amelia out of a group: she is put back",
+    handshake="intent_to_receive",
 )
