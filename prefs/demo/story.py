@@ -34,10 +34,13 @@ def tell(stage: Stage) -> None:
 
 
 def _last(lines: list[Line]) -> str:
-    """How many systems followed, and which came last."""
-    last = max(lines, key=lambda line: line.seconds)
-    systems = len({line.system for line in lines})
-    return f"{systems} systems followed, {last.system} last after {last.seconds:.1f} s"
+    """How many systems followed, which came last, and which do not have the person."""
+    there = [line for line in lines if line.outcome != "absent"]
+    last = max(there, key=lambda line: line.seconds)
+    systems = len({line.system for line in there})
+    absent = [line.system for line in lines if line.outcome == "absent"]
+    without = f"; not in {', '.join(absent)}" if absent else ""
+    return f"{systems} systems followed, {last.system} last after {last.seconds:.1f} s{without}"
 
 
 # --- people ------------------------------------------------------------------------------------
