@@ -102,6 +102,7 @@ class Pabau:
         limit=Limit(5, 1.0),
         writes=(("POST", r"/[^/]+/clients/[0-9]+/update"),),
         source_url="https://support.pabau.com/en/api/clients",
+        on_by_default=frozenset(FLAGS.values()),
     )
     KEYS: ClassVar[Mapping[str, Key]] = {
         "api_key": Key("secret", required=True, help="API key (Setup, Developer Hub)."),

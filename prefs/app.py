@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -32,7 +32,6 @@ from prefs.core.words import Channel
 from prefs.intake import Intake, TargetInfo
 from prefs.lanes import Lane, Pace, Worker, new_holder
 from prefs.metrics import REQUESTS
-from prefs.scan import Scan
 from prefs.settings import Settings, load
 from prefs.store import events, migrate
 from prefs.store.database import Database
@@ -112,7 +111,13 @@ def open_runtime(settings: Settings, clock: Clock = utc_now) -> Runtime:
         raise
     brands = {name: brand.controller for name, brand in settings.brands.items()}
     infos = [
-        TargetInfo(label, target.brand, _channels(target, clock))
+        TargetInfo(
+            label,
+            target.brand,
+            _channels(target, clock),
+            target.system,
+            connectors.load(target.system).facts.unsubscribes_at,
+        )
         for label, target in settings.targets.items()
     ]
     return Runtime(settings, database, keys, Intake(brands, infos, keys, clock), clock)
@@ -128,8 +133,8 @@ def _channels(target: Target, clock: Clock) -> frozenset[Channel]:
 # --- the worker --------------------------------------------------------------------------------
 
 
-def make_worker(runtime: Runtime) -> Worker:
-    """The lanes of every target, and the chores beside them."""
+def make_worker(runtime: Runtime, *, polls: bool = True) -> Worker:
+    """The lanes of every target, and the chores beside them; without `polls` they only carry."""
     settings, clock = runtime.settings, runtime.clock
     pace = Pace(
         settings.worker.first_retry,
@@ -138,7 +143,7 @@ def make_worker(runtime: Runtime) -> Worker:
         settings.worker.lease,
     )
     holder = new_holder()
-    lanes = [_make_lane(runtime, target, pace, holder) for target in runtime.targets]
+    lanes = [_make_lane(runtime, target, pace, holder, polls) for target in runtime.targets]
     database = runtime.database
     sealer = Sealer(database)
     sweep = Sweep(database, runtime.targets, runtime.keys, clock, settings.alerts)
@@ -165,14 +170,10 @@ def make_connector(runtime: Runtime, target: Target) -> Connector:
     return cast(Connector, kind(replace(target, vault=vault), budget, runtime.clock))
 
 
-def make_scan(runtime: Runtime, target: Target) -> Scan:
-    connector = make_connector(runtime, target)
-    return Scan(target, connector, runtime.database, runtime.intake, runtime.clock)
-
-
-def _make_lane(runtime: Runtime, target: Target, pace: Pace, holder: str) -> Lane:
+def _make_lane(runtime: Runtime, target: Target, pace: Pace, holder: str, polls: bool) -> Lane:
     connector = make_connector(runtime, target)
     lane = Lane(target, connector, runtime.database, runtime.intake, runtime.clock, pace, holder)
+    lane.polls = polls
     if hasattr(connector, "message_time"):
         lane.answer_open = _answer_open
     return lane
@@ -276,7 +277,8 @@ def wake_on_commit(database: Database, worker: Worker) -> None:
     loop = asyncio.get_running_loop()
 
     def wake() -> None:
-        loop.call_soon_threadsafe(worker.wake)
+        with suppress(RuntimeError):  # a commit after the loop's end has nobody to wake
+            loop.call_soon_threadsafe(worker.wake)
 
     database.on_commit(wake)
 

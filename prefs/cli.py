@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import sys
@@ -19,11 +20,13 @@ import uvicorn
 from rich.console import Console
 from rich.table import Table
 
-from prefs import app, doctor, importing, retract, sync
+from prefs import app, doctor, importing, onboarding, retract, sync
 from prefs.app import Runtime, load_settings, make_app, make_worker, open_runtime
 from prefs.core.errors import PrefsError, SettingsError, Unavailable
 from prefs.core.propagation import Target
 from prefs.core.signals import Evidence
+from prefs.core.words import Basis
+from prefs.lanes import Worker
 from prefs.logs import set_up_logs
 from prefs.mailbox import PLACE, Mailbox
 from prefs.scan import Scan
@@ -35,6 +38,8 @@ from prefs.web.server import config as server_config
 F = TypeVar("F", bound=Callable[..., Any])
 
 REFUSED, TRY_LATER = 1, 75
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+NEW_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
 CARRIED_WITHIN = 1800.0
 """Seconds that `sync --apply` waits for the lanes."""
 
@@ -99,6 +104,7 @@ class Group(click.Group):
 @click.version_option(package_name="prefs")
 def main(config: str | None) -> None:
     """Marketing preferences in one place, followed by every system, with proof."""
+    set_up_logs(logging.WARNING)
 
 
 # --- running -----------------------------------------------------------------------------------
@@ -282,6 +288,15 @@ def _known_brand(runtime: Runtime, brand: str) -> None:
         )
 
 
+def _one_brand(runtime: Runtime, brand: str | None) -> str:
+    brands = list(runtime.settings.brands)
+    chosen = brand or (brands[0] if len(brands) == 1 else None)
+    if chosen is None:
+        raise click.UsageError(f"give --brand, one of: {', '.join(brands)}")
+    _known_brand(runtime, chosen)
+    return chosen
+
+
 @main.command("links")
 @common
 @click.option("--brand", required=True)
@@ -312,17 +327,13 @@ def links(
 
 @main.command("import")
 @common
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=FILE)
 @click.option("--brand", default=None, help="Needed when the configuration has several brands.")
 @click.option("--apply", "apply_", is_flag=True, help="Write; without it nothing is changed.")
 def import_(path: Path | None, as_json: bool, file: Path, brand: str | None, apply_: bool) -> None:
     """Take a CSV of people and choices in; a dry run unless --apply."""
     with opened(path) as runtime:
-        brands = list(runtime.settings.brands)
-        chosen = brand or (brands[0] if len(brands) == 1 else None)
-        if chosen is None:
-            raise click.UsageError(f"give --brand, one of: {', '.join(brands)}")
-        _known_brand(runtime, chosen)
+        chosen = _one_brand(runtime, brand)
         report = importing.run(
             runtime.service, chosen, file, write=apply_, console=None if as_json else err
         )
@@ -338,7 +349,7 @@ def import_(path: Path | None, as_json: bool, file: Path, brand: str | None, app
 @click.option(
     "--from",
     "file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=FILE,
     help="What staff exported from a system without an interface, or its list of tasks.",
 )
 @click.option("--apply", "apply_", is_flag=True, help="Take outs in, push the rest, wait for it.")
@@ -404,14 +415,14 @@ class _Reading(NamedTuple):
 
 
 async def _sync(runtime: Runtime, chosen: list[Target], reading: _Reading) -> list[sync.Report]:
-    scans = [app.make_scan(runtime, target) for target in chosen]
+    """The lanes that read also carry: what a walk taught a connector need not be asked again."""
+    worker = make_worker(runtime, polls=False)
     try:
-        reports = await _read(scans, reading)
+        reports = await _read([one.scan for one in worker.lanes if one.target in chosen], reading)
+        if reading.apply:
+            await _carried(runtime, worker, reading.tell)
     finally:
-        for scan in scans:
-            await scan.connector.close()
-    if reading.apply:
-        await _carried(runtime, reading.tell)
+        await worker.stop()
     return reports
 
 
@@ -423,16 +434,16 @@ async def _read(scans: list[Scan], reading: _Reading) -> list[sync.Report]:
         letters = [await sync.letters(reading.box, reading.tell)] if reading.box else []
         return [report for report in heard if report] + letters
     readable = list(sync.readable(scans))
-    reports = [await sync.walk(scan, reading.tell, apply=reading.apply) for scan in readable]
+    walks = [sync.walk(scan, reading.tell, apply=reading.apply) for scan in readable]
+    reports = await asyncio.gather(*walks)
     for scan, report in zip(readable, reports, strict=True):
         await sync.settle(scan, report)
     return reports
 
 
-async def _carried(runtime: Runtime, tell: sync.Progress) -> None:
+async def _carried(runtime: Runtime, worker: Worker, tell: sync.Progress) -> None:
     """Work, or wait for who works already, until nothing is due."""
     live = [target.label for target in runtime.targets if target.live]
-    worker = make_worker(runtime)
     app.wake_on_commit(runtime.database, worker)
     worker.start()
     try:
@@ -442,8 +453,112 @@ async def _carried(runtime: Runtime, tell: sync.Progress) -> None:
                 await asyncio.sleep(0.2)
     except TimeoutError:
         raise Unavailable("not all could be carried yet; prefs serve or work goes on") from None
+
+
+@main.command("onboard")
+@common
+@click.argument("target", required=False)
+@click.option("--brand", default=None, help="Needed when the configuration has several brands.")
+@click.option("--from", "file", type=FILE, help="TARGET's own export, where it has no interface.")
+@click.option("--attest", "place", help="List of TARGET that a named owner answers for.")
+@click.option("--owner", help="Who answers for it.")
+@click.option(
+    "--basis", type=click.Choice([basis.value for basis in Basis]), help="On which basis."
+)
+@click.option("--wording", help="The words that people agreed to.")
+@click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="First day of its sign-ups.")
+@click.option("--until", type=click.DateTime(["%Y-%m-%d"]), help="Last day of its sign-ups.")
+@click.option("--list", "listing", type=NEW_FILE, help="Write who is to be asked in person (CSV).")
+@click.option("--apply", "apply_", is_flag=True, help="Take outs and proved consents in here.")
+def onboard(
+    path: Path | None,
+    as_json: bool,
+    target: str | None,
+    brand: str | None,
+    file: Path | None,
+    listing: Path | None,
+    apply_: bool,
+    **attested: Any,
+) -> None:
+    """Sort what stands at a brand's systems: out, proved, attested, unset. Writes to no vendor."""
+    with opened(path) as runtime:
+        chosen = [one for one in runtime.targets if one.brand == _one_brand(runtime, brand)]
+        named = [one for one in chosen if target in (one.name, one.label)]
+        if (target and not named) or ((file or attested["place"]) and not named):
+            known = ", ".join(one.label for one in chosen) or "none"
+            raise click.UsageError(f"name the TARGET that this is about, one of: {known}")
+        attestation = _attestation(named[0].label, attested) if attested["place"] else None
+        wanted = Onboarding(named[0] if named else None, file, attestation, listing, apply_)
+        with err.status("reading", spinner="dots") as status:
+            report = asyncio.run(
+                _onboard(runtime, chosen, wanted, lambda name, n: status.update(f"{name}: {n}"))
+            )
+    say(as_json, report, onboarding.shown(report))
+    if not as_json and not apply_:
+        out.print("Nothing written; --apply takes outs and proved consents in.")
+    if any(one["error"] for one in report["targets"]):
+        sys.exit(TRY_LATER)
+
+
+def _attestation(label: str, said: dict[str, Any]) -> onboarding.Attestation:
+    missing = [f"--{name}" for name, value in said.items() if not value and name != "place"]
+    if missing:
+        raise click.UsageError(f"an attestation needs {' '.join(missing)} too")
+    basis, since, until = Basis(said["basis"]), said["since"].date(), said["until"].date()
+    return onboarding.Attestation(
+        label, said["place"], said["owner"], basis, said["wording"], since, until
+    )
+
+
+class Onboarding(NamedTuple):
+    """What `prefs onboard` was asked for."""
+
+    target: Target | None
+    file: Path | None
+    attestation: onboarding.Attestation | None
+    listing: Path | None
+    apply: bool
+
+
+async def _onboard(
+    runtime: Runtime, chosen: list[Target], wanted: Onboarding, tell: sync.Progress
+) -> dict[str, Any]:
+    worker = make_worker(runtime, polls=False)
+    scans = [lane.scan for lane in worker.lanes if lane.target in chosen]
+    attested = [wanted.attestation] if wanted.attestation else []
+    survey = onboarding.Survey()
+    try:
+        export = None
+        for scan in (one for one in scans if one.target == wanted.target):
+            if wanted.attestation:
+                onboarding.check(scan, wanted.attestation)
+            if wanted.file:
+                export = sync.export_of(scan, wanted.file.read_bytes()).page
+        walks = [
+            onboarding.walk(
+                scan,
+                survey,
+                attested,
+                tell,
+                export=export if scan.target == wanted.target else None,
+                apply=wanted.apply,
+            )
+            for scan in scans
+        ]
+        await asyncio.gather(*walks)
+        for scan in scans if wanted.apply else ():
+            await onboarding.read_again(scan, survey)
+        if wanted.apply and scans:
+            await onboarding.record(scans[0], survey, attested, tell)
     finally:
         await worker.stop()
+    listed = onboarding.write_list(survey, wanted.listing) if wanted.listing else 0
+    return {
+        "applied": wanted.apply,
+        **onboarding.summary(survey),
+        "attested_for_ever": runtime.database.read_now(onboarding.attested_for_ever),
+        "listed": listed,
+    }
 
 
 @main.command("retract")

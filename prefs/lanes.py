@@ -17,14 +17,17 @@ from functools import partial
 
 import structlog
 
+from prefs.containers import EVERY as CENSUS_EVERY
+from prefs.containers import Census
 from prefs.core.errors import PrefsError, Unavailable, Unusable
-from prefs.core.propagation import OUT_DUE, Connector, Target
+from prefs.core.propagation import OUT_DUE, Connector, Target, Tended
 from prefs.intake import Intake
 from prefs.push import Backoff, Lost, Push
 from prefs.scan import Scan
 from prefs.store import marks
 from prefs.store.database import Database
 from prefs.store.marks import Lease, Mark
+from prefs.tending import Tending
 
 log = structlog.get_logger()
 
@@ -65,6 +68,8 @@ class Lane:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     answer_open: Callable[[Lane], Awaitable[None]] | None = None
     lease: Lease | None = None
+    polls: bool = True
+    """False where somebody else reads the vendor: this lane only carries."""
 
     def __post_init__(self) -> None:
         self.push = Push(
@@ -76,6 +81,7 @@ class Lane:
             self.pace.backoff,
         )
         self.scan = Scan(self.target, self.connector, self.database, self.intake, self.clock)
+        self.census = Census(self.target, self.connector, self.database, self.intake, self.clock)
         self._parked_for = 0.0
         self._parked_until = 0.0
         self._calm = 1
@@ -104,8 +110,10 @@ class Lane:
         return self.lease is not None
 
     async def _work_under_lease(self) -> None:
-        """Push and scan side by side while the lease is renewed; all end when it is lost."""
-        jobs = [self._keep_lease(), self._push_loop(), self._scan_loop()]
+        """Push, scan, the reading of containers and the upkeep of webhooks side by side while the
+        lease is renewed; all end when it is lost."""
+        jobs = [self._keep_lease(), self._push_loop(), self._census_loop(), *self._tending()]
+        jobs += [self._scan_loop()] if self.polls else []
         tasks = [asyncio.create_task(job) for job in jobs]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -128,14 +136,15 @@ class Lane:
     async def _push_loop(self) -> None:
         while True:
             self.wake.clear()
-            if not (self.target.live and await self._push_once()):
+            if not await self._push_once():
                 if self.answer_open:
                     await self.answer_open(self)
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self.wake.wait(), POLL)
 
     async def _push_once(self) -> bool:
-        """Carry one batch; True when there may be more at once."""
+        """Carry one batch, or look at it where nothing may be written; True when there may be more
+        at once."""
         lease = self.lease
         if lease is None:
             raise Lost
@@ -156,15 +165,17 @@ class Lane:
         return True
 
     async def _carry(self, lease: Lease, claimed: Sequence[Mark]) -> None:
-        """A round without an out takes no place in the budget that an out waits for."""
+        """A round without an out takes no place in the budget that an out waits for. Where nothing
+        may be written, it is only looked."""
+        carry = self.push.run if self.target.live else self.push.look
         if claimed[0].urgent:
-            await self.push.run(lease, claimed)
+            await carry(lease, claimed)
             return
         waits = asyncio.Event()
         token = OUT_DUE.set(waits.is_set)
         watch = asyncio.create_task(self._watch_for_outs(waits))
         try:
-            await self.push.run(lease, claimed)
+            await carry(lease, claimed)
         finally:
             watch.cancel()
             OUT_DUE.reset(token)
@@ -208,6 +219,27 @@ class Lane:
                 log.warning("scan_failed", target=self.target.label, reason=str(fault))
                 await asyncio.sleep(min(self.pace.poll_every, 30.0))
             await asyncio.sleep(min(1.0, self.pace.poll_every))
+
+    async def _census_loop(self) -> None:
+        """What the target sends from: marked and read at start, read again daily."""
+        while True:
+            lease = self.lease
+            if lease is None:
+                return
+            try:
+                await self.census.mark_new_places(lease)
+                await self.census.read(lease)
+            except PrefsError as fault:
+                log.warning("census_failed", target=self.target.label, reason=str(fault))
+                await asyncio.sleep(min(CENSUS_EVERY, self.pace.poll_every))
+            else:
+                await asyncio.sleep(CENSUS_EVERY)
+
+    def _tending(self) -> list[Coroutine[None, None, None]]:
+        if not isinstance(self.connector, Tended):
+            return []
+        keys = self.intake.keys
+        return [Tending(self.target, self.connector, self.database, keys, self.clock).run()]
 
 
 @dataclass

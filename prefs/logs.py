@@ -11,6 +11,11 @@ from structlog.tracebacks import ExceptionDictTransformer
 QUIET = ("uvicorn.access", "httpx", "httpcore", "urllib3", "twilio", "hubspot")
 
 
+def _to_stderr(*_: object) -> structlog.PrintLogger:
+    """Standard error as it is at each line: answers on standard output stay clean."""
+    return structlog.PrintLogger(sys.stderr)
+
+
 def set_up_logs(level: int = logging.INFO) -> None:
     structlog.configure(
         processors=[
@@ -21,7 +26,7 @@ def set_up_logs(level: int = logging.INFO) -> None:
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=_to_stderr,
     )
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(name)s %(message)s")
     for name in QUIET:

@@ -48,16 +48,23 @@ from prefs.core.propagation import (
 from prefs.core.signals import DeliveryFact, Identifier, Signal, Statement
 from prefs.core.words import KIND_OF, Choice, Kind, Purpose, Scope, Source
 from prefs.intake import Intake
-from prefs.store import marks, permissions, subjects
+from prefs.store import marks, permissions, subjects, tasks, waves
 from prefs.store.database import Database
 from prefs.store.marks import Delay, Lease, Mark, Proof
+from prefs.store.waves import Wave
+from prefs.texts import next_working_day
 
 log = structlog.get_logger()
 
 PUSH_BACKS_AN_HOUR = 4
+ALARM_AT = 3
+FIGHT, WAVE = "push_back_fight", "opt_in_wave"
+"""Kinds of tasks."""
+WAVE_LOOK_AGAIN = 3600.0
+OBSERVED_AGAIN = 86400.0
 LOOK_AGAIN = 3600.0
 """Seconds until a task of staff that is past its due time is looked at again."""
-SAID_DONE = "staff say it is done; the next upload proves it"
+SAID_DONE = "staff say it is done; the next read proves it"
 REFUSED_AGAIN_AFTER = 3600.0
 """A refused `off` is tried again this often: staff may have mended it at the vendor."""
 
@@ -80,6 +87,7 @@ class Record:
     ref: Ref
     hash: bytes | None
     hashes: set[bytes] = field(default_factory=set)
+    mark: Mark | None = None
     read: Observed | Absent | PropagationError | None = None
     held: list[Held] = field(default_factory=list)
     receipts: dict[str, Receipt] = field(default_factory=dict)
@@ -136,6 +144,28 @@ class Push:
             URGENT.reset(token)
         await self.database.write(lambda conn: self._prove(conn, lease, cases))
 
+    async def look(self, lease: Lease, claimed: Sequence[Mark]) -> None:
+        """The same for a target that is only observed: what is read there is taken in, nothing is
+        written, and the marks wait for go-live. Raises Unusable."""
+        cases = await self.database.read(lambda conn: self._cases(conn, claimed))
+        if any(mark.urgent for mark in claimed):
+            records = [record for case in cases for record in case.records]
+            await self._observe(records)
+            await self._learn(records)
+        now = self.clock().timestamp()
+        hints = [case.mark for case in cases if not case.mark.subject_id]
+        later = [
+            Delay(case.mark, now + OBSERVED_AGAIN, Outcome.PENDING, marks.OBSERVED)
+            for case in cases
+            if case.mark.subject_id
+        ]
+
+        def keep(conn: Connection) -> None:
+            marks.clear(conn, lease, hints)
+            marks.delay(conn, lease, later)
+
+        await self.database.write(keep)
+
     # --- what is it about ----------------------------------------------------------------------
 
     def _cases(self, conn: Connection, claimed: Sequence[Mark]) -> list[Case]:
@@ -153,12 +183,12 @@ class Push:
         """A subject's records: one for each identifier that the target keys on. Where only the
         hash is left, the record is found by the vendor's id."""
         if mark.vendor_id:
-            yield Record(Ref(None, "", mark.vendor_id), None)
+            yield Record(Ref(None, "", mark.vendor_id), None, mark=mark)
         maybe_ours = mark.claimed_before or mark.unsettled_until is not None
         for one in known:
             if one.kind in self.connector.facts.keys_on:
                 for ref in self._refs(conn, one):
-                    yield Record(ref, one.hash, {one.hash}, maybe_ours=maybe_ours)
+                    yield Record(ref, one.hash, {one.hash}, mark, maybe_ours=maybe_ours)
 
     def _refs(self, conn: Connection, one: subjects.Known) -> list[Ref]:
         if one.spelling:
@@ -299,7 +329,8 @@ class Push:
         await self._send(by_ref, await self._not_fought(by_ref, outs))
         if ins:
             URGENT.set(False)
-            await self._send(by_ref, await self._still_wished(lease, by_ref, ins))
+            admitted = await self._admitted(by_ref, ins)
+            await self._send(by_ref, await self._still_wished(lease, by_ref, admitted))
 
     def _plan(self, record: Record) -> list[Change]:
         """Prove what needs no write; the rest are changes."""
@@ -369,7 +400,12 @@ class Push:
         hashes = {records[change.ref].hash or b"" for change in fought}
 
         def count(conn: Connection) -> dict[bytes, int]:
-            return {h: marks.note_pushback(conn, self.target.label, h, now) for h in hashes}
+            found = {h: marks.note_pushback(conn, self.target.label, h, now) for h in hashes}
+            for change in fought:
+                record = records[change.ref]
+                if found[record.hash or b""] >= ALARM_AT:
+                    self._tell_of_fight(conn, record, change, now)
+            return found
 
         counts = await self.database.write(count)
         given_up = [
@@ -379,15 +415,60 @@ class Push:
         ]
         return [change for change in outs if change not in given_up]
 
+    def _tell_of_fight(self, conn: Connection, record: Record, change: Change, now: float) -> None:
+        """One open task for each person and target."""
+        log.error("push_back_fight", target=self.target.label)
+        keys, brand = self.intake.keys, self.target.brand
+        subject_id = record.mark.subject_id if record.mark else 0
+        body = {"target": self.target.label, "channel": change.slot.channel.value}
+        known = tasks.open_of(conn, brand, [FIGHT], [subject_id])
+        if subject_id and all(
+            tasks.body(keys, row)["target"] != self.target.label for row in known
+        ):
+            due = next_working_day(self.clock()).timestamp()
+            tasks.add(conn, keys, brand, FIGHT, subject_id, body, now, due)
+
     def _gives_up(self, record: Record, change: Change, count: int) -> bool:
-        if count >= PUSH_BACKS_AN_HOUR - 1:
-            log.warning("push_back_fight", target=self.target.label, count=count)
         if count <= PUSH_BACKS_AN_HOUR:
             return False
         reason = "turned on again more than 4 times within an hour: somebody's tool is fighting us"
         self._note(record, change.slot, change.to, Outcome.PENDING, reason)
         record.retry_after = 3600.0
         return True
+
+    async def _admitted(self, records: Mapping[Ref, Record], ins: Sequence[Change]) -> list[Change]:
+        """A wave of opt-ins waits for a person; one that was stopped never sets out."""
+        now = self.clock().timestamp()
+        marked = {
+            record.hash or b"": record.mark.since if record.mark else now
+            for record in (records[change.ref] for change in ins)
+        }
+
+        def ask(conn: Connection) -> dict[bytes, str]:
+            admitted = waves.admit(conn, self.target.label, marked, now)
+            if admitted.turned:
+                self._tell_of_wave(conn, admitted.turned, now)
+            return admitted.states
+
+        states = await self.database.write(ask)
+        return [c for c in ins if self._passes(records[c.ref], c, states)]
+
+    def _tell_of_wave(self, conn: Connection, wave: Wave, now: float) -> None:
+        log.error("opt_in_wave", target=self.target.label, limit=wave.most)
+        body = {"target": self.target.label, "wave": wave.id, "most": wave.most}
+        due = next_working_day(self.clock()).timestamp()
+        tasks.add(conn, self.intake.keys, self.target.brand, WAVE, None, body, now, due)
+
+    def _passes(self, record: Record, change: Change, states: Mapping[bytes, str]) -> bool:
+        state = states[record.hash or b""]
+        if state == waves.WAITING:
+            record.retry_after = WAVE_LOOK_AGAIN
+            reason = "many people are to be switched on in one run: a person decides whether"
+            self._note(record, change.slot, change.to, Outcome.PENDING, reason)
+        elif state == waves.STOPPED:
+            reason = "a person stopped this wave of opt-ins"
+            self._note(record, change.slot, change.to, Outcome.REFUSED, reason)
+        return state in (waves.OPEN, waves.RELEASED)
 
     async def _still_wished(
         self, lease: Lease, records: Mapping[Ref, Record], ins: Sequence[Change]
@@ -534,35 +615,49 @@ class Push:
             ]
             marks.set_marks(conn, again, now, urgent=True)
             return
+        self._ask_staff(conn, cases, now)
         cleared: list[Mark] = []
         delayed: list[Delay] = []
         for case in cases:
-            if self.connector.facts.assisted:
-                self._ask_staff(conn, case, now)
             delay = self._delay(case, now)
             (delayed.append(delay) if delay else cleared.append(case.mark))
             self._keep(conn, case, delay, now)
         marks.clear(conn, lease, cleared)
         marks.delay(conn, lease, delayed)
 
-    def _ask_staff(self, conn: Connection, case: Case, now: float) -> None:
-        """A task for what waits; what staff said is done counts until an upload shows it."""
-        subject_id = case.mark.subject_id
+    def _ask_staff(self, conn: Connection, cases: Sequence[Case], now: float) -> None:
+        """A task for what waits for staff and for each refused out; what they said is done counts
+        until a read shows otherwise."""
         wanted: set[assisted.Asked] = set()
+        known: set[int] = set()
+        for case in cases:
+            found = list(self._work(case))
+            for record, slot, asked in found:
+                record.proofs[slot] = self._asked(conn, record, record.proofs[slot], asked, now)
+            wanted |= {asked for _, _, asked in found}
+            if case.mark.subject_id and not _unknown(case):
+                known.add(case.mark.subject_id)
+        assisted.settle_rest(conn, self.intake.keys, self.target, known, wanted, now)
+
+    def _work(self, case: Case) -> Iterable[tuple[Record, Slot, assisted.Asked]]:
+        if not case.mark.subject_id:
+            return
+        kinds = {Outcome.WAITING_FOR_STAFF: assisted.change_of(self.target)}
         for record in case.records:
-            for slot, proof in list(record.proofs.items()):
-                if proof.outcome is Outcome.WAITING_FOR_STAFF and subject_id:
-                    asked = assisted.Asked(subject_id, slot.channel, proof.wish)
-                    wanted.add(asked)
-                    record.proofs[slot] = self._asked(conn, record, proof, asked, now)
-        if subject_id:
-            assisted.settle_rest(conn, self.intake.keys, self.target, subject_id, wanted, now)
+            for slot, proof in record.proofs.items():
+                kind = kinds.get(proof.outcome)
+                if proof.outcome is Outcome.REFUSED and proof.wish is Wish.OFF:
+                    kind = assisted.REFUSED
+                if kind:
+                    subject_id = case.mark.subject_id
+                    yield record, slot, assisted.Asked(kind, subject_id, slot.channel, proof.wish)
 
     def _asked(
         self, conn: Connection, record: Record, proof: Proof, asked: assisted.Asked, now: float
     ) -> Proof:
         receipt = record.receipts.get(proof.slot.place)
-        began = receipt.seen_began if receipt else None
+        read = record.read if isinstance(record.read, Observed) else None
+        began = read.read_began if read else receipt and receipt.seen_began
         found = assisted.ask(
             conn,
             self.intake.keys,
@@ -574,7 +669,8 @@ class Push:
         )
         if found.done_at:
             return proof._replace(outcome=Outcome.ACCEPTED, reason=SAID_DONE)
-        record.retry_after = max(record.retry_after or 0.0, found.due_at - now, LOOK_AGAIN)
+        if proof.outcome is Outcome.WAITING_FOR_STAFF:
+            record.retry_after = max(record.retry_after or 0.0, found.due_at - now, LOOK_AGAIN)
         return proof
 
     def _keep(self, conn: Connection, case: Case, delay: Delay | None, now: float) -> None:
@@ -641,6 +737,13 @@ def _fights(record: Record, change: Change) -> bool:
         return False
     was_off = receipt.seen is Value.OFF or receipt.written is Wish.OFF
     return was_off and record.read.values[change.slot].value in (Value.ON, Value.UNMARKED)
+
+
+def _unknown(case: Case) -> bool:
+    """Whether this round learnt nothing of one of its records."""
+    proofs = [proof for record in case.records for proof in record.proofs.values()]
+    stale = any(record.stale for record in case.records)
+    return stale or any(proof.outcome is Outcome.PENDING for proof in proofs)
 
 
 def _final(proof: Proof) -> bool:

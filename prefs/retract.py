@@ -15,7 +15,7 @@ from prefs.core.fold import RELEASED, Entry
 from prefs.core.signals import Evidence
 from prefs.core.words import Channel, Purpose, Scope, Source
 from prefs.intake import Intake
-from prefs.store import batches, ledger, subjects
+from prefs.store import batches, ledger, subjects, waves
 from prefs.store.batches import Batch
 from prefs.store.counters import next_numbers
 from prefs.store.ledger import Row
@@ -37,8 +37,33 @@ def retract(conn: Connection, intake: Intake, label: str, evidence: Evidence, af
         if _take_back(conn, intake, batch, last, list(group), evidence):
             moved.append(last)
     if moved:
-        intake.restored(conn, batch.brand, moved)
+        _restore(conn, intake, batch.brand, moved)
     return last
+
+
+def of_one(
+    conn: Connection, intake: Intake, label: str, subject_id: int, evidence: Evidence
+) -> None:
+    """Take back what a batch said of one subject; what it said of the others stands. Raises
+    NotFound."""
+    batch = batches.by_label(conn, label)
+    rows = batches.rows_of_one(conn, batch, subject_id)
+    if _take_back(conn, intake, batch, subject_id, rows, evidence):
+        _restore(conn, intake, batch.brand, [subject_id])
+
+
+def _restore(conn: Connection, intake: Intake, brand: str, moved: list[int]) -> None:
+    intake.restored(conn, brand, moved)
+    _allow_back(conn, intake, brand, moved)
+
+
+def _allow_back(conn: Connection, intake: Intake, brand: str, moved: list[int]) -> None:
+    """Who takes a fault back means that people are switched on again: no wave of opt-ins."""
+    hashes = {hash_ for found in subjects.hashes_of(conn, moved).values() for _, hash_ in found}
+    now = intake.clock().timestamp()
+    for target in intake.targets:
+        if target.brand == brand:
+            waves.allow(conn, target.label, hashes, now)
 
 
 def _take_back(
@@ -49,9 +74,11 @@ def _take_back(
     rows: list[Any],
     evidence: Evidence,
 ) -> bool:
-    """False where an earlier run did it already."""
+    """False where it was done already, and nothing came after."""
     (subject,) = subjects.by_ids(conn, [subject_id])
-    if ledger.has_retracted(conn, subject_id, batch.label):
+    done = ledger.retracted_until(conn, subject_id, batch.label)
+    rows = [row for row in rows if row.revision > done]
+    if not rows:
         return False
     now = intake.clock().timestamp()
     payload = ledger.add_payload(conn, intake.keys, {"evidence": asdict(evidence)})

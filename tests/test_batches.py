@@ -192,6 +192,40 @@ def test_the_same_origin_begins_a_new_batch_after_a_pause_or_a_taking_back(rt: C
     assert len({first, second, newest(rt).label}) == 3
 
 
+def take_one_back(rt: Clinic, label: str, address: str) -> None:
+    (who,) = rt.database.read_now(lambda conn: subjects.owners(conn, "rt", [rt.hash(address)]))
+    rt.database.write_now(lambda conn: retract.of_one(conn, rt.intake, label, who, BY))
+
+
+def test_one_person_alone_is_taken_out_of_it(rt: Clinic) -> None:
+    one, *others = people(4)
+    rt.consent(one)
+    turn_off(rt, [one, *others])
+    label = newest(rt).label
+    rt.say(others[0], Source.ONE_CLICK)
+    for address in (one, one, others[0]):
+        take_one_back(rt, label, address)
+    assert word(rt, one) == "in"
+    assert {word(rt, other) for other in others} == {"opted_out"}
+    assert newest(rt).state == batches.OPEN
+    assert clean(rt)
+
+
+def test_what_the_same_batch_says_afterwards_counts_until_it_is_taken_back(rt: Clinic) -> None:
+    one, other = people(2)
+    for address in (one, other):
+        rt.consent(address)
+    turn_off(rt, [one, other])
+    label = newest(rt).label
+    take_one_back(rt, label, one)
+    turn_off(rt, [one])
+    assert newest(rt).label == label
+    assert word(rt, one) == "opted_out"
+    take_back(rt, label)
+    assert word(rt, one) == word(rt, other) == "in"
+    assert clean(rt)
+
+
 def test_an_unknown_batch_is_refused(rt: Clinic) -> None:
     for label in ("b_99", "b_", "99", "b_x"):
         with pytest.raises(NotFound):

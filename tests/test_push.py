@@ -14,7 +14,7 @@ from prefs.core.errors import Refused, Temporary
 from prefs.core.propagation import Outcome, Value, Wish
 from prefs.core.words import Choice, Source
 from prefs.store import marks, permissions, subjects
-from tests.kit import EMAIL, TARGET, Clinic, Clock, MailingList, clinic, one_round, push_of
+from tests.kit import EMAIL, SMS, TARGET, Clinic, Clock, MailingList, clinic, one_round, push_of
 
 ADA = "ada@example.co.uk"
 
@@ -267,6 +267,49 @@ def _in_thread(job: Any) -> None:
     thread = threading.Thread(target=job)
     thread.start()
     thread.join()
+
+
+def look(rt: Clinic, there: MailingList) -> int:
+    """What the lane of a target does that is only observed."""
+
+    async def one() -> int:
+        push, now = push_of(rt, there), rt.clock().timestamp()
+        lease = await rt.database.write(
+            lambda conn: marks.take_lease(conn, TARGET.label, "one", now, 30.0)
+        )
+        assert lease is not None
+        claimed = await rt.database.write(lambda conn: marks.claim(conn, lease, now, 100))
+        await push.look(lease, claimed)
+        return len(claimed)
+
+    return asyncio.run(one())
+
+
+def test_an_observed_target_is_read_again_and_never_written(rt: Clinic) -> None:
+    """A scan that was too early to tell has set the mark; nothing else would read it in time."""
+    there = MailingList(rt.clock, held={ADA: Value.OFF, "bob@example.com": Value.ON})
+    rt.say(ADA, Source.STAFF, scope=SMS)
+    rt.say("bob@example.com", Source.ONE_CLICK)
+    said = rt.say(ADA, Source.STAFF, scope=EMAIL._replace(topic="news"))
+    assert look(rt, there) == 2
+    (one,) = rt.database.read_now(lambda conn: subjects.by_ids(conn, [said.subject_id]))
+    assert one.state.at("rt", EMAIL).outs, "the out found there counts here"
+    assert there.written == []
+    assert {mark.reason for mark in waiting(rt)} == {marks.OBSERVED}
+    while look(rt, there):
+        continue
+    now = rt.clock().timestamp()
+    rt.database.write_now(lambda conn: marks.went_live(conn, TARGET.label, now))
+    rounds(rt, there)
+    assert there.held["bob@example.com"] is Value.OFF
+    assert waiting(rt) == []
+
+
+def test_an_observed_target_is_not_asked_about_opt_ins(rt: Clinic) -> None:
+    there = MailingList(rt.clock, held={ADA: Value.UNSET}, read_fault=Temporary("down"))
+    rt.consent(ADA)
+    assert look(rt, there) == 1
+    assert {mark.reason for mark in waiting(rt)} == {marks.OBSERVED}
 
 
 def test_a_clock_moves_at_every_look() -> None:

@@ -10,14 +10,28 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, and_, bindparam, case, delete, func, insert, or_, select, update
+from sqlalchemy import (
+    Connection,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    not_,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects import sqlite
 
 from prefs.core.propagation import Outcome, Receipt, Slot, Value, Wish
 from prefs.store.counters import next_numbers
-from prefs.store.hot import Statement
+from prefs.store.hot import ByKeys, Statement
 from prefs.store.schema import (
+    identifiers,
     lanes,
+    links,
     marks,
     pushbacks,
     receipts,
@@ -289,6 +303,37 @@ def delay(conn: Connection, lease: Lease, delayed: Iterable[Delay]) -> None:
     )
 
 
+_PUSHED = ByKeys(
+    lambda hashes: (
+        select(identifiers.c.hash)
+        .join(links, links.c.identifier_id == identifiers.c.id)
+        .join(marks, marks.c.subject_id == links.c.subject_id)
+        .where(
+            identifiers.c.hash.in_(hashes),
+            marks.c.target == bindparam("target"),
+            marks.c.claimed_epoch.is_not(None),
+        )
+    )
+)
+_PUSHED_IDS = ByKeys(
+    lambda ids: select(marks.c.vendor_id).where(
+        marks.c.target == bindparam("target"),
+        marks.c.subject_id == 0,
+        marks.c.vendor_id.in_(ids),
+        marks.c.claimed_epoch.is_not(None),
+    )
+)
+
+
+def pushed_now(
+    conn: Connection, target: str, hashes: Collection[bytes], ids: Collection[str]
+) -> set[bytes | str]:
+    """Which of these hashes and vendor ids a push of this target is about at this moment."""
+    rows = _PUSHED.run(conn, hashes, {"target": target})
+    rows += _PUSHED_IDS.run(conn, ids, {"target": target})
+    return {name for (name,) in rows}
+
+
 def any_due(conn: Connection, target: str, now: float, *, urgent: bool = False) -> bool:
     """Whether a mark is due; with `urgent`, one of an out."""
     row = conn.execute(
@@ -334,14 +379,51 @@ def refused(conn: Connection) -> dict[str, int]:
     return {row[0]: row[1] for row in rows}
 
 
-def overdue(conn: Connection, before: float) -> dict[str, int]:
-    """target -> outs that it has not confirmed since `before`."""
-    rows = conn.execute(
+def overdue(conn: Connection, before: float, *, staff: bool = True) -> dict[str, int]:
+    """target -> outs that it has not confirmed since `before`, those left out that a person said
+    were removed there by hand, until the next scan; without `staff` those too that staff carry."""
+    by_hand = and_(
+        marks.c.since <= func.coalesce(lanes.c.by_hand_at, 0.0),
+        func.coalesce(lanes.c.scanned_at, 0.0) <= func.coalesce(lanes.c.by_hand_at, 0.0),
+    )
+    wanted = (
         select(marks.c.target, func.count())
-        .where(marks.c.urgent == 1, marks.c.since < before)
+        .join_from(marks, lanes, lanes.c.target == marks.c.target, isouter=True)
+        .where(marks.c.urgent == 1, marks.c.since < before, not_(by_hand))
         .group_by(marks.c.target)
     )
+    if not staff:
+        outcome = func.coalesce(marks.c.outcome, "")
+        wanted = wanted.where(outcome != Outcome.WAITING_FOR_STAFF.value)
+    rows = conn.execute(wanted)
     return {row[0]: row[1] for row in rows}
+
+
+def removed_by_hand(conn: Connection, target: str, now: float) -> None:
+    """A person says that what this target has not confirmed until now is off there."""
+    _lane(conn, target)
+    conn.execute(update(lanes).where(lanes.c.target == target).values(by_hand_at=now))
+
+
+OBSERVED = "only observed: nothing is written there before go-live"
+
+
+def went_live(conn: Connection, target: str, now: float) -> None:
+    """What waited for go-live is due now."""
+    conn.execute(
+        update(marks)
+        .where(marks.c.target == target, marks.c.reason == OBSERVED, marks.c.due_at > now)
+        .values(due_at=now)
+    )
+
+
+def hurry(conn: Connection, target: str, now: float) -> None:
+    """Marks that wait with an opt-in are due now."""
+    conn.execute(
+        update(marks)
+        .where(marks.c.target == target, marks.c.urgent == 0, marks.c.due_at > now)
+        .values(due_at=now)
+    )
 
 
 def untried(conn: Connection, targets: Collection[str]) -> int:
@@ -363,27 +445,31 @@ def next_due(conn: Connection, targets: Collection[str]) -> float | None:
 # --- records ----------------------------------------------------------------------------------
 
 
+_insert_record = sqlite.insert(records).values(
+    {name: bindparam(name) for name in ("target", "vendor_id", "seen_at")}
+)
+_SEE = Statement(
+    _insert_record.on_conflict_do_update(
+        index_elements=["target", "vendor_id"],
+        set_={"seen_at": _insert_record.excluded.seen_at, "gone_at": None},
+    )
+)
+_NAME = Statement(
+    sqlite.insert(record_identifiers)
+    .values({c.name: bindparam(c.name) for c in record_identifiers.c})
+    .on_conflict_do_nothing()
+)
+
+
 def keep_records(
     conn: Connection, target: str, found: Iterable[tuple[str, Sequence[bytes]]], now: float
 ) -> None:
     """Remember which vendor id belongs to which identifiers."""
     rows = [(vendor_id, hash_) for vendor_id, hashes in found for hash_ in hashes]
-    if not rows:
-        return
-    upsert = sqlite.insert(records)
-    conn.execute(
-        upsert.on_conflict_do_update(
-            index_elements=["target", "vendor_id"],
-            set_={"seen_at": upsert.excluded.seen_at, "gone_at": None},
-        ),
-        [
-            {"target": target, "vendor_id": vendor_id, "seen_at": now}
-            for vendor_id in {vendor_id for vendor_id, _ in rows}
-        ],
-    )
-    conn.execute(
-        sqlite.insert(record_identifiers).on_conflict_do_nothing(),
-        [{"target": target, "hash": hash_, "vendor_id": vendor_id} for vendor_id, hash_ in rows],
+    ids = {vendor_id for vendor_id, _ in rows}
+    _SEE.run_many(conn, [{"target": target, "vendor_id": one, "seen_at": now} for one in ids])
+    _NAME.run_many(
+        conn, [{"target": target, "hash": hash_, "vendor_id": one} for one, hash_ in rows]
     )
 
 
@@ -398,14 +484,35 @@ def record_hashes(conn: Connection, target: str, vendor_id: str) -> list[bytes]:
     )
 
 
-def known_records(conn: Connection, target: str, vendor_ids: Collection[str]) -> set[str]:
-    return set(
-        conn.execute(
-            select(records.c.vendor_id).where(
-                records.c.target == target, records.c.vendor_id.in_(sorted(vendor_ids))
-            )
-        ).scalars()
+def records_seen(
+    conn: Connection, target: str, hashes: Collection[bytes]
+) -> list[tuple[str, float]]:
+    """Every record that was ever known by one of these identifiers, and when it was last seen."""
+    shown = select(record_identifiers.c.vendor_id).where(
+        record_identifiers.c.target == target, record_identifiers.c.hash.in_(sorted(hashes))
     )
+    rows = conn.execute(
+        select(records.c.vendor_id, records.c.seen_at).where(
+            records.c.target == target, records.c.vendor_id.in_(shown)
+        )
+    )
+    return [(row.vendor_id, row.seen_at) for row in rows]
+
+
+_KNOWN = ByKeys(
+    lambda ids: select(records.c.vendor_id).where(
+        records.c.target == bindparam("target"), records.c.vendor_id.in_(ids)
+    )
+)
+
+
+def known_records(conn: Connection, target: str, vendor_ids: Collection[str]) -> set[str]:
+    return {vendor_id for (vendor_id,) in _KNOWN.run(conn, vendor_ids, {"target": target})}
+
+
+def count_records(conn: Connection, target: str) -> int:
+    held = select(func.count()).where(records.c.target == target, records.c.gone_at.is_(None))
+    return int(conn.execute(held).scalar_one())
 
 
 def gone(conn: Connection, target: str, unseen_since: float, now: float) -> list[bytes]:
@@ -439,23 +546,43 @@ def vendor_ids(conn: Connection, target: str, hashes: Collection[bytes]) -> dict
 # --- receipts ---------------------------------------------------------------------------------
 
 
+_RECEIPTS = ByKeys(
+    lambda hashes: select(
+        receipts.c.hash,
+        receipts.c.place,
+        receipts.c.seen,
+        receipts.c.seen_began,
+        receipts.c.written,
+        receipts.c.written_ended,
+        receipts.c.ever_on,
+        receipts.c.outcome,
+    ).where(receipts.c.target == bindparam("target"), receipts.c.hash.in_(hashes))
+)
+
+
 def read_receipts(
     conn: Connection, target: str, hashes: Collection[bytes]
 ) -> dict[tuple[bytes, str], Receipt]:
-    rows = conn.execute(
-        select(receipts).where(receipts.c.target == target, receipts.c.hash.in_(sorted(hashes)))
-    )
-    return {(row.hash, row.place): _receipt(row) for row in rows}
+    """(hash, place) -> what is kept of it."""
+    rows = _RECEIPTS.run(conn, hashes, {"target": target})
+    return {(hash_, place): _receipt(*kept) for hash_, place, *kept in rows}
 
 
-def _receipt(row: Any) -> Receipt:
+def _receipt(
+    seen: str | None,
+    seen_began: float | None,
+    written: str | None,
+    written_ended: float | None,
+    ever_on: int,
+    outcome: str | None,
+) -> Receipt:
     return Receipt(
-        seen=Value(row.seen) if row.seen else None,
-        seen_began=_moment(row.seen_began),
-        written=Wish(row.written) if row.written else None,
-        written_ended=_moment(row.written_ended),
-        ever_on=bool(row.ever_on),
-        refused=row.outcome == Outcome.REFUSED,
+        seen=Value(seen) if seen else None,
+        seen_began=_moment(seen_began),
+        written=Wish(written) if written else None,
+        written_ended=_moment(written_ended),
+        ever_on=bool(ever_on),
+        refused=outcome == Outcome.REFUSED,
     )
 
 
@@ -479,33 +606,38 @@ class Proof(NamedTuple):
     opened_at: float | None = None
 
 
+_insert_receipt = sqlite.insert(receipts).values({c.name: bindparam(c.name) for c in receipts.c})
+_new = _insert_receipt.excluded
+_KEEP = Statement(
+    _insert_receipt.on_conflict_do_update(
+        index_elements=["target", "hash", "place"],
+        set_={
+            "channel": _new.channel,
+            "wish": _new.wish,
+            "seen": func.coalesce(_new.seen, receipts.c.seen),
+            "seen_began": func.coalesce(_new.seen_began, receipts.c.seen_began),
+            "written": func.coalesce(_new.written, receipts.c.written),
+            "written_ended": func.coalesce(_new.written_ended, receipts.c.written_ended),
+            "ever_on": func.max(_new.ever_on, receipts.c.ever_on),
+            "outcome": _new.outcome,
+            "reason": _new.reason,
+            "due_at": _new.due_at,
+            "opened_at": func.coalesce(_new.opened_at, receipts.c.opened_at),
+            # Seeing again what a push proved is no later proof of it.
+            "settled_at": case(
+                (_new.opened_at.is_(None), func.coalesce(receipts.c.settled_at, _new.settled_at)),
+                else_=_new.settled_at,
+            ),
+        },
+    )
+)
+
+
 def write_receipts(conn: Connection, target: str, proofs: Iterable[Proof], now: float) -> None:
     """Keep what was seen and written. A value that was not learnt this time keeps its old one."""
     rows = [_proof_values(target, proof, now) for proof in proofs]
-    if not rows:
-        return
-    upsert = sqlite.insert(receipts)
-    new = upsert.excluded
-    conn.execute(
-        upsert.on_conflict_do_update(
-            index_elements=["target", "hash", "place"],
-            set_={
-                "channel": new.channel,
-                "wish": new.wish,
-                "seen": func.coalesce(new.seen, receipts.c.seen),
-                "seen_began": func.coalesce(new.seen_began, receipts.c.seen_began),
-                "written": func.coalesce(new.written, receipts.c.written),
-                "written_ended": func.coalesce(new.written_ended, receipts.c.written_ended),
-                "ever_on": func.max(new.ever_on, receipts.c.ever_on),
-                "outcome": new.outcome,
-                "reason": new.reason,
-                "due_at": new.due_at,
-                "opened_at": func.coalesce(new.opened_at, receipts.c.opened_at),
-                "settled_at": new.settled_at,
-            },
-        ),
-        rows,
-    )
+    if rows:
+        _KEEP.run_many(conn, rows)
 
 
 def _proof_values(target: str, proof: Proof, now: float) -> Mapping[str, Any]:

@@ -291,17 +291,25 @@ def hashes_of(conn: Connection, subject_ids: Collection[int]) -> dict[int, list[
     return found
 
 
+_LAST_ROWS = ByKeys(
+    lambda hashes: (
+        select(identifiers.c.hash, func.max(subjects.c.last_row_at))
+        .join(links, links.c.identifier_id == identifiers.c.id)
+        .join(subjects, subjects.c.id == links.c.subject_id)
+        .where(
+            identifiers.c.controller == bindparam("controller"),
+            identifiers.c.hash.in_(hashes),
+        )
+        .group_by(identifiers.c.hash)
+    )
+)
+
+
 def last_rows(
     conn: Connection, controller: str, hashes: Collection[bytes]
 ) -> dict[bytes, datetime]:
     """hash -> when the newest ledger row of anybody who has it was received."""
-    rows = conn.execute(
-        select(identifiers.c.hash, func.max(subjects.c.last_row_at))
-        .join(links, links.c.identifier_id == identifiers.c.id)
-        .join(subjects, subjects.c.id == links.c.subject_id)
-        .where(identifiers.c.controller == controller, identifiers.c.hash.in_(sorted(hashes)))
-        .group_by(identifiers.c.hash)
-    )
+    rows = _LAST_ROWS.run(conn, hashes, {"controller": controller})
     return {hash_: datetime.fromtimestamp(at, UTC) for hash_, at in rows if at is not None}
 
 
@@ -329,6 +337,17 @@ def owners(conn: Connection, controller: str, hashes: Collection[bytes]) -> list
         .distinct()
     )
     return sorted(rows.scalars())
+
+
+def page(conn: Connection, controller: str, after: int, size: int) -> list[Subject]:
+    """The subjects of a controller past an id, in order."""
+    ids = (
+        select(subjects.c.id)
+        .where(subjects.c.controller == controller, subjects.c.id > after)
+        .order_by(subjects.c.id)
+        .limit(size)
+    )
+    return by_ids(conn, list(conn.execute(ids).scalars()))
 
 
 def all_ids(conn: Connection, controller: str, size: int = 500) -> Iterable[list[int]]:

@@ -46,7 +46,7 @@ FILES = {
     ),
     "messenger": ("meta_graph_page_messaging.subset.json",),
     "keap": ("keap-rest-v2.trimmed.json", "keap-rest-v1-hooks.subset.json"),
-    "pipedrive": ("pipedrive-v2.interface.json",),
+    "pipedrive": ("pipedrive-v2.interface.json", "pipedrive-v1.interface.json"),
     "pabau": ("pabau-unofficial.openapi.json",),
     "google": ("google-people-v1.discovery.json",),
     "xero": ("xero-accounting.trimmed.json",),

@@ -1,4 +1,4 @@
-"""Messenger: the label for staff, tokens that vanish, the subscription that must live."""
+"""Messenger: the label for staff, tokens that vanish."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from connectors.budget import TokenBudget
-from connectors.messenger import FIELDS, Messenger
+from connectors.messenger import Messenger
 from prefs.core.errors import Refused, Temporary, Unusable
 from prefs.core.propagation import Connector, Local, Memory, Page, Ref, Target, Value, Wish
 from prefs.core.words import Kind, Source
@@ -179,14 +179,11 @@ class TestMessenger(ConnectorContract):
 
         return asyncio.run(inside())
 
-    # --- subscription -----------------------------------------------------------------------------
+    # --- the walk alone ---------------------------------------------------------------------------
 
-    def test_a_lost_subscription_is_made_again(self) -> None:
+    def test_a_walk_does_not_look_at_the_subscription(self) -> None:
         self.twin.loses_subscription()
-        self.pages()
-        assert self.twin.state.subscribed == list(FIELDS)
-
-    def test_a_living_subscription_is_left_alone(self) -> None:
+        self.twin.faults.add("down", path=".*/subscribed_apps", times=None)
         self.pages()
         assert self.twin.writes() == []
 

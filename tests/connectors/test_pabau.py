@@ -149,6 +149,13 @@ class TestPabau(Account):
         self.apply(Wish.OFF, self.ref(1))
         assert self.twin.client(id_).is_active == 0
 
+    def test_flags_that_pabau_sets_itself_prove_nothing_and_are_declared(self) -> None:
+        self.twin.new_client(self.ref(1).value)
+        read = self.observe(self.ref(1))[self.ref(1)]
+        on = {slot.channel for slot, seen in read.values.items() if seen.value is Value.ON}
+        assert on == Pabau.facts.on_by_default
+        assert not any(seen.proof for seen in read.values.values())
+
     def test_both_flags_of_email_in_one_update(self) -> None:
         id_ = self.twin.new_client("amy@example.com")
         both = [Change(AMY, slot, Wish.OFF) for slot in EMAIL]

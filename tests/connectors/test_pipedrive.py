@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import httpx
 import pytest
 
-from connectors import http
+from connectors import http, pipedrive
 from connectors.budget import TokenBudget
 from connectors.pipedrive import Pipedrive, Walk
 from prefs.core.errors import Refused, SettingsError, Temporary, Unusable
@@ -130,6 +130,15 @@ class TestCampaigns(Account):
     def options_are(self, **more: Any) -> None:
         given = {**self.options(), **more}
         self.options = lambda: given  # type: ignore[method-assign]  # this instance only
+
+    def test_a_confirmed_double_opt_in_without_its_time_proves_nothing(self) -> None:
+        self.put(AMY)
+        self.twin.person_subscribes(AMY.value)
+        path, key = f"{self.url}{PERSONS}/{self.person(AMY)}", {"x-api-token": self.twin.token}
+        shown = httpx.get(path, params={"include_fields": "doi_status"}, headers=key).json()
+        assert shown["data"]["doi_status"] == "confirmed"
+        seen = self.observe(AMY)[AMY].values[STATUS]
+        assert (seen.value, seen.proof) == (Value.ON, None)
 
     # --- the silent refusal -----------------------------------------------------------------------
 
@@ -395,6 +404,37 @@ class TestCampaigns(Account):
             assert self.searches() == before
 
         self.run(job)
+
+    def test_after_a_walk_a_stranger_costs_no_search(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One page of who is new, for any number of them; somebody added meanwhile is on it."""
+        monkeypatch.setattr(pipedrive, "FRESH", timedelta())
+        self.put(AMY)
+        strangers = [Ref(Kind.EMAIL, f"s{number}@example.com") for number in range(30)]
+
+        async def job(connector: Connector) -> None:
+            async for _ in connector.scan(None):
+                pass
+            self.twin.new_person(emails=["s7@example.com"])
+            before = len(self.twin.calls)
+            found = await connector.observe([*strangers, NUMBER])
+            assert [ref for ref, one in found.items() if isinstance(one, Observed)] == [
+                strangers[7]
+            ]
+            assert len(self.twin.calls) == before + 2
+
+        self.run(job)
+        assert self.searches() == 0
+
+    def test_many_strangers_are_looked_up_in_a_walk(self) -> None:
+        self.put(AMY)
+        refs = [AMY, *(Ref(Kind.EMAIL, f"s{number}@example.com") for number in range(40))]
+
+        async def job(connector: Connector) -> None:
+            found = await connector.observe(refs)
+            assert [ref for ref, one in found.items() if isinstance(one, Observed)] == [AMY]
+
+        self.run(job)
+        assert self.searches() == 0
 
     def test_who_is_gone_or_moved_is_searched_for_again(self) -> None:
         first = self.twin.new_person(emails=[AMY.value], status="subscribed")

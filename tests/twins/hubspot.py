@@ -81,6 +81,8 @@ class Status:
     source: str
     at: datetime
     by: str
+    basis: str | None = None
+    wording: str | None = None
 
 
 @dataclass
@@ -314,8 +316,8 @@ class HubspotTwin(Twin[Account]):
             "source": found.source if found else "",
             "timestamp": _iso(found.at if found else self.clock()),
             "businessUnitId": 0,
-            "legalBasis": None,
-            "legalBasisExplanation": None,
+            "legalBasis": found.basis if found else None,
+            "legalBasisExplanation": found.wording if found else None,
             "setStatusSuccessReason": None,
         }
 
@@ -531,7 +533,7 @@ class HubspotTwin(Twin[Account]):
         limit, after = int(query.get("limit", 10)), int(query.get("after", 0))
         if limit > 100:
             return self.problem(400, "limit is at most 100")
-        rest = [c for id_, c in sorted(self.state.contacts.items()) if id_ > after]
+        rest = [c for id_, c in self.state.contacts.items() if id_ > after]  # ids only grow
         shown = rest[:limit]
         body: dict[str, Any] = {"results": [self._contact(c, _wanted(query)) for c in shown]}
         if len(rest) > limit:
@@ -684,18 +686,21 @@ class HubspotTwin(Twin[Account]):
         """A contact as found at the start: nobody is told. Returns its id."""
         contact = self._new(email.lower(), properties or {})
         for type_id, state in (statuses or {}).items():
-            self.set_status(email=email, type_id=type_id, state=state)
+            self._found(contact.email, contact, type_id, state, "admin")
         return contact.id
 
     @act
     def set_status(self, email: str, type_id: str, state: str, by: str = "admin") -> None:
         """A status as found at the start, also of an address without a contact."""
-        if state not in STATES and state.isupper() is False:
+        self._found(email.lower(), self._by_email(email.lower()), type_id, state, by)
+
+    def _found(
+        self, address: str, contact: Contact | None, type_id: str, state: str, by: str
+    ) -> None:
+        if state not in STATES and not state.isupper():
             raise ActError(f"none of {STATES}")
-        address = email.lower()
         held = self.state.statuses.setdefault(address, {})
         held[type_id] = Status(state, SOURCES[by], self.clock(), by)
-        contact = self._by_email(address)
         if contact:
             name = f"hs_email_optout_{type_id}"
             contact.properties[name] = "true" if state == "UNSUBSCRIBED" else "false"
@@ -709,8 +714,18 @@ class HubspotTwin(Twin[Account]):
             self._write(email.lower(), type_id, "UNSUBSCRIBED", "person", travel)
 
     @act
-    def person_subscribes(self, email: str, type_id: str, travel: Travel = PLAIN) -> None:
+    def person_subscribes(
+        self,
+        email: str,
+        type_id: str,
+        basis: str = "",
+        wording: str = "",
+        travel: Travel = PLAIN,
+    ) -> None:
+        """On a page or form; a form with a notice keeps the legal basis and its words."""
         self._write(email.lower(), type_id, "SUBSCRIBED", "person", travel)
+        held = self.state.statuses[email.lower()][type_id]
+        held.basis, held.wording = basis or None, wording or None
 
     @act
     def admin_sets(self, email: str, type_id: str, state: str, travel: Travel = PLAIN) -> None:

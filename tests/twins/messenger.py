@@ -17,6 +17,7 @@ import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 
 from starlette.requests import Request
@@ -32,6 +33,7 @@ from tests.twins.kit import (
     Mark,
     Refusal,
     Row,
+    Sent,
     Travel,
     Twin,
     act,
@@ -42,6 +44,8 @@ BASE = "/v25.0"
 NEEDED = ("messages", "messaging_postbacks", "messaging_optins")
 CODES = {401: (190, "Invalid OAuth access token"), 429: (613, "Calls have exceeded the limit")}
 YEAR = 365 * 86400
+PATIENCE = timedelta(hours=1)
+"""So long Meta delivers in vain before it ends a subscription."""
 
 
 @dataclass
@@ -60,6 +64,9 @@ class Account:
     labelled: set[tuple[str, str]] = field(default_factory=set)
     """(label id, psid)."""
     subscribed: list[str] = field(default_factory=list)
+    other_apps: list[list[str]] = field(default_factory=list)
+    """What other apps of the Page hear."""
+    failing_since: datetime | None = None
     sent_templates: list[str] = field(default_factory=list)
     next_id: int = 5001
 
@@ -175,15 +182,16 @@ class MessengerTwin(Twin[Account]):
     async def get_subscribed(self, request: Request) -> Response:
         self._own_page(request)
         fields = self.state.subscribed
-        app = {"id": "77", "name": "prefs", "subscribed_fields": fields}
-        return JSONResponse({"data": [app] if fields else []})
+        held = [*self.state.other_apps, *([fields] if fields else [])]
+        apps = [{"id": str(70 + n), "subscribed_fields": one} for n, one in enumerate(held)]
+        return JSONResponse({"data": apps})
 
     async def subscribe(self, request: Request) -> Response:
         self._own_page(request)
         fields = request.query_params.get("subscribed_fields", "")
         if not fields:
             raise Refusal(self._error(400, 100, "(#100) param subscribed_fields must be non-empty"))
-        self.state.subscribed = fields.split(",")
+        self.state.subscribed, self.state.failing_since = fields.split(","), None
         return JSONResponse({"success": True})
 
     # --- labels -------------------------------------------------------------------------------
@@ -283,6 +291,11 @@ class MessengerTwin(Twin[Account]):
         self.state.subscribed = []
 
     @act
+    def another_app(self, *fields: str) -> None:
+        """A chat program of somebody else hears these fields of the Page."""
+        self.state.other_apps.append(list(fields))
+
+    @act
     def staff_removes_label(self, psid: str, travel: Travel = PLAIN) -> None:
         self.state.labelled = {pair for pair in self.state.labelled if pair[1] != psid}
         self._tell(psid, {"inbox_labels": {"action": "remove"}}, travel)
@@ -307,7 +320,15 @@ class MessengerTwin(Twin[Account]):
         entry = {"id": self.page, "time": now, where: [event]}
         # Meta escapes what is not ASCII, in lower case: as json.dumps does.
         content = json.dumps({"object": "page", "entry": [entry]}).encode()
-        self.post(lambda attempt: self._letter(content), travel)
+        self.post(lambda attempt: self._letter(content), travel, self._answered)
+
+    def _answered(self, sent: Sent) -> None:
+        """An hour of failures ends the subscription."""
+        with self.lock:
+            now, since = self.clock(), self.state.failing_since
+            self.state.failing_since = (since or now) if not_2xx(sent.status) else None
+            if now - (self.state.failing_since or now) >= PATIENCE:
+                self.state.subscribed = []
 
     def _letter(self, content: bytes) -> Letter:
         signed = hmac.new(self.app_secret.encode(), content, hashlib.sha256).hexdigest()

@@ -1,0 +1,167 @@
+"""A wave of opt-ins towards one target waits for a person; opt-outs never do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefs.core.propagation import Outcome, Value, Wish
+from prefs.core.words import Source
+from prefs.store import marks, tasks, waves
+from tests.kit import TARGET, Clinic, MailingList, clinic, one_round, push_of
+
+
+@pytest.fixture
+def rt(tmp_path: Path) -> Iterator[Clinic]:
+    made = clinic(tmp_path)
+    yield made
+    made.database.close()
+
+
+def address(number: int) -> str:
+    return f"p{number}@example.co.uk"
+
+
+def people(rt: Clinic, first: int, count: int) -> list[str]:
+    """People who consented here, not asked at the vendor yet."""
+    found = [address(number) for number in range(first, first + count)]
+    for one in found:
+        rt.consent(one)
+    return found
+
+
+def there(rt: Clinic, count: int) -> MailingList:
+    return MailingList(rt.clock, held={address(n): Value.UNSET for n in range(count)})
+
+
+def carry(rt: Clinic, target: MailingList) -> None:
+    asyncio.run(one_round(rt, push_of(rt, target)))
+
+
+def on(target: MailingList) -> int:
+    return sum(value is Value.ON for value in target.held.values())
+
+
+def task(rt: Clinic) -> Any:
+    found = rt.database.read_now(lambda conn: tasks.listed(conn, "rt", "open", "opt_in_wave"))
+    assert len(found) == 1
+    return tasks.body(rt.keys, found[0])
+
+
+def decide(rt: Clinic, state: str) -> None:
+    wave, now = task(rt)["wave"], rt.clock().timestamp()
+    rt.database.write_now(lambda conn: waves.decide(conn, waves.by_id(conn, wave), state, now))
+
+
+def outcomes(rt: Clinic, addresses: list[str]) -> set[str]:
+    hashes = [rt.hash(one) for one in addresses]
+    rows = rt.database.read_now(lambda conn: marks.receipts_of(conn, hashes))
+    return {row.outcome for row in rows}
+
+
+def test_ten_pass_and_the_eleventh_stops_all_of_its_round(rt: Clinic) -> None:
+    target = there(rt, 30)
+    people(rt, 0, 10)
+    carry(rt, target)
+    assert on(target) == 10
+    late = people(rt, 10, 1)
+    carry(rt, target)
+    assert on(target) == 10
+    assert outcomes(rt, late) == {Outcome.PENDING}
+    assert task(rt)["target"] == TARGET.label
+
+
+def test_a_large_target_lets_one_in_twenty_pass(rt: Clinic) -> None:
+    target = there(rt, 300)
+    found = [(f"id-{number}", [number.to_bytes(4, "big")]) for number in range(300)]
+    now = rt.clock().timestamp()
+    rt.database.write_now(lambda conn: marks.keep_records(conn, TARGET.label, found, now))
+    people(rt, 0, 15)
+    carry(rt, target)
+    assert on(target) == 15
+    people(rt, 15, 1)
+    carry(rt, target)
+    assert on(target) == 15
+
+
+def test_a_run_ends_and_the_next_one_counts_anew(rt: Clinic) -> None:
+    target = there(rt, 30)
+    for start in (0, 10, 20):
+        people(rt, start, 10)
+        carry(rt, target)
+        rt.clock.forward(waves.RUN + 1)
+    assert on(target) == 30
+
+
+def test_an_opt_in_that_is_tried_again_counts_once(rt: Clinic) -> None:
+    """Else five people and a vendor that is down would make a wave."""
+    from prefs.core.errors import Temporary
+
+    target = there(rt, 30)
+    target.write_fault = Temporary("down")
+    people(rt, 0, 5)
+    for _ in range(4):
+        carry(rt, target)
+        rt.clock.forward(60)
+    assert len(target.written) == 20
+    target.write_fault = None
+    carry(rt, target)
+    assert on(target) == 5
+
+
+def test_outs_pass_a_wave(rt: Clinic) -> None:
+    target = there(rt, 30)
+    target.held |= dict.fromkeys(map(address, range(20, 30)), Value.ON)
+    people(rt, 0, 20)
+    carry(rt, target)
+    for number in range(20, 30):
+        rt.say(address(number), Source.ONE_CLICK)
+    rt.say(address(3), Source.ONE_CLICK)
+    carry(rt, target)
+    assert [target.held[address(n)] for n in (3, *range(20, 30))] == [Value.OFF] * 11
+    assert on(target) == 0
+
+
+def test_a_person_lets_it_through_and_only_what_waited(rt: Clinic) -> None:
+    target = there(rt, 60)
+    people(rt, 0, 20)
+    carry(rt, target)
+    decide(rt, waves.RELEASED)
+    people(rt, 20, 20)
+    carry(rt, target)
+    assert on(target) == 20
+    assert {target.held[address(n)] for n in range(20)} == {Value.ON}
+
+
+def test_a_person_stops_it_and_it_never_sets_out(rt: Clinic) -> None:
+    target = there(rt, 60)
+    stopped = people(rt, 0, 20)
+    carry(rt, target)
+    decide(rt, waves.STOPPED)
+    carry(rt, target)
+    rt.clock.forward(86400)
+    carry(rt, target)
+    assert target.written == []
+    assert outcomes(rt, stopped) == {Outcome.REFUSED}
+    assert rt.database.read_now(lambda conn: marks.backlog(conn)) == {}
+
+
+def test_who_was_stopped_once_may_opt_in_later(rt: Clinic) -> None:
+    target = there(rt, 60)
+    people(rt, 0, 20)
+    carry(rt, target)
+    decide(rt, waves.STOPPED)
+    carry(rt, target)
+    rt.clock.forward(86400)
+    rt.say(address(1), Source.ONE_CLICK)
+    carry(rt, target)
+    rt.clock.forward(60)
+    from prefs.core.words import Choice
+
+    rt.say(address(1), Source.CENTRE, Choice.IN, occurred_at=rt.clock())
+    carry(rt, target)
+    assert [change.to for change in target.written] == [Wish.OFF, Wish.ON]
