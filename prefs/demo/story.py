@@ -243,13 +243,15 @@ def _address(person: Person, channel: str) -> str:
 
 
 def _in_order(stage: Stage) -> str:
+    gone = stage.ask("GET", "/v1/tasks?kind=webhook_gone&state=open")["items"]
+    expect(f"every webhook is there: {gone}", not gone)
     findings = stage.prefs("ledger", "verify")
     expect(f"the ledger verifies: {findings}", findings["findings"] == [])
     calls = {name: vendor.calls() for name, vendor in stage.vendors.items()}
     over = [name for name, made in calls.items() if any(one["fault"] == "limit" for one in made)]
     expect(f"no vendor's limit was met, but {', '.join(over)}", not over)
     total = sum(map(len, calls.values()))
-    return f"the ledger verifies; {total} calls to eleven vendors, none over a limit"
+    return f"ledger and webhooks are well; {total} calls to eleven vendors, none over a limit"
 
 
 STEPS: tuple[tuple[str, Callable[[Stage], str]], ...] = (
