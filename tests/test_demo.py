@@ -45,10 +45,21 @@ def test_the_story_holds(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    stop_all = done.stdout.split("stops all marketing", 1)[1].split("held", 1)[0]
-    told = re.findall(r"^   (\w+) +([a-z ]+?) +([a-z_]+) +[0-9.]+ s$", stop_all, re.MULTILINE)
-    ends = {(name, one): outcome for name, channels, outcome in told for one in channels.split()}
-    assert ends == {(name, one): end for name, s in SYSTEMS.items() for one, end in s.ends.items()}
+    assert _told(done.stdout) == ENDS
+
+
+def test_the_readme_shows_what_the_story_tells() -> None:
+    assert _told((ROOT / "README.md").read_text()) == ENDS
+
+
+ENDS = {(name, channel): end for name, s in SYSTEMS.items() for channel, end in s.ends.items()}
+
+
+def _told(text: str) -> dict[tuple[str, str], str]:
+    """(system, channel) -> the outcome of "stop all marketing"."""
+    lines = text.split("stops all marketing", 1)[1].split("held", 1)[0]
+    told = re.findall(r"^   (\w+) +([a-z ]+?) +([a-z_]+) +[0-9.]+ s$", lines, re.MULTILINE)
+    return {(name, one): outcome for name, channels, outcome in told for one in channels.split()}
 
 
 def test_a_folder_that_is_in_use_is_not_touched(tmp_path: Path) -> None:

@@ -34,10 +34,13 @@ def tell(stage: Stage) -> None:
 
 
 def _last(lines: list[Line]) -> str:
-    """How many systems followed, and which came last."""
-    last = max(lines, key=lambda line: line.seconds)
-    systems = len({line.system for line in lines})
-    return f"{systems} systems followed, {last.system} last after {last.seconds:.1f} s"
+    """How many systems followed, which came last, and which do not have the person."""
+    there = [line for line in lines if line.outcome != "absent"]
+    last = max(there, key=lambda line: line.seconds)
+    systems = len({line.system for line in there})
+    absent = [line.system for line in lines if line.outcome == "absent"]
+    without = f"; not in {', '.join(absent)}" if absent else ""
+    return f"{systems} systems followed, {last.system} last after {last.seconds:.1f} s{without}"
 
 
 # --- people ------------------------------------------------------------------------------------
@@ -240,13 +243,15 @@ def _address(person: Person, channel: str) -> str:
 
 
 def _in_order(stage: Stage) -> str:
+    gone = stage.ask("GET", "/v1/tasks?kind=webhook_gone&state=open")["items"]
+    expect(f"every webhook is there: {gone}", not gone)
     findings = stage.prefs("ledger", "verify")
     expect(f"the ledger verifies: {findings}", findings["findings"] == [])
     calls = {name: vendor.calls() for name, vendor in stage.vendors.items()}
     over = [name for name, made in calls.items() if any(one["fault"] == "limit" for one in made)]
     expect(f"no vendor's limit was met, but {', '.join(over)}", not over)
     total = sum(map(len, calls.values()))
-    return f"the ledger verifies; {total} calls to eleven vendors, none over a limit"
+    return f"ledger and webhooks are well; {total} calls to eleven vendors, none over a limit"
 
 
 STEPS: tuple[tuple[str, Callable[[Stage], str]], ...] = (

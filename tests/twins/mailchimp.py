@@ -726,7 +726,8 @@ def _row(email: str, held: Sequence[tuple[Audience, Member]]) -> Row:
     for audience, member in held:
         marketing = audience.purpose == "marketing" and member.status != "transactional"
         on = {"subscribed": True, "transactional": True, "pending": None}.get(member.status, False)
-        marks[marketing].append(Mark(f"{audience.name}: {member.status}", on))
+        touched = f", {len(member.changed_by('api'))} API writes" if not marketing else ""
+        marks[marketing].append(Mark(f"{audience.name}: {member.status}{touched}", on))
     return Row(
         email,
         marks[True],

@@ -245,5 +245,5 @@ def test_outs_travel_both_ways_and_reminders_stay(tmp_path: Path, hold_to_specs:
             eventually(lambda: service.reason(ADAS_PHONE, channel="phone") == "objected")
             page = httpx.get(url).text
     assert ADA in page
-    assert "list_unsubscribe" in page
+    assert "list unsubscribe" in page
     assert twin.changed_by_api() == {"status", "No marketing - sms"}

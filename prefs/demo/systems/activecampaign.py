@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import httpx
-
 from prefs.demo.people import Person
 from prefs.demo.system import State, System, Vendor
 
 NEWS, OFFERS, APPOINTMENTS, TEXTS = "1", "2", "3", "4"
 MARKETING = {"email": (NEWS, OFFERS), "sms": (TEXTS,)}
 ACTIVE, UNSUBSCRIBED = "1", "2"
+EVENTS = ("subscribe", "unsubscribe", "sms_unsub", "sms_reply", "bounce", "update")
 SECTION = f"""
 api_key = "file:secrets/activecampaign_key"
 service_lists = ["{APPOINTMENTS}"]
@@ -26,24 +25,7 @@ def furnish(vendor: Vendor) -> None:
     vendor.act("new_list", id=OFFERS, name="Offers")
     vendor.act("new_list", id=APPOINTMENTS, name="Appointments", purpose="service")
     vendor.act("new_list", id=TEXTS, name="Text offers", channel="sms")
-    _make_webhook(vendor)
-
-
-def _make_webhook(vendor: Vendor) -> None:
-    """As the vendor's own API makes it: what we did ourselves (source api) is not told."""
-    hook = {
-        "name": "prefs",
-        "url": vendor.hook,
-        "events": ["subscribe", "unsubscribe", "sms_unsub", "sms_reply", "bounce", "update"],
-        "sources": ["public", "admin", "system"],
-    }
-    answer = httpx.post(
-        f"{vendor.url}/api/3/webhooks",
-        json={"webhook": hook},
-        headers={"Api-Token": vendor.secrets["key"]},
-        timeout=10,
-    )
-    answer.raise_for_status()
+    vendor.act("has_webhook", url=vendor.hook, events=EVENTS)
 
 
 def add(vendor: Vendor, person: Person) -> None:

@@ -25,8 +25,8 @@ def furnish(vendor: Vendor) -> None:
         client_secret=vendor.secrets["client"],
         refresh_token=vendor.secrets["refresh"],
         windows=[[CALLS_A_MINUTE, 60]],
-        webhook_url=vendor.hook,
     )
+    vendor.act("has_hooks", url=vendor.hook)
 
 
 def add(vendor: Vendor, person: Person) -> None:

@@ -17,12 +17,8 @@ webhook_password = "file:secrets/pipedrive_password"
 
 
 def furnish(vendor: Vendor) -> None:
-    vendor.configure(
-        token=vendor.secrets["token"],
-        webhook_user=USER,
-        webhook_password=vendor.secrets["password"],
-        webhook_url=vendor.hook,
-    )
+    vendor.configure(token=vendor.secrets["token"])
+    vendor.act("has_hook", url=vendor.hook, login=[USER, vendor.secrets["password"]])
     vendor.act("new_field", name=REMINDERS, options=["Yes", "No"])
 
 

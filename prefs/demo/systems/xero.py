@@ -50,6 +50,6 @@ SYSTEM = System(
     ends=dict.fromkeys(CHANNELS, "recorded"),
     off=lambda state, person, channel: f"No marketing - {channel}" in groups(state, person),
     kept=lambda state, person: INVOICED in groups(state, person),
-    try_it="take Amelia out of a group: she is put back",
+    try_it="take Amelia out of a group: she is put back within a minute (60 calls are its limit)",
     handshake="intent_to_receive",
 )
