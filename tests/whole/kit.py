@@ -54,17 +54,16 @@ def recorded(
     folder: Path,
     people: Mapping[int, Sequence[str]],
     *,
-    consents: Sequence[Scope] = (EMAIL,),
     out: Iterable[int] = (),
     clock: Clock = utc_now,
 ) -> dict[int, str]:
-    """Number -> the person's id here. Everybody consented, some are out; `people` tells of each
-    what is known. Done before there is any target, so that nothing waits to be pushed."""
+    """Number -> the person's id here. Everybody consented to e-mail, some are out; `people` tells
+    of each what is known. Done before there is any target, so that nothing waits to be pushed."""
     gone = set(out)
 
     def record(conn: Connection, number: int) -> str:
         who = identifiers(number, people[number])
-        subject_id = _consent(conn, runtime, who, consents)
+        subject_id = _consent(conn, runtime, who)
         if number in gone:
             no = (Statement(EMAIL, Choice.OUT),)
             runtime.intake.record(conn, Signal("rt", Source.ONE_CLICK, no, who))
@@ -77,12 +76,9 @@ def recorded(
         runtime.close()
 
 
-def _consent(
-    conn: Connection, runtime: Runtime, who: Sequence[Identifier], consents: Sequence[Scope]
-) -> int:
-    yes = tuple(Statement(scope, Choice.IN) for scope in consents)
-    wording = Evidence(wording="Yes please")
-    signal = Signal("rt", Source.API, yes, tuple(who), basis=Basis.CONSENT, evidence=wording)
+def _consent(conn: Connection, runtime: Runtime, who: tuple[Identifier, ...]) -> int:
+    yes, wording = (Statement(EMAIL, Choice.IN),), Evidence(wording="Yes please")
+    signal = Signal("rt", Source.API, yes, who, basis=Basis.CONSENT, evidence=wording)
     return runtime.intake.record(conn, signal).subject_id
 
 
