@@ -214,10 +214,10 @@ class ActiveCampaign:
 
     async def _listed(self, **wanted: str) -> list[Contact]:
         found: list[Contact] = []
-        async for answer, began in self._pages("0", **wanted):
-            items = listed(answer, "contacts")
-            found += [_contact(item, began) for item in items]
-            if len(items) < PAGE and len(items) >= _total(answer):
+        async for answer, began in self._pages("0", include="contactLists", **wanted):
+            contacts = _page(answer, began)
+            found += contacts
+            if len(contacts) < PAGE and len(contacts) >= _total(answer):
                 break
         return found
 
@@ -328,14 +328,11 @@ class ActiveCampaign:
         after = cursor or "0"
         whole = after == "0"
         async for answer, began in self._pages(after, include="contactLists"):
-            items, beside = listed(answer, "contacts"), _beside(answer)
-            contacts = [
-                replace(_contact(item, began), rows=_sideloaded(beside, item)) for item in items
-            ]
+            contacts = _page(answer, began)
             records = await self._records(contacts)
-            whole = whole and len(records) == len(items)
-            last = str(max(int(_id(item)) for item in items)) if items else "0"
-            yield Page(tuple(records), last, complete=whole and not items)
+            whole = whole and len(records) == len(contacts)
+            last = str(max(int(contact.id) for contact in contacts)) if contacts else "0"
+            yield Page(tuple(records), last, complete=whole and not contacts)
 
     async def _records(self, contacts: Sequence[Contact]) -> list[tuple[Ref, Observed]]:
         records: list[tuple[Ref, Observed]] = []
@@ -366,6 +363,15 @@ def _id(item: Json) -> str:
 
 def _contact(item: Json, began: datetime) -> Contact:
     return Contact(began, _id(item), str(item.get("email") or ""), str(item.get("phone") or ""))
+
+
+def _page(answer: Json, began: datetime) -> list[Contact]:
+    """The contacts of one page, with the rows that came along."""
+    beside = _beside(answer)
+    return [
+        replace(_contact(item, began), rows=_sideloaded(beside, item))
+        for item in listed(answer, "contacts")
+    ]
 
 
 def _rows(answer: Json, contact_id: str) -> tuple[Json, ...]:

@@ -208,13 +208,17 @@ class Mailchimp:
     async def _pages(
         self, audience: str, since: str | None
     ) -> AsyncIterator[tuple[list[Json], bool]]:
-        """Members by pages, oldest change first; the second of each pair marks the last page."""
-        offset, more = 0, True
+        """Members by pages; the second of each pair marks the last page.
+
+        Newest change first: whoever changes meanwhile moves to the front, so that the pages to
+        come repeat somebody and pass nobody by. Where members went, as many are read again.
+        """
+        offset, total, more = 0, 0, True
         asked: Json = {
             "count": PAGE,
             "fields": LISTED.split(","),
             "sort_field": "last_changed",
-            "sort_dir": "ASC",
+            "sort_dir": "DESC",
         }
         if since:
             asked["since_last_changed"] = since
@@ -230,9 +234,11 @@ class Mailchimp:
                     **asked,
                 )
             )
-            members = _items(answer, "members")
-            offset += len(members)
-            more = bool(members) and offset < int(answer.get("total_items", 0))
+            members, before = _items(answer, "members"), total
+            total = int(answer.get("total_items", 0))
+            gone = max(0, before - total)
+            offset = max(0, offset - gone) if gone else offset + len(members)
+            more = bool(members) and offset < total
             yield members, not more
 
     def _observed(self, audience: str, member: Json, began: datetime) -> Observed:

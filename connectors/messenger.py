@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -54,8 +53,6 @@ HOST = "https://graph.facebook.com"
 VERSION = "v25.0"
 PAGE = 1000
 AT_ONCE = 4
-MISSES = 2
-"""Complete lists without a token before its absence counts."""
 TOKENS = "tokens"
 
 GUARDED = "Messenger has no opt-out that could be set; our own check guards"
@@ -66,11 +63,10 @@ WAIT = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A marketing token as it was last listed. `misses` counts complete lists without it."""
+    """A marketing token as it was last listed. `expires` is a Unix time."""
 
     psid: str
     expires: float
-    misses: int = 0
 
 
 class Messenger:
@@ -170,14 +166,22 @@ class Messenger:
 
     async def scan(self, cursor: str | None) -> AsyncIterator[Page]:
         """The whole list of marketing tokens, each time: it has no filter by date. A person whose
-        tokens all vanished before they expired has stopped."""
+        tokens all vanished before they expired has stopped; a list may shift while it is read, so
+        that a second one must lack them too."""
         began = self._now()
+        listed = await self._listed()
+        stopped = self._stopped(await self._held(), listed)
+        if stopped:
+            listed |= await self._listed()
+            stopped = self._stopped(await self._held(), listed)
+        yield Page(tuple(self._record(p, began) for p in stopped), began.isoformat(), complete=True)
+        await self._keep(listed)
+
+    async def _listed(self) -> dict[str, Token]:
         listed: dict[str, Token] = {}
         async for part in self._tokens():
             listed |= part
-        records = tuple(self._record(psid, began) for psid in await self._stopped(listed))
-        yield Page(records, began.isoformat(), complete=True)
-        await self._keep(listed)
+        return listed
 
     async def _tokens(self) -> AsyncIterator[dict[str, Token]]:
         path = f"{self._base}/{self._page}/notification_message_tokens"
@@ -198,29 +202,15 @@ class Messenger:
         text = await self._target.vault.get(TOKENS)
         return {name: Token(*fields) for name, fields in json.loads(text or "{}").items()}
 
-    async def _stopped(self, listed: Mapping[str, Token]) -> list[str]:
-        held = await self._held()
+    def _stopped(self, held: Mapping[str, Token], listed: Mapping[str, Token]) -> list[str]:
+        now = self._now().timestamp()
         alive = {token.psid for token in listed.values()}
-        missing: defaultdict[str, list[Token]] = defaultdict(list)
-        for name, token in held.items():
-            if name not in listed and token.expires > self._now().timestamp():
-                missing[token.psid].append(token)
-        return sorted(
-            psid
-            for psid, tokens in missing.items()
-            if psid not in alive and all(token.misses + 1 >= MISSES for token in tokens)
-        )
+        lasting = {token.psid for token in held.values() if token.expires > now}
+        return sorted(lasting - alive)
 
     async def _keep(self, listed: Mapping[str, Token]) -> None:
         """After what vanished has been told: a list that breaks off counts for nothing."""
-        now = self._now().timestamp()
-        kept = {
-            name: Token(token.psid, token.expires, token.misses + 1)
-            for name, token in (await self._held()).items()
-            if token.misses + 1 < MISSES and token.expires > now
-        }
-        both = {**kept, **listed}
-        rows = {name: [t.psid, t.expires, t.misses] for name, t in both.items()}
+        rows = {name: [token.psid, token.expires] for name, token in listed.items()}
         await self._target.vault.put(TOKENS, json.dumps(rows, sort_keys=True))
 
     def _record(self, psid: str, began: datetime) -> tuple[Ref, Observed]:

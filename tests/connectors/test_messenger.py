@@ -115,32 +115,45 @@ class TestMessenger(ConnectorContract):
     def told(self, pages: list[Page]) -> list[str]:
         return [ref.value for page in pages for ref, _ in page.records]
 
-    def test_a_token_that_vanished_twice_is_a_stop(self) -> None:
+    def test_a_token_that_vanished_is_a_stop_once_a_second_list_lacks_it_too(self) -> None:
         self.put(self.ref(1))
         self.put(self.ref(2))
-
-        def nothing() -> None:
-            pass
-
-        before, once, twice, after = self.walks(
-            nothing, lambda: self.twin.stops("1001"), nothing, nothing
+        before, then, after = self.walks(
+            lambda: None, lambda: self.twin.stops("1001"), lambda: None
         )
-        assert self.told(before) == self.told(once) == []
-        assert self.told(twice) == [self.ref(1).value]
-        ((_, read),) = twice[0].records
+        assert self.told(before) == []
+        assert self.told(then) == [self.ref(1).value]
+        ((_, read),) = then[0].records
         (seen,) = read.values.values()
         assert (seen.value, seen.source) == (Value.OFF, Source.VENDOR_PERSON)
         assert self.told(after) == []
 
-    def test_a_token_that_came_back_is_none(self) -> None:
+    def test_a_token_that_one_list_left_out_is_none(self) -> None:
+        """Lists shift while people come and go."""
         self.put(self.ref(1))
-        walks = self.walks(
-            lambda: None,
-            lambda: self.twin.stops("1001"),
-            lambda: self.twin.opts_in("1001"),
-            lambda: None,
-        )
-        assert [self.told(pages) for pages in walks] == [[], [], [], []]
+
+        def lie() -> None:
+            path = f"{self.read_path}$"
+            self.twin.faults.add("status", path=path, status=200, body='{"data": []}')
+
+        walks = self.walks(lambda: None, lie, lambda: None)
+        assert [self.told(pages) for pages in walks] == [[], [], []]
+
+    def test_nor_is_one_that_another_took_the_place_of(self) -> None:
+        self.put(self.ref(1))
+
+        def renew() -> None:
+            self.twin.tokens_expire("1001")
+            self.twin.opts_in("1001")
+
+        walks = self.walks(lambda: None, renew, lambda: None)
+        assert [self.told(pages) for pages in walks] == [[], [], []]
+
+    def test_a_quiet_list_is_read_once(self) -> None:
+        self.put(self.ref(1))
+        self.walks(lambda: None, lambda: None)
+        lists = [call for call in self.twin.calls if call.path.endswith("_message_tokens")]
+        assert len(lists) == 2
 
     def test_a_token_that_expired_is_none(self) -> None:
         self.twin.clock.move(-365 * 86400)

@@ -31,6 +31,19 @@ def phone(number: int) -> str:
     return f"+4477100{number:05d}"
 
 
+def psid(number: int) -> str:
+    return f"77{number:08d}"
+
+
+def label(channel: str) -> str:
+    """What marks who is out where a system holds no preference."""
+    return f"No marketing - {channel}"
+
+
+MARKED = frozenset({"email", "sms", "messenger"})
+"""Channels that tags, fields, labels and groups are looked at for."""
+
+
 class Place:
     """One vendor. E-mail marketing unless it says otherwise; people are numbered.
 
@@ -42,6 +55,8 @@ class Place:
     """Its part of the configuration, formatted with the twin's own secrets."""
     on_at_first: ClassVar[int] = 1
     """Switches that show `on` for somebody new whom nobody asked."""
+    carries: ClassVar[frozenset[str]] = frozenset({"email"})
+    """The channels whose outs can be seen there."""
 
     def __init__(self, twin: Twin[Any], *, limit: str | None) -> None:
         self.twin = twin
@@ -88,7 +103,7 @@ class Place:
         """Somebody there turns the person on against the wish."""
         raise NotImplementedError
 
-    def off(self, number: int) -> bool:
+    def off(self, number: int, channel: str = "email") -> bool:
         """What the twin itself holds."""
         raise NotImplementedError
 
@@ -126,7 +141,7 @@ audiences = { a1 = ["treatments", "products", "offers", "competitions", "news"] 
     def turned_on(self, number: int) -> None:
         self.twin.admin_resubscribes("a1", email(number))
 
-    def off(self, number: int) -> bool:
+    def off(self, number: int, channel: str = "email") -> bool:
         return self.twin.member("a1", email(number)).status == "unsubscribed"
 
     def unharmed(self) -> bool:
@@ -163,7 +178,7 @@ reminder_types = ["900"]
     def turned_on(self, number: int) -> None:
         self.twin.admin_sets(email(number), "101", "SUBSCRIBED")
 
-    def off(self, number: int) -> bool:
+    def off(self, number: int, channel: str = "email") -> bool:
         return self.twin.status(email(number), "101") == "UNSUBSCRIBED"
 
     def unharmed(self) -> bool:
@@ -201,7 +216,7 @@ service_lists = ["9"]
     def turned_on(self, number: int) -> None:
         self.twin.admin_sets(email(number), "1", "1")
 
-    def off(self, number: int) -> bool:
+    def off(self, number: int, channel: str = "email") -> bool:
         with self.twin.lock:
             return self.twin.state.rows[f"{self.ids[number]}/1"].status == "2"
 
@@ -217,12 +232,17 @@ token = "env:KEAP"
 webhook_key = "env:HOOK"
 """
 
+    carries = MARKED
+
+    def furnish(self) -> None:
+        self.ids: dict[int, int] = {}
+
     def secrets(self) -> Mapping[str, str]:
         return {"KEAP": self.twin.token}
 
     def add(self, number: int, *, out: bool = False) -> None:
         status = "LIST_UNSUBSCRIBE" if out else "CONFIRMED"
-        self.twin.new_contact(email(number), "", status)
+        self.ids[number] = self.twin.new_contact(email(number), "", status)
 
     def leaves(self, number: int) -> None:
         self.twin.person_unsubscribes(email(number))
@@ -230,8 +250,10 @@ webhook_key = "env:HOOK"
     def turned_on(self, number: int) -> None:
         self.twin.new_status(email(number), "SINGLE_OPT_IN")
 
-    def off(self, number: int) -> bool:
-        return not self.twin.state.statuses[email(number)].opted_in
+    def off(self, number: int, channel: str = "email") -> bool:
+        if channel == "email":
+            return not self.twin.state.statuses[email(number)].opted_in
+        return label(channel) in self.twin.tags_of(self.ids[number])
 
 
 class Pipedrive(Place):
@@ -245,12 +267,19 @@ webhook_user = "twin-hook"
 webhook_password = "env:PIPEDRIVE_HOOK"
 """
 
+    carries = MARKED
+
+    def furnish(self) -> None:
+        self.ids: dict[int, int] = {}
+        for channel in sorted(MARKED - {"email"}):
+            self.twin.new_field(f"Marketing - {channel}", ["No objection", "Opted out"])
+
     def secrets(self) -> Mapping[str, str]:
         return {"PIPEDRIVE": self.twin.token, "PIPEDRIVE_HOOK": self.twin.webhook_password}
 
     def add(self, number: int, *, out: bool = False) -> None:
         status = "unsubscribed" if out else "subscribed"
-        self.twin.new_person([email(number)], [], status)
+        self.ids[number] = self.twin.new_person([email(number)], [], status)
 
     def leaves(self, number: int) -> None:
         self.twin.person_unsubscribes(email(number))
@@ -258,8 +287,10 @@ webhook_password = "env:PIPEDRIVE_HOOK"
     def turned_on(self, number: int) -> None:
         self.twin.staff_sets_status(email(number), "subscribed")
 
-    def off(self, number: int) -> bool:
-        return self.twin.status(email(number)) == "unsubscribed"
+    def off(self, number: int, channel: str = "email") -> bool:
+        if channel == "email":
+            return self.twin.status(email(number)) == "unsubscribed"
+        return self.twin.option(self.ids[number], f"Marketing - {channel}") == "Opted out"
 
 
 class Pabau(Place):
@@ -270,7 +301,11 @@ api_key = "env:PABAU"
 webhook_key = "env:HOOK"
 """
     on_at_first = 5
-    BOTH = ("opt_in_email", "opt_in_newsletter")
+    carries = frozenset({"email", "sms"})
+    FLAGS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "email": ("opt_in_email", "opt_in_newsletter"),
+        "sms": ("opt_in_sms",),
+    }
 
     def furnish(self) -> None:
         self.ids: dict[int, int] = {}
@@ -279,7 +314,7 @@ webhook_key = "env:HOOK"
         return {"PABAU": self.twin.api_key}
 
     def add(self, number: int, *, out: bool = False) -> None:
-        flags = dict.fromkeys(self.BOTH, 0) if out else None
+        flags = dict.fromkeys(self.FLAGS["email"], 0) if out else None
         self.ids[number] = self.twin.new_client(email(number), phone(number), flags=flags)
 
     def leaves(self, number: int) -> None:
@@ -289,9 +324,9 @@ webhook_key = "env:HOOK"
     def turned_on(self, number: int) -> None:
         self.twin.staff_set(self.ids[number], "opt_in_newsletter", "1")
 
-    def off(self, number: int) -> bool:
+    def off(self, number: int, channel: str = "email") -> bool:
         flags = self.twin.flags(self.ids[number])
-        return not any(flags[one] for one in self.BOTH)
+        return not any(flags[one] for one in self.FLAGS[channel])
 
     def unharmed(self) -> bool:
         return not self.twin.reminders_touched()
@@ -308,29 +343,29 @@ client_secret = "env:GOOGLE"
 refresh_token = "env:GOOGLE_REFRESH"
 """
     on_at_first = 0
-    LABEL = "No marketing - email"
+    carries = MARKED
 
     def furnish(self) -> None:
-        self.label = self.twin.new_label(self.LABEL)
+        self.labels = {one: self.twin.new_label(label(one)) for one in sorted(MARKED)}
         self.ids: dict[int, str] = {}
 
     def secrets(self) -> Mapping[str, str]:
         return {"GOOGLE": self.twin.client_secret, "GOOGLE_REFRESH": self.twin.refresh_token}
 
     def add(self, number: int, *, out: bool = False) -> None:
-        labels = [self.LABEL] if out else []
+        labels = [label("email")] if out else []
         made = self.twin.new_contact(email(number), phone(number), labels=labels)
         self.ids[number] = made
 
     def leaves(self, number: int) -> None:
-        self.twin.staff_labels(email(number), self.LABEL)
+        self.twin.staff_labels(email(number), label("email"))
 
     def turned_on(self, number: int) -> None:
-        self.twin.staff_removes_label(email(number), self.LABEL)
+        self.twin.staff_removes_label(email(number), label("email"))
 
-    def off(self, number: int) -> bool:
+    def off(self, number: int, channel: str = "email") -> bool:
         with self.twin.lock:
-            return self.label in self.twin.state.versions[self.ids[number]][-1].groups
+            return self.labels[channel] in self.twin.state.versions[self.ids[number]][-1].groups
 
     def unharmed(self) -> bool:
         return not self.twin.dangers and not self.twin.parallel_writes
@@ -347,10 +382,10 @@ client_secret = "env:XERO"
 tenant = "aef86862-2015-4b6b-88bc-d89032cecc50"
 """
     on_at_first = 0
-    GROUP = "No marketing - email"
+    carries = MARKED
 
     def furnish(self) -> None:
-        self.group = self.twin.new_group(self.GROUP)
+        self.groups = {one: self.twin.new_group(label(one)) for one in sorted(MARKED)}
         self.ids: dict[int, str] = {}
 
     def secrets(self) -> Mapping[str, str]:
@@ -360,17 +395,17 @@ tenant = "aef86862-2015-4b6b-88bc-d89032cecc50"
         made = self.twin.new_contact(email(number))
         self.ids[number] = made
         if out:
-            self.twin.state.groups[self.group].members.add(made)
+            self.twin.state.groups[self.groups["email"]].members.add(made)
 
     def leaves(self, number: int) -> None:
-        self.twin.staff_adds(email(number), self.GROUP)
+        self.twin.staff_adds(email(number), label("email"))
 
     def turned_on(self, number: int) -> None:
-        self.twin.staff_removes(email(number), self.GROUP)
+        self.twin.staff_removes(email(number), label("email"))
 
-    def off(self, number: int) -> bool:
+    def off(self, number: int, channel: str = "email") -> bool:
         with self.twin.lock:
-            return self.ids[number] in self.twin.state.groups[self.group].members
+            return self.ids[number] in self.twin.state.groups[self.groups[channel]].members
 
     def unharmed(self) -> bool:
         return not self.twin.dangers
@@ -387,6 +422,7 @@ auth_token = "env:TWILIO"
 consents = true
 """
     on_at_first = 0
+    carries = frozenset({"sms"})
 
     def furnish(self) -> None:
         self.twin.new_service(sid="MG1", numbers=[MARKETING_SENDER])
@@ -401,7 +437,7 @@ consents = true
     def leaves(self, number: int) -> None:
         self.twin.text(sender=phone(number), to=MARKETING_SENDER, body="STOP")
 
-    def off(self, number: int) -> bool:
+    def off(self, number: int, channel: str = "email") -> bool:
         return self.twin.blocked(phone(number), "MG1")
 
     def unharmed(self) -> bool:
@@ -420,6 +456,7 @@ app_secret = "env:MESSENGER_SECRET"
 verify_token = "env:MESSENGER_VERIFY"
 """
     on_at_first = 0
+    carries = frozenset({"messenger"})
 
     def secrets(self) -> Mapping[str, str]:
         return {
@@ -434,12 +471,8 @@ verify_token = "env:MESSENGER_VERIFY"
     def leaves(self, number: int) -> None:
         self.twin.stops(psid(number))
 
-    def off(self, number: int) -> bool:
+    def off(self, number: int, channel: str = "email") -> bool:
         return not self.twin.state.people[psid(number)].tokens
-
-
-def psid(number: int) -> str:
-    return f"77{number:08d}"
 
 
 READABLE: Sequence[tuple[type[Place], type[Twin[Any]]]] = (
