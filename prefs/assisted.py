@@ -146,7 +146,7 @@ def listed(keys: Keyring, rows: Sequence[Any]) -> str:
             "keep_reminders": "yes",
             "done_at": _iso(row.closed_at) if row.closed_at else "",
         }
-        writer.writerow([_safe(str(cells.get(name, ""))) for name in COLUMNS])
+        writer.writerow([safe_cell(str(cells.get(name, ""))) for name in COLUMNS])
     return out.getvalue()
 
 
@@ -154,7 +154,7 @@ def _iso(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _safe(cell: str) -> str:
+def safe_cell(cell: str) -> str:
     """A number such as +447700900123 keeps its plus; everything else that a spreadsheet would run
     is quoted."""
     harmless = cell[1:].isdigit() and cell.startswith("+")

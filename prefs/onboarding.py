@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from rich.table import Table
 from sqlalchemy import Connection
 
+from prefs.assisted import safe_cell
 from prefs.core.errors import BadInput, PropagationError, Temporary, Unusable
 from prefs.core.propagation import (
     Observed,
@@ -429,7 +430,8 @@ def write_list(survey: Survey, path: Path) -> int:
         writer = csv.writer(text)
         writer.writerow(["channel", "address", "stands_at"])
         for identifier, channel, targets in asked.values():
-            writer.writerow([channel.value, identifier.spelling, " ".join(sorted(targets))])
+            address = safe_cell(identifier.spelling)
+            writer.writerow([channel.value, address, " ".join(sorted(targets))])
     return len(asked)
 
 

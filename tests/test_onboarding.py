@@ -496,3 +496,13 @@ def test_who_is_to_be_asked_is_written_to_a_file_and_nowhere_else(empty: Clinic)
         "address": address(2),
         "stands_at": "rt/activecampaign rt/pabau",
     }
+
+
+def test_no_address_runs_as_a_formula_where_the_file_is_opened(empty: Clinic) -> None:
+    for formula in ("=1+1@example.com", "@sum@example.com", "-2@example.com"):
+        empty.campaign.new_contact(formula, statuses={"1": "1"})
+    path = empty.folder / "ask.csv"
+    empty.onboard("--list", str(path))
+    cells = [row["address"] for row in csv.DictReader(path.open())]
+    assert cells
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@"))]
