@@ -68,18 +68,19 @@ def ask(
     keys: Keyring,
     target: Target,
     asked: Asked,
-    seen_at: float | None,
+    since: float,
     instruction: str,
     now: float,
 ) -> Answered:
-    """The task that stands for this, made where there is none. One that was done before the
-    target was last seen otherwise counts no more."""
-    for row in _tasks_of(conn, keys, target, asked):
-        if row.state == "open":
+    """The task that stands for this, made where there is none. One that was done counts where that
+    was `since` the wish was said and the target was last seen otherwise."""
+    for row, to in _tasks_of(conn, keys, target, asked):
+        if row.state == "open" and to == asked.to:
             return Answered(row.due_at, None)
-        if row.state == "done" and (seen_at is None or row.closed_at > seen_at):
+        if row.state == "done" and to == asked.to and row.closed_at > since:
             return Answered(row.due_at, row.closed_at)
-        break
+        if row.state != "open":
+            break
     due = tasks.due_at(now)
     if asked.kind == REFUSED:
         due = next_working_day(datetime.fromtimestamp(now, UTC)).timestamp()
@@ -118,13 +119,14 @@ def past_due(conn: Connection, keys: Keyring, target: Target, now: float) -> int
     return sum(row.due_at < now and tasks.body(keys, row)["set_to"] == "off" for row in found)
 
 
-def _tasks_of(conn: Connection, keys: Keyring, target: Target, asked: Asked) -> Iterable[Any]:
-    """The newest first."""
+def _tasks_of(
+    conn: Connection, keys: Keyring, target: Target, asked: Asked
+) -> Iterable[tuple[Any, str]]:
+    """Those of this person's channel, and to what each sets it; the newest first."""
     for row in tasks.of_subject(conn, target.brand, asked.kind, asked.subject_id):
         body = tasks.body(keys, row)
-        same = (body["channel"], body["set_to"]) == (asked.channel.value, asked.to.value)
-        if same and body["target"] == target.label:
-            yield row
+        if (body["target"], body["channel"]) == (target.label, asked.channel.value):
+            yield row, body["set_to"]
 
 
 # --- the list that staff take along -----------------------------------------------------------

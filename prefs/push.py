@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 
 from prefs import assisted
 from prefs.core import identity
-from prefs.core.decision import NOBODY, Ask, Held, decide, wish
+from prefs.core.decision import NOBODY, Ask, Held, decide, said_at, wish
 from prefs.core.errors import BadIdentifier, PropagationError, Temporary, Unusable
 from prefs.core.propagation import (
     SETTLED,
@@ -631,12 +631,13 @@ class Push:
         receipt = record.receipts.get(proof.slot.place)
         read = record.read if isinstance(record.read, Observed) else None
         began = read.read_began if read else receipt and receipt.seen_began
+        said = said_at(proof.slot, asked.to, record.held)
         found = assisted.ask(
             conn,
             self.intake.keys,
             self.target,
             asked,
-            began.timestamp() if began else None,
+            max(said, began.timestamp() if began else 0.0),
             proof.reason or "",
             now,
         )

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
+from prefs import assisted
 from prefs.chores import Sweep
 from prefs.core.errors import Refused, Temporary
 from prefs.core.ids import subject_number
-from prefs.core.propagation import Outcome, Value
-from prefs.core.words import Choice, Source
+from prefs.core.propagation import Outcome, Value, Wish
+from prefs.core.words import Channel, Choice, Source
 from prefs.store import marks, outbox, tasks, waves
 from prefs.tasks import KINDS
 from tests.kit import TARGET, Clinic, Clock, MailingList, clinic, one_round, push_of
@@ -134,6 +135,62 @@ def test_done_counts_where_the_record_cannot_be_read(rt: Clinic) -> None:
     carry(rt, there)
     assert listed(rt, "refused") == []
     assert outcome(rt) == Outcome.ACCEPTED
+
+
+def test_done_counts_for_no_out_that_was_said_afterwards(rt: Clinic) -> None:
+    there = refusing(rt)
+    there.read_fault = Refused("unknown state of a member")
+    rt.say(ADA, Source.ONE_CLICK)
+    carry(rt, there)
+    (task,) = listed(rt, "refused")
+    tick(rt, task["id"])
+    carry(rt, there)
+    rt.clock.forward(DAY)
+    rt.say(ADA, Source.CENTRE, Choice.IN, occurred_at=rt.clock())
+    carry(rt, there)
+    rt.clock.forward(DAY)
+    rt.say(ADA, Source.ONE_CLICK)
+    carry(rt, there)
+    (again,) = listed(rt, "refused")
+    assert again["id"] != task["id"]
+    assert outcome(rt) == Outcome.REFUSED
+
+
+def test_done_goes_on_counting_while_the_same_out_stands(rt: Clinic) -> None:
+    there = refusing(rt)
+    there.read_fault = Refused("unknown state of a member")
+    said = rt.say(ADA, Source.ONE_CLICK)
+    carry(rt, there)
+    (task,) = listed(rt, "refused")
+    tick(rt, task["id"])
+    carry(rt, there)
+    rt.clock.forward(DAY)
+    rt.say(ADA, Source.STAFF)
+    again, now = [(TARGET.label, said.subject_id, "")], rt.clock().timestamp()
+    rt.database.write_now(partial(marks.set_marks, wanted=again, now=now, urgent=True))
+    carry(rt, there)
+    assert listed(rt, "refused") == []
+    assert outcome(rt) == Outcome.ACCEPTED
+
+
+def test_done_counts_no_more_once_staff_did_the_opposite(rt: Clinic) -> None:
+    """Off, on and off again, where nobody says when the last off was said."""
+    kind = assisted.change_of(TARGET)
+    subject = rt.say(ADA, Source.ONE_CLICK).subject_id
+
+    def ask(to: Wish) -> assisted.Answered:
+        asked = assisted.Asked(kind, subject, Channel.EMAIL, to)
+        now = rt.clock().timestamp()
+        return rt.database.write_now(
+            lambda conn: assisted.ask(conn, rt.keys, TARGET, asked, 0.0, "", now)
+        )
+
+    for to in (Wish.OFF, Wish.ON):
+        assert ask(to).done_at is None
+        tick(rt, listed(rt, kind)[0]["id"])
+        assert ask(to).done_at
+    assert ask(Wish.OFF).done_at is None
+    assert len(listed(rt, kind)) == 1
 
 
 def test_a_read_that_fails_closes_no_task(rt: Clinic) -> None:
