@@ -198,4 +198,4 @@ def take_list(
 
 
 def look_again(conn: Connection, target: Target, subject_id: int, now: float) -> None:
-    marks.set_marks(conn, [(target.label, subject_id, "")], now, urgent=True)
+    marks.set_marks(conn, [(target.label, subject_id, "")], now, urgent=True, heard=True)

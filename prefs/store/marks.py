@@ -63,8 +63,11 @@ def set_marks(
     *,
     urgent: bool,
     due_at: float | None = None,
+    heard: bool = False,
 ) -> None:
-    """Mark (target, subject id, vendor id) each, due now unless said otherwise."""
+    """Mark (target, subject id, vendor id) each, due now unless said otherwise. Only something
+    `heard` of the person, here or by staff, frees a mark that a batch holds back: what a target
+    shows or tells does not."""
     wanted = list(wanted)
     if not wanted:
         return
@@ -82,22 +85,31 @@ def set_marks(
         }
         for number, (target, subject_id, vendor_id) in zip(numbers, wanted, strict=True)
     ]
-    _SET.run_many(conn, rows)
+    (_SET if heard else _SET_HELD).run_many(conn, rows)
 
 
 _FIELDS = ("target", "subject_id", "vendor_id", "number", "urgent", "due_at", "since", "attempts")
 _insert = sqlite.insert(marks).values({name: bindparam(name) for name in _FIELDS})
-_SET = Statement(
-    _insert.on_conflict_do_update(
-        index_elements=["target", "subject_id", "vendor_id"],
-        set_={
-            "number": _insert.excluded.number,
-            "urgent": func.max(marks.c.urgent, _insert.excluded.urgent),
-            "due_at": func.min(marks.c.due_at, _insert.excluded.due_at),
-            "attempts": 0,
-        },
+_sooner = func.min(marks.c.due_at, _insert.excluded.due_at)
+
+
+def _set(due_at: Any) -> Statement:
+    return Statement(
+        _insert.on_conflict_do_update(
+            index_elements=["target", "subject_id", "vendor_id"],
+            set_={
+                "number": _insert.excluded.number,
+                "urgent": func.max(marks.c.urgent, _insert.excluded.urgent),
+                "due_at": due_at,
+                "attempts": 0,
+            },
+        )
     )
-)
+
+
+_SET = _set(_sooner)
+_SET_HELD = _set(case((marks.c.attempts == 0, marks.c.due_at), else_=_sooner))
+"""A mark that was never tried and is due later is one that is held back (or its target parked)."""
 
 
 # --- lanes -----------------------------------------------------------------------------------
