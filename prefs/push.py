@@ -96,6 +96,8 @@ class Record:
     """A call of ours that we know no end of may have written what is read."""
     unclear: bool = False
     retry_after: float | None = None
+    waits: dict[Slot, float] = field(default_factory=dict)
+    """Seconds until a slot that waits for a person is looked at again."""
     stale: bool = False
     listed: bool = True
     """False where a complete upload shows no such record at an assisted target."""
@@ -410,7 +412,7 @@ class Push:
             return False
         reason = "turned on again more than 4 times within an hour: somebody's tool is fighting us"
         self._note(record, change.slot, change.to, Outcome.PENDING, reason)
-        record.retry_after = 3600.0
+        record.waits[change.slot] = 3600.0
         return True
 
     async def _admitted(self, records: Mapping[Ref, Record], ins: Sequence[Change]) -> list[Change]:
@@ -439,7 +441,7 @@ class Push:
     def _passes(self, record: Record, change: Change, states: Mapping[bytes, str]) -> bool:
         state = states[record.hash or b""]
         if state == waves.WAITING:
-            record.retry_after = WAVE_LOOK_AGAIN
+            record.waits[change.slot] = WAVE_LOOK_AGAIN
             reason = "many people are to be switched on in one run: a person decides whether"
             self._note(record, change.slot, change.to, Outcome.PENDING, reason)
         elif state == waves.STOPPED:
@@ -644,7 +646,7 @@ class Push:
         if found.done_at:
             return proof._replace(outcome=Outcome.ACCEPTED, reason=SAID_DONE)
         if proof.outcome is Outcome.WAITING_FOR_STAFF:
-            record.retry_after = max(record.retry_after or 0.0, found.due_at - now, LOOK_AGAIN)
+            record.waits[proof.slot] = max(found.due_at - now, LOOK_AGAIN)
         return proof
 
     def _keep(self, conn: Connection, case: Case, delay: Delay | None, now: float) -> None:
@@ -695,13 +697,16 @@ class Push:
     ) -> Delay:
         wait = self.backoff.after(case.mark.attempts)
         wait = max([wait, *(record.retry_after or 0.0 for record, _ in open_)])
+        wait = max(wait, min(record.waits.get(proof.slot, 0.0) for record, proof in open_))
         refused = next((p for _, p in open_ if p.outcome is Outcome.REFUSED), None)
         proof = refused or open_[0][1]
         if all(p.outcome is Outcome.REFUSED for _, p in open_):
             wait = REFUSED_AGAIN_AFTER
         if unsettled and unsettled <= now:
             unsettled = None
-        return Delay(case.mark, now + wait, proof.outcome, proof.reason or "", unsettled)
+        urgent = unsettled is not None or any(p.wish is not Wish.ON for _, p in open_)
+        reason = proof.reason or ""
+        return Delay(case.mark, now + wait, proof.outcome, reason, unsettled, urgent=urgent)
 
 
 def _fights(record: Record, change: Change) -> bool:

@@ -100,6 +100,11 @@ def _set(due_at: Any) -> Statement:
             set_={
                 "number": _insert.excluded.number,
                 "urgent": func.max(marks.c.urgent, _insert.excluded.urgent),
+                # An out is not as old as the opt-in that waited before it.
+                "since": case(
+                    (marks.c.urgent < _insert.excluded.urgent, _insert.excluded.since),
+                    else_=marks.c.since,
+                ),
                 "due_at": due_at,
                 "attempts": 0,
             },
@@ -271,6 +276,8 @@ class Delay(NamedTuple):
     outcome: Outcome
     reason: str
     unsettled_until: float | None = None
+    urgent: bool = True
+    """False where only opt-ins are left to do."""
 
 
 def delay(conn: Connection, lease: Lease, delayed: Iterable[Delay]) -> None:
@@ -284,6 +291,7 @@ def delay(conn: Connection, lease: Lease, delayed: Iterable[Delay]) -> None:
             "b_outcome": one.outcome.value,
             "b_reason": one.reason,
             "b_unsettled": one.unsettled_until,
+            "b_urgent": int(one.urgent),
         }
         for one in delayed
     ]
@@ -300,6 +308,9 @@ def delay(conn: Connection, lease: Lease, delayed: Iterable[Delay]) -> None:
         )
         .values(
             due_at=case((same, bindparam("b_due")), else_=marks.c.due_at),
+            urgent=case(
+                (same, func.min(marks.c.urgent, bindparam("b_urgent"))), else_=marks.c.urgent
+            ),
             outcome=bindparam("b_outcome"),
             reason=bindparam("b_reason"),
             unsettled_until=bindparam("b_unsettled"),
