@@ -710,12 +710,11 @@ class Push:
 
 
 def _fights(record: Record, change: Change) -> bool:
-    """Somebody turned this on again after it was off."""
+    """Somebody turned this on again, or cleared it, after it was seen off. A write of ours that
+    never took is no fight."""
     receipt = record.receipts.get(change.slot.place)
-    if receipt is None or not isinstance(record.read, Observed):
-        return False
-    was_off = receipt.seen is Value.OFF or receipt.written is Wish.OFF
-    return was_off and record.read.values[change.slot].value in (Value.ON, Value.UNMARKED)
+    was_off = receipt is not None and receipt.seen is Value.OFF
+    return was_off and isinstance(record.read, Observed)
 
 
 def _unknown(case: Case) -> bool:

@@ -13,7 +13,8 @@ import pytest
 from prefs.core.errors import Refused, Temporary
 from prefs.core.propagation import Outcome, Value, Wish
 from prefs.core.words import Choice, Source
-from prefs.store import marks, permissions, subjects
+from prefs.push import FIGHT
+from prefs.store import marks, permissions, subjects, tasks
 from tests.kit import EMAIL, TARGET, Clinic, Clock, MailingList, clinic, one_round, push_of
 
 ADA = "ada@example.co.uk"
@@ -205,12 +206,15 @@ def test_our_own_write_is_not_heard_as_a_wish(rt: Clinic) -> None:
     assert [out.source for out in one.state.at("rt", EMAIL).outs] == [Source.STAFF]
 
 
-def test_somebody_who_turns_it_on_again_is_pushed_back_four_times_an_hour(rt: Clinic) -> None:
+@pytest.mark.parametrize("value", [Value.ON, Value.UNSET, Value.UNMARKED])
+def test_somebody_who_turns_it_on_again_is_pushed_back_four_times_an_hour(
+    rt: Clinic, value: Value
+) -> None:
     there = MailingList(rt.clock, held={ADA: Value.ON})
     said = rt.say(ADA, Source.ONE_CLICK)
     rounds(rt, there)
     for _ in range(8):
-        there.held[ADA] = Value.ON
+        there.held[ADA] = value
         rt.clock.forward(60)
         again = [(TARGET.label, said.subject_id, "")]
         now = rt.clock().timestamp()
@@ -219,6 +223,17 @@ def test_somebody_who_turns_it_on_again_is_pushed_back_four_times_an_hour(rt: Cl
     assert len([change for change in there.written if change.to is Wish.OFF]) == 1 + 4
     (mark,) = waiting(rt)
     assert "fighting" in mark.reason
+
+
+def test_a_write_that_never_takes_is_no_fight_and_is_tried_on(rt: Clinic) -> None:
+    """Nobody turns it on again: it never was off."""
+    there = MailingList(rt.clock, held={ADA: Value.ON}, deaf=True)
+    rt.say(ADA, Source.ONE_CLICK)
+    for _ in range(10):
+        rounds(rt, there)
+        rt.clock.forward(300)
+    assert len(there.written) == 10
+    assert rt.database.read_now(lambda conn: tasks.listed(conn, "rt", "open", FIGHT)) == []
 
 
 def test_a_worker_that_lost_its_lease_proves_nothing_and_marks_again(rt: Clinic) -> None:
