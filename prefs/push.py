@@ -63,6 +63,7 @@ FIGHT, WAVE = "push_back_fight", "opt_in_wave"
 WAVE_LOOK_AGAIN = 3600.0
 LOOK_AGAIN = 3600.0
 """Seconds until a task of staff that is past its due time is looked at again."""
+UNANSWERED = "the read says nothing of this record"
 SAID_DONE = "staff say it is done; the next read proves it"
 REFUSED_AGAIN_AFTER = 3600.0
 """A refused `off` is tried again this often: staff may have mended it at the vendor."""
@@ -200,7 +201,7 @@ class Push:
         for answer in found.values():
             if isinstance(answer, Unusable):
                 raise answer
-        return found
+        return {ref: found.get(ref) or Temporary(UNANSWERED) for ref in unique}
 
     def _name(self, record: Record) -> None:
         """A record that was read by the vendor's id alone is known by the addresses it shows."""
@@ -683,6 +684,9 @@ class Push:
         ]
         if open_:
             return self._later(case, open_, now, unsettled)
+        if fault := _unread(case):
+            wait = max(self.backoff.after(case.mark.attempts), fault.retry_after or 0.0)
+            return Delay(case.mark, now + wait, Outcome.PENDING, str(fault), unsettled)
         if unsettled and unsettled > now:
             reason = "an earlier call may still be at work there; it is read again afterwards"
             return Delay(case.mark, unsettled, Outcome.PENDING, reason, unsettled)
@@ -715,6 +719,12 @@ def _fights(record: Record, change: Change) -> bool:
     receipt = record.receipts.get(change.slot.place)
     was_off = receipt is not None and receipt.seen is Value.OFF
     return was_off and isinstance(record.read, Observed)
+
+
+def _unread(case: Case) -> Temporary | None:
+    """Why a record that is known by the vendor's id alone could not be read."""
+    reads = (record.read for record in case.records if record.hash is None)
+    return next((read for read in reads if isinstance(read, Temporary)), None)
 
 
 def _unknown(case: Case) -> bool:

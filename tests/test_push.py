@@ -88,6 +88,39 @@ def test_a_failed_read_plans_nothing_and_keeps_the_mark(rt: Clinic) -> None:
     assert mark.outcome == Outcome.PENDING
 
 
+@pytest.mark.parametrize("fault", [Temporary("HTTP 503"), Temporary("HTTP 429", retry_after=120)])
+def test_a_record_that_nobody_is_known_for_is_read_again_after_a_failed_read(
+    rt: Clinic, fault: Temporary
+) -> None:
+    """A webhook told of it: the next walk may be a day away."""
+    there = MailingList(rt.clock, held={ADA: Value.OFF}, read_fault=fault)
+    now, wanted = rt.clock().timestamp(), [(TARGET.label, 0, f"id-{ADA}")]
+    rt.database.write_now(lambda conn: marks.set_marks(conn, wanted, now, urgent=True))
+    rounds(rt, there)
+    (mark,) = rt.database.read_now(lambda conn: marks.of_subject(conn, 0))
+    assert mark.outcome == Outcome.PENDING
+    assert mark.due_at >= now + (fault.retry_after or 0)
+    there.read_fault = None
+    rt.clock.forward(300)
+    rounds(rt, there)
+    held = rt.database.read_now(lambda conn: permissions.read(conn, "rt", [rt.hash(ADA)]))
+    assert held[rt.hash(ADA)].views[EMAIL].word == "opted_out"
+
+
+def test_a_record_that_the_answer_leaves_out_stays_marked(
+    rt: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing(_: object) -> dict[Any, Any]:
+        return {}
+
+    there = MailingList(rt.clock, held={ADA: Value.ON})
+    monkeypatch.setattr(there, "observe", nothing)
+    rt.say(ADA, Source.ONE_CLICK)
+    rounds(rt, there)
+    (mark,) = waiting(rt)
+    assert mark.outcome == Outcome.PENDING
+
+
 def test_retry_after_is_kept(rt: Clinic) -> None:
     fault = Temporary("HTTP 429", retry_after=120.0)
     there = MailingList(rt.clock, held={ADA: Value.ON}, write_fault=fault)
