@@ -515,10 +515,13 @@ class Intake:
     def release(
         self, conn: Connection, brand: str, subject_id: int, channel: Channel, evidence: Evidence
     ) -> None:
-        """Staff read an unclear wish as no stop: the hold ends, nothing else changes."""
+        """Staff read an unclear wish as no stop: the hold ends, nothing else changes. Nothing at
+        all where nothing is held."""
         now = self.clock()
         (subject,) = subjects.by_ids(conn, [subject_id])
         scope = Scope(channel, Purpose.MARKETING)
+        if not subject.state.at(brand, scope).hold:
+            return
         (event_id,) = next_numbers(conn, "event", 1)
         entry = Entry(event_id, brand, scope, None, Source.STAFF, now.timestamp())
         payload = ledger.add_payload(conn, self.keys, {"evidence": asdict(evidence)})
