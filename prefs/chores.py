@@ -13,6 +13,7 @@ import structlog
 from sqlalchemy import Connection
 
 from prefs import assisted
+from prefs.containers import TASK as CONTAINER_TASK
 from prefs.core.errors import PrefsError
 from prefs.core.keys import Keyring
 from prefs.core.propagation import Target
@@ -79,6 +80,7 @@ class Sweep:
         self._show(backlog, late, now)
         for target in self.targets:
             await self._judge(target, late.get(target.label, 0), now)
+        await self._retire(now)
         await self._tell_of_tasks(now)
 
     def _show(
@@ -143,6 +145,22 @@ class Sweep:
         if events.first_time(conn, target.label, label, now):
             log.error("outs_overdue", target=target.label, count=late)
             self._tell(conn, f"{target.label}: {late} opt-outs are overdue there", now)
+
+    async def _retire(self, now: float) -> None:
+        """A target that left the configuration is a new one when it comes back: who opts out
+        meanwhile is not marked for it. What was asked about its lists needs no answer any more."""
+        labels = {target.label for target in self.targets}
+        gone = await self.database.read(lambda conn: marks.left(conn, labels))
+        if gone:
+            await self.database.write(partial(self._forget_places, gone=gone, now=now))
+
+    def _forget_places(self, conn: Connection, gone: Sequence[str], now: float) -> None:
+        marks.forget_places(conn, gone)
+        for row in tasks.opened_since(conn, [CONTAINER_TASK], 0.0):
+            body = tasks.body(self.keys, row)
+            if body["target"] in gone:
+                body["settled_with"] = "the target is no longer configured"
+                tasks.settle(conn, self.keys, row.id, "closed", body, now)
 
     async def _tell_of_tasks(self, now: float) -> None:
         """One alert for each task of a kind that has one."""

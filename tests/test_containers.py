@@ -233,6 +233,31 @@ def test_a_list_that_is_configured_later_marks_again_for_its_channel(rt: Clinic)
     assert marked(rt) == 1
 
 
+def test_a_target_that_was_not_configured_for_a_while_is_a_new_one(rt: Clinic) -> None:
+    """Who opted out meanwhile was not marked for it, and it may not be readable."""
+    read(rt, Lists(rt.clock))
+    sweep_without_targets(rt)
+    rt.say(ADA, Source.ONE_CLICK)
+    clear(rt)
+    read(rt, Lists(rt.clock))
+    assert marked(rt) == 1
+
+
+def test_a_list_of_a_target_that_is_gone_is_no_question_any_more(rt: Clinic) -> None:
+    read(rt, Lists(rt.clock, lists=(NEWS, VIP)))
+    sweep(rt)
+    assert len(open_tasks(rt)) == 1
+    sweep_without_targets(rt)
+    assert open_tasks(rt) == []
+    read(rt, Lists(rt.clock, lists=(NEWS, VIP)))
+    assert len(open_tasks(rt)) == 1
+
+
+def sweep_without_targets(rt: Clinic) -> None:
+    """The target was taken out of the configuration."""
+    asyncio.run(Sweep(rt.database, [], rt.keys, rt.clock).run())
+
+
 def test_more_people_than_a_page_are_all_marked(
     rt: Clinic, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -191,6 +191,17 @@ def set_lane(conn: Connection, lease: Lease, **values: Any) -> bool:
     return done.rowcount == 1
 
 
+def left(conn: Connection, labels: Collection[str]) -> list[str]:
+    """Targets other than these whose standing outs were marked once."""
+    others = (lanes.c.places.is_not(None), lanes.c.target.not_in(sorted(labels)))
+    return list(conn.execute(select(lanes.c.target).where(*others)).scalars())
+
+
+def forget_places(conn: Connection, targets: Collection[str]) -> None:
+    """At the next start of these targets every standing out is marked again."""
+    conn.execute(update(lanes).where(lanes.c.target.in_(sorted(targets))).values(places=None))
+
+
 def uploaded(conn: Connection, target: str, at: float) -> None:
     """Everybody at an assisted target was seen in an upload."""
     _lane(conn, target)
