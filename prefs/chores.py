@@ -113,7 +113,7 @@ class Sweep:
 
     def _is_unsafe(self, conn: Connection, target: Target, now: float) -> bool:
         late = marks.overdue(conn, now - target.unsafe_after)
-        return target.label in late or containers.any_since_live(conn, target.label)
+        return target.label in late or bool(containers.since_live(conn, target.label))
 
     def _turn(self, conn: Connection, target: Target, unsafe: bool, now: float) -> None:
         marks.set_unsafe(conn, target.label, now if unsafe else None)

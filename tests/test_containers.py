@@ -157,6 +157,28 @@ def test_one_that_appears_after_go_live_makes_the_target_unsafe_until_it_is_clas
     assert open_tasks(rt) == []
 
 
+def test_one_that_begins_to_send_after_go_live_appeared_then(rt: Clinic) -> None:
+    there = Lists(rt.clock, lists=(NEWS, TEST))
+    read(rt, there)
+    rt.clock.forward(86400)
+    there.lists = (NEWS, replace(TEST, inactive=False))
+    read(rt, there)
+    sweep(rt)
+    assert unsafe(rt)
+    assert open_tasks(rt)[0]["after_go_live"] is True
+
+
+def test_one_that_the_configuration_names_no_more_did_not_appear_after_go_live(rt: Clinic) -> None:
+    """What is told and what is denied agree."""
+    there = Lists(rt.clock, lists=(NEWS, VIP))
+    read(rt, there, target_with(ignored_containers=["a2"]))
+    rt.clock.forward(86400)
+    read(rt, there)
+    sweep(rt)
+    assert not unsafe(rt)
+    assert open_tasks(rt)[0]["after_go_live"] is False
+
+
 def test_one_that_was_deleted_there_is_no_danger_any_more(rt: Clinic) -> None:
     there = Lists(rt.clock)
     read(rt, there)
