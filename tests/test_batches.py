@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection
@@ -275,6 +276,31 @@ def test_what_the_same_batch_says_afterwards_counts_until_it_is_taken_back(rt: C
     take_back(rt, label)
     assert word(rt, one) == word(rt, other) == "in"
     assert clean(rt)
+
+
+def test_what_is_taken_back_asks_nobody_any_more(rt: Clinic) -> None:
+    turn_off(rt, people(FEW + 5))
+    (task,) = open_tasks(rt)
+    take_back(rt, newest(rt).label)
+    assert open_tasks(rt) == []
+    (closed,) = rt.database.read_now(lambda conn: tasks.listed(conn, "rt", "closed", "batch"))
+    assert closed.id == task.id
+    assert newest(rt).state == batches.RETRACTED
+
+
+def test_nothing_of_what_was_taken_back_is_let_go(rt: Clinic) -> None:
+    turn_off(rt, people(FEW + 5))
+    label, now = newest(rt).label, rt.clock().timestamp()
+    take_back(rt, label)
+    held = rt.database.read_now(lambda conn: batches.by_label(conn, label))
+    rt.database.write_now(lambda conn: batches.release(conn, held, now))
+    assert newest(rt).state == batches.RETRACTED
+    turn_off(rt, ["late@example.co.uk"])
+    assert newest(rt).label != label
+
+
+def open_tasks(rt: Clinic) -> list[Any]:
+    return rt.database.read_now(lambda conn: tasks.listed(conn, "rt", "open", "batch"))
 
 
 def test_an_unknown_batch_is_refused(rt: Clinic) -> None:

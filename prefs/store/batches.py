@@ -162,7 +162,9 @@ def hold(conn: Connection, batch: Batch) -> None:
 
 
 def release(conn: Connection, batch: Batch, now: float) -> Batch:
-    """A person says go."""
+    """A person says go; nothing goes that was taken back."""
+    if batch.state == RETRACTED:
+        return batch
     conn.execute(
         update(marks)
         .where(marks.c.subject_id.in_(_people(batch)), marks.c.due_at == batch.due_at)
