@@ -419,13 +419,13 @@ class Push:
     async def _admitted(self, records: Mapping[Ref, Record], ins: Sequence[Change]) -> list[Change]:
         """A wave of opt-ins waits for a person; one that was stopped never sets out."""
         now = self.clock().timestamp()
-        marked = {
-            record.hash or b"": record.mark.since if record.mark else now
+        said = {
+            record.hash or b"": record.last_row_at.timestamp() if record.last_row_at else now
             for record in (records[change.ref] for change in ins)
         }
 
         def ask(conn: Connection) -> dict[bytes, str]:
-            admitted = waves.admit(conn, self.target.label, marked, now)
+            admitted = waves.admit(conn, self.target.label, said, now)
             if admitted.turned:
                 self._tell_of_wave(conn, admitted.turned, now)
             return admitted.states

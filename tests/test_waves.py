@@ -23,7 +23,7 @@ from prefs.core.propagation import (
     Wish,
 )
 from prefs.core.words import Channel, Choice, Kind, Source
-from prefs.store import marks, tasks, waves
+from prefs.store import marks, subjects, tasks, waves
 from tests.kit import EMAIL, TARGET, Clinic, MailingList, clinic, one_round, push_of
 
 
@@ -158,6 +158,33 @@ def test_a_person_stops_it_and_it_never_sets_out(rt: Clinic) -> None:
     assert target.written == []
     assert outcomes(rt, stopped) == {Outcome.REFUSED}
     assert rt.database.read_now(lambda conn: marks.backlog(conn)) == {}
+
+
+@pytest.mark.parametrize("state", [waves.STOPPED, waves.RELEASED])
+def test_a_decision_counts_however_often_the_record_is_looked_at(rt: Clinic, state: str) -> None:
+    """A webhook tells of them one after the other, days later: no new opt-in is among it."""
+    target = there(rt, 60)
+    crowd = people(rt, 0, 20)
+    carry(rt, target)
+    decide(rt, state)
+    target.write_fault = Temporary("down")
+    carry(rt, target)
+    target.write_fault = None
+    for start in range(0, 20, 5):
+        rt.clock.forward(86400)
+        look_at(rt, crowd[start : start + 5])
+        carry(rt, target)
+    assert on(target) == (20 if state == waves.RELEASED else 0)
+    assert task(rt), "and no second wave is asked about"
+
+
+def look_at(rt: Clinic, addresses: list[str]) -> None:
+    def mark(conn: Any) -> None:
+        owners = subjects.owners(conn, "rt", [rt.hash(one) for one in addresses])
+        wanted = [(TARGET.label, owner, "") for owner in owners]
+        marks.set_marks(conn, wanted, rt.clock().timestamp(), urgent=True)
+
+    rt.database.write_now(mark)
 
 
 def test_who_was_stopped_once_may_opt_in_later(rt: Clinic) -> None:

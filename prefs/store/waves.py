@@ -37,15 +37,16 @@ class Admitted(NamedTuple):
     turned: Wave | None
 
 
-def admit(conn: Connection, target: str, marked: Mapping[bytes, float], now: float) -> Admitted:
-    """Whether opt-ins may set out. `marked` is since when each waits: a person who decided on a
-    wave meant those of it that waited then; the others join the run that goes on."""
+def admit(conn: Connection, target: str, said: Mapping[bytes, float], now: float) -> Admitted:
+    """Whether opt-ins may set out. `said` is when the last word of each was heard: a person who
+    decided on a wave meant what had been said by then, however often it is looked at afterwards;
+    the others join the run that goes on."""
     states = {
         hash_: state
-        for hash_, state, decided_at in _decided(conn, target, marked)
-        if marked[hash_] <= decided_at
+        for hash_, state, decided_at in _decided(conn, target, said)
+        if said[hash_] <= decided_at
     }
-    rest = marked.keys() - states.keys()
+    rest = said.keys() - states.keys()
     if not rest:
         return Admitted(states, None)
     before = _newest(conn, target)
@@ -127,7 +128,7 @@ def count(conn: Connection, wave: Wave) -> int:
 
 
 def decide(conn: Connection, wave: Wave, state: str, now: float) -> None:
-    """A person lets the wave through or stops it; what was marked until now is meant."""
+    """A person lets the wave through or stops it; what was said until now is meant."""
     values: dict[str, Any] = {"state": state, "decided_at": now}
     conn.execute(update(waves).where(waves.c.id == wave.id).values(**values))
     marks.hurry(conn, wave.target, now)
