@@ -36,7 +36,8 @@ class Value(StrEnum):
     ON = "on"
     OFF = "off"
     UNSET = "unset"
-    """Never chosen there; the vendor may send by its default or later, so an `off` is written."""
+    """Never chosen there; the vendor may send by its default or later, so an `off` is written. Also
+    where several records of one address differ: neither an `off` nor an `on` is met."""
     SILENT = "silent"
     """The vendor cannot send marketing here (bounced, archived, transactional only): an `off`
     needs no write and an `on` is not forced."""
