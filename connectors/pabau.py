@@ -226,9 +226,11 @@ class Pabau:
             return Absent(began)
         shown = tuple(dict.fromkeys(one for client in clients for one in client.shown))
         try:
-            return Observed(self._values(clients), began, clients[0].id, shown)
+            values = self._values(clients)
         except Refused as fault:
             return fault
+        hidden = {self._field} if self._field else set()
+        return Observed(values, began, clients[0].id, shown, frozenset(hidden - values.keys()))
 
     def _values(self, clients: Sequence[Client]) -> dict[Slot, Seen]:
         """Raises Refused for a flag that is neither 0 nor 1."""

@@ -63,6 +63,7 @@ FIGHT, WAVE = "push_back_fight", "opt_in_wave"
 WAVE_LOOK_AGAIN = 3600.0
 LOOK_AGAIN = 3600.0
 """Seconds until a task of staff that is past its due time is looked at again."""
+HIDDEN = "the system does not show what is configured here; only our check guards"
 UNANSWERED = "the read says nothing of this record"
 SAID_DONE = "staff say it is done; the next read proves it"
 REFUSED_AGAIN_AFTER = 3600.0
@@ -359,7 +360,9 @@ class Push:
             if slot in changing:
                 continue
             wished = wishes.get(slot) or wish(slot, record.held)
-            if slot not in values:
+            if read and slot in read.hidden:
+                self._note(record, slot, wished, Outcome.UNSUPPORTED, HIDDEN)
+            elif slot not in values:
                 self._note(record, slot, wished, Outcome.ABSENT, None)
             elif read:
                 value = values[slot].value

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,11 @@ from typing import Any
 import pytest
 
 from prefs.core.errors import Refused, Temporary
-from prefs.core.propagation import Outcome, Value, Wish
+from prefs.core.propagation import Absent, Observed, Outcome, Ref, Value, Wish
 from prefs.core.words import Choice, Source
 from prefs.push import FIGHT
 from prefs.store import marks, permissions, subjects, tasks
-from tests.kit import EMAIL, TARGET, Clinic, Clock, MailingList, clinic, one_round, push_of
+from tests.kit import EMAIL, SLOT, TARGET, Clinic, Clock, MailingList, clinic, one_round, push_of
 
 ADA = "ada@example.co.uk"
 
@@ -198,6 +200,24 @@ def test_an_item_that_the_reply_does_not_name_is_unknown_until_read(rt: Clinic) 
     rt.say(ADA, Source.ONE_CLICK)
     rounds(rt, there)
     assert receipt(rt).outcome == Outcome.PENDING
+
+
+def test_a_switch_that_the_target_does_not_show_is_said_to_be_so(rt: Clinic) -> None:
+    """And not that there is no such record, which would be a proof."""
+    there = Hiding(rt.clock, held={ADA: Value.ON})
+    rt.say(ADA, Source.ONE_CLICK)
+    rounds(rt, there)
+    assert receipt(rt).outcome == Outcome.UNSUPPORTED
+    assert "does not show" in receipt(rt).reason
+
+
+class Hiding(MailingList):
+    """Its answers leave the configured switch out."""
+
+    def _read(self, ref: Ref, began: datetime) -> Observed | Absent:
+        read = super()._read(ref, began)
+        assert isinstance(read, Observed)
+        return replace(read, values={}, hidden=frozenset({SLOT}))
 
 
 def test_a_refused_off_stays_marked_and_names_the_reason(rt: Clinic) -> None:

@@ -147,6 +147,8 @@ class Observed:
     vendor_id: str | None = None
     identifiers: tuple[tuple[Kind, str], ...] = ()
     """What the vendor shows as the record's own addresses and numbers, unnormalised."""
+    hidden: frozenset[Slot] = frozenset()
+    """Slots that are configured and that the vendor does not show: nothing is known of them."""
 
 
 @dataclass(frozen=True, slots=True)

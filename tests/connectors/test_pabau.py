@@ -555,12 +555,13 @@ class TestPabau(Account):
         assert [one["Marketing_messenger"] for one in self.sent()] == [OPTED_OUT, ""]
         assert self.twin.flags(id_) == ON
 
-    def test_a_custom_field_that_is_not_shown_is_no_entry(self) -> None:
+    def test_a_custom_field_that_is_not_shown_is_hidden_and_not_absent(self) -> None:
         self.twin.new_client("amy@example.com")
         fields = {"messenger": "Marketing messenger"}
         found = self.connected(lambda connector: connector.observe([AMY]), fields=fields)[AMY]
         assert isinstance(found, Observed)
         assert MESSENGER not in found.values
+        assert found.hidden == {MESSENGER}
 
     # --- who may come in --------------------------------------------------------------------------
 
