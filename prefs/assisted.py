@@ -115,8 +115,9 @@ def settle_rest(
 
 def past_due(conn: Connection, keys: Keyring, target: Target, now: float) -> int:
     """How many changes staff should have carried by now."""
-    found = tasks.open_about(conn, keys, target.brand, change_of(target), target=target.label)
-    return sum(row.due_at < now and tasks.body(keys, row)["set_to"] == "off" for row in found)
+    late = tasks.open_past(conn, target.brand, change_of(target), now)
+    about = {"target": target.label, "set_to": Wish.OFF.value}.items()
+    return sum(about <= tasks.body(keys, row).items() for row in late)
 
 
 def _tasks_of(

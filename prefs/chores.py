@@ -112,10 +112,14 @@ class Sweep:
             await self.database.write(lambda conn: self._ask_staff(conn, target, late, now))
 
     def _is_unsafe(self, conn: Connection, target: Target, now: float) -> bool:
-        late = marks.overdue(conn, now - target.unsafe_after)
-        return target.label in late or bool(containers.since_live(conn, target.label))
+        late = marks.overdue(conn, now - target.unsafe_after, target=target.label)
+        return bool(late) or bool(containers.since_live(conn, target.label))
 
     def _turn(self, conn: Connection, target: Target, unsafe: bool, now: float) -> None:
+        """Once, whichever of several processes finds it first."""
+        row = marks.lane(conn, target.label)
+        if bool(row and row.unsafe_since) == unsafe:
+            return
         marks.set_unsafe(conn, target.label, now if unsafe else None)
         if unsafe:
             log.error("target_unsafe", target=target.label)
@@ -132,10 +136,9 @@ class Sweep:
         """One open task for each target that is overdue, and one alert an hour."""
         known = self._overdue_tasks(conn, target)
         body = {"target": target.label, "count": late}
+        why = "all confirmed" if target.live else "only observed now: nothing is written there"
         for row in known if not late else ():
-            tasks.settle(
-                conn, self.keys, row.id, "closed", {**body, "settled_with": "all confirmed"}, now
-            )
+            tasks.settle(conn, self.keys, row.id, "closed", {**body, "settled_with": why}, now)
         if not late:
             return
         if not known:
@@ -165,21 +168,28 @@ class Sweep:
     async def _tell_of_tasks(self, now: float) -> None:
         """One alert for each task of a kind that has one."""
         kinds = [name for name, kind in KINDS.items() if kind.alarm]
-        rows = await self.database.read(
-            lambda conn: tasks.opened_since(conn, kinds, now - ALARM_WINDOW)
-        )
-        for row in rows:
+
+        def untold(conn: Connection) -> list[Any]:
+            rows = tasks.opened_since(conn, kinds, now - ALARM_WINDOW)
+            return [row for row in rows if not events.known(conn, row.brand, _told(row))]
+
+        for row in await self.database.read(untold):
             await self.database.write(partial(self._tell_of_task, row=row, now=now))
 
     def _tell_of_task(self, conn: Connection, row: Any, now: float) -> None:
         alarm = KINDS[row.kind].alarm
-        if alarm and events.first_time(conn, row.brand, f"task {row.id}", now):
+        if alarm and events.first_time(conn, row.brand, _told(row), now):
             self._tell(conn, alarm(tasks.body(self.keys, row)), now)
 
     def _tell(self, conn: Connection, text: str, now: float) -> None:
         for to in self.alert_to:
             address = to.removeprefix("mail:")
             outbox.add(conn, self.keys, "alert", None, None, {"to": address, "text": text}, now)
+
+
+def _told(row: Any) -> str:
+    """Among events: that the owner was told of a task."""
+    return f"task {row.id}"
 
 
 @dataclass

@@ -179,11 +179,7 @@ def test_done_counts_no_more_once_staff_did_the_opposite(rt: Clinic) -> None:
     subject = rt.say(ADA, Source.ONE_CLICK).subject_id
 
     def ask(to: Wish) -> assisted.Answered:
-        asked = assisted.Asked(kind, subject, Channel.EMAIL, to)
-        now = rt.clock().timestamp()
-        return rt.database.write_now(
-            lambda conn: assisted.ask(conn, rt.keys, TARGET, asked, 0.0, "", now)
-        )
+        return ask_staff(rt, assisted.Asked(kind, subject, Channel.EMAIL, to))
 
     for to in (Wish.OFF, Wish.ON):
         assert ask(to).done_at is None
@@ -266,6 +262,26 @@ def confirm_all(desk: Served, clock: Clock) -> None:
         marks.clear(conn, lease, marks.claim(conn, lease, now, 100))
 
     desk.runtime.database.write_now(work)
+
+
+def test_what_staff_carry_is_overdue_from_its_due_time_on(rt: Clinic) -> None:
+    subject = rt.say(ADA, Source.ONE_CLICK).subject_id
+    rt.database.write_now(lambda conn: conn.exec_driver_sql("DELETE FROM marks"))
+    kind = assisted.change_of(TARGET)
+    due = 0.0
+    for to, channel in ((Wish.OFF, Channel.EMAIL), (Wish.ON, Channel.SMS)):
+        due = ask_staff(rt, assisted.Asked(kind, subject, channel, to)).due_at
+    for at, late in ((due - HOUR, []), (due + 1, [1])):
+        rt.clock.forward(at - rt.clock().timestamp())
+        asyncio.run(Sweep(rt.database, [TARGET], rt.keys, rt.clock).run())
+        assert [one["count"] for one in listed(rt, "overdue")] == late
+
+
+def ask_staff(rt: Clinic, asked: assisted.Asked) -> assisted.Answered:
+    now = rt.clock().timestamp()
+    return rt.database.write_now(
+        lambda conn: assisted.ask(conn, rt.keys, TARGET, asked, 0.0, "", now)
+    )
 
 
 def test_what_is_overdue_is_one_task_that_closes_by_itself(desk: Served, clock: Clock) -> None:

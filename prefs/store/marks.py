@@ -373,9 +373,12 @@ def refused(conn: Connection) -> dict[str, int]:
     return {row[0]: row[1] for row in rows}
 
 
-def overdue(conn: Connection, before: float, *, staff: bool = True) -> dict[str, int]:
-    """target -> outs that it has not confirmed since `before`, those left out that a person said
-    were removed there by hand, until the next scan; without `staff` those too that staff carry."""
+def overdue(
+    conn: Connection, before: float, *, staff: bool = True, target: str | None = None
+) -> dict[str, int]:
+    """target (each, or the one named) -> outs that it has not confirmed since `before`, those left
+    out that a person said were removed there by hand, until the next scan; without `staff` those
+    too that staff carry."""
     by_hand = and_(
         marks.c.since <= func.coalesce(lanes.c.by_hand_at, 0.0),
         func.coalesce(lanes.c.scanned_at, 0.0) <= func.coalesce(lanes.c.by_hand_at, 0.0),
@@ -386,6 +389,8 @@ def overdue(conn: Connection, before: float, *, staff: bool = True) -> dict[str,
         .where(marks.c.urgent == 1, marks.c.since < before, not_(by_hand))
         .group_by(marks.c.target)
     )
+    if target is not None:
+        wanted = wanted.where(marks.c.target == target)
     if not staff:
         outcome = func.coalesce(marks.c.outcome, "")
         wanted = wanted.where(outcome != Outcome.WAITING_FOR_STAFF.value)

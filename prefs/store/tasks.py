@@ -119,6 +119,17 @@ def open_about(conn: Connection, keys: Keyring, brand: str, kind: str, **said: A
     return [row for row in conn.execute(wanted) if said.items() <= body(keys, row).items()]
 
 
+def open_past(conn: Connection, brand: str, kind: str, now: float) -> list[Any]:
+    """Open tasks of a kind that are past their due time."""
+    wanted = select(tasks).where(
+        tasks.c.brand == brand,
+        tasks.c.state == "open",
+        tasks.c.due_at < now,
+        tasks.c.kind == kind,
+    )
+    return list(conn.execute(wanted))
+
+
 def opened_since(conn: Connection, kinds: Collection[str], since: float) -> list[Any]:
     """Open tasks of these kinds, of any brand."""
     wanted = select(tasks).where(
