@@ -18,7 +18,7 @@ from prefs.core.errors import PrefsError
 from prefs.core.keys import Keyring
 from prefs.core.propagation import Target
 from prefs.metrics import BACKLOG, OLDEST, OVERDUE, SEALED, UNSAFE
-from prefs.store import access, containers, events, ledger, marks, outbox, tasks
+from prefs.store import access, containers, events, ledger, marks, outbox, tasks, waves
 from prefs.store.database import Database
 from prefs.tasks import KINDS
 
@@ -194,7 +194,7 @@ def _told(row: Any) -> str:
 
 @dataclass
 class Forgetting:
-    """Purges raw payloads after 30 days, kept answers after 7."""
+    """Purges raw payloads after 30 days, kept answers after 7, closed tasks after two years."""
 
     database: Database
     clock: Callable[[], datetime]
@@ -206,5 +206,7 @@ class Forgetting:
             events.purge(conn, now)
             outbox.purge(conn, now)
             access.purge_answers(conn, now)
+            waves.purge(conn, now)
+            tasks.purge(conn, now)
 
         await self.database.write(purge)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from prefs import assisted
-from prefs.chores import Sweep
+from prefs.chores import Forgetting, Sweep
 from prefs.core.errors import Refused, Temporary
 from prefs.core.ids import subject_number
 from prefs.core.propagation import Outcome, Value, Wish
@@ -424,3 +424,17 @@ def test_an_out_by_hand_over_a_hold_of_mail_is_recorded(desk: Served) -> None:
 def choices(desk: Served, subject: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = desk.get(f"/v1/subjects/{subject}").json()["choices"]
     return found
+
+
+def test_what_was_closed_long_ago_is_forgotten_and_what_is_open_never(
+    desk: Served, clock: Clock
+) -> None:
+    """A task holds names and addresses."""
+    ids = [add(desk, "rights_request", text="my data please") for _ in range(2)]
+    desk.post(f"/v1/tasks/{ids[0]}", {"state": "done", "note": "answered"})
+    forgetting = Forgetting(desk.runtime.database, clock)
+    for years, left in ((1, ids), (1.1, ids[1:])):
+        clock.forward(years * 365 * DAY)
+        desk.client.portal.call(forgetting.run)
+        items = desk.get("/v1/tasks?kind=rights_request").json()["items"]
+        assert sorted(one["id"] for one in items) == left

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from prefs.chores import Forgetting
 from prefs.core.errors import Temporary
 from prefs.core.propagation import (
     Applied,
@@ -185,6 +186,49 @@ def look_at(rt: Clinic, addresses: list[str]) -> None:
         marks.set_marks(conn, wanted, rt.clock().timestamp(), urgent=True)
 
     rt.database.write_now(mark)
+
+
+def test_what_no_wave_needs_any_more_is_forgotten(rt: Clinic) -> None:
+    target = there(rt, 80)
+    people(rt, 0, 10)
+    carry(rt, target)
+    rt.clock.forward(waves.RUN + 1)
+    forget(rt)
+    assert rows_of_waves(rt) == 0
+    people(rt, 10, 20)
+    carry(rt, target)
+    rt.clock.forward(waves.RUN + 1)
+    forget(rt)
+    assert rows_of_waves(rt) == 20, "they wait for a person"
+    decide(rt, waves.RELEASED)
+    forget(rt)
+    carry(rt, target)
+    assert on(target) == 30
+    rt.clock.forward(waves.KEEP + 1)
+    forget(rt)
+    assert rows_of_waves(rt) == 0
+
+
+def test_a_stop_is_never_forgotten(rt: Clinic) -> None:
+    target = there(rt, 60)
+    crowd = people(rt, 0, 20)
+    carry(rt, target)
+    decide(rt, waves.STOPPED)
+    carry(rt, target)
+    rt.clock.forward(10 * waves.KEEP)
+    forget(rt)
+    look_at(rt, crowd[:5])
+    carry(rt, target)
+    assert on(target) == 0
+
+
+def forget(rt: Clinic) -> None:
+    asyncio.run(Forgetting(rt.database, rt.clock).run())
+
+
+def rows_of_waves(rt: Clinic) -> int:
+    text = "SELECT count(*) FROM wave_ons"
+    return int(rt.database.read_now(lambda conn: conn.exec_driver_sql(text).scalar_one()))
 
 
 def test_who_was_stopped_once_may_opt_in_later(rt: Clinic) -> None:
