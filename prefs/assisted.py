@@ -182,20 +182,26 @@ def take_list(
     for row in rows:
         if not (row.get("done_at") or "").strip():
             continue
-        text = (row.get("task_id") or "").strip().lstrip("'")
-        if not text.isdigit():
-            raise BadInput("a task_id is no number: use the list as it was downloaded")
-        found = tasks.one(conn, target.brand, int(text))
-        if found is None or found.kind != change_of(target):
+        found = _listed_task(conn, target, row)
+        body = tasks.body(keys, found) if found else {}
+        if found is None or body["target"] != target.label:
             unknown += 1
             continue
         if found.state == "open":
-            body = tasks.body(keys, found)
             body |= {"done_by": row.get("done_by", ""), "note": row.get("note", "")}
             tasks.settle(conn, keys, found.id, "done", body, now)
             look_again(conn, target, found.subject_id, now)
             done += 1
     return Ticked(done, unknown)
+
+
+def _listed_task(conn: Connection, target: Target, row: Mapping[str, str]) -> Any | None:
+    """The change that a line is about. Raises BadInput."""
+    text = (row.get("task_id") or "").strip().lstrip("'")
+    if not (text.isascii() and text.isdigit()):
+        raise BadInput("a task_id is no number: use the list as it was downloaded")
+    found = tasks.one(conn, target.brand, int(text)) if len(text) <= 18 else None
+    return found if found and found.kind == change_of(target) else None
 
 
 def look_again(conn: Connection, target: Target, subject_id: int, now: float) -> None:

@@ -13,9 +13,9 @@ import pytest
 
 from prefs import assisted
 from prefs.chores import Forgetting, Sweep
-from prefs.core.errors import Refused, Temporary
+from prefs.core.errors import BadInput, Refused, Temporary
 from prefs.core.ids import subject_number
-from prefs.core.propagation import Outcome, Value, Wish
+from prefs.core.propagation import Outcome, Target, Value, Wish
 from prefs.core.words import Channel, Choice, Source
 from prefs.store import marks, outbox, tasks, waves
 from prefs.tasks import KINDS
@@ -262,6 +262,31 @@ def confirm_all(desk: Served, clock: Clock) -> None:
         marks.clear(conn, lease, marks.claim(conn, lease, now, 100))
 
     desk.runtime.database.write_now(work)
+
+
+def test_a_list_brought_back_ticks_tasks_of_its_own_target_only(rt: Clinic) -> None:
+    other = replace(TARGET, name="other")
+    subject = rt.say(ADA, Source.ONE_CLICK).subject_id
+    asked = assisted.Asked(assisted.change_of(other), subject, Channel.EMAIL, Wish.OFF)
+    now = rt.clock().timestamp()
+    rt.database.write_now(
+        lambda conn: assisted.ask(conn, rt.keys, other, asked, 0.0, "off please", now)
+    )
+    (task,) = listed(rt, asked.kind)
+    row = {"task_id": str(task["id"]), "done_at": "today"}
+
+    def bring(target: Target, row: dict[str, str]) -> assisted.Ticked:
+        return rt.database.write_now(
+            lambda conn: assisted.take_list(conn, rt.keys, target, [row], now)
+        )
+
+    assert bring(TARGET, row) == (0, 1)
+    assert len(listed(rt, asked.kind)) == 1
+    assert bring(other, row) == (1, 0)
+    for wrong in ("\u00b2", "x"):
+        with pytest.raises(BadInput):
+            bring(other, {**row, "task_id": wrong})
+    assert bring(other, {**row, "task_id": "9" * 30}) == (0, 1)
 
 
 def test_what_staff_carry_is_overdue_from_its_due_time_on(rt: Clinic) -> None:
