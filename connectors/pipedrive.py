@@ -80,7 +80,8 @@ STATUSES = {
 THEIRS = {Wish.ON: "subscribed", Wish.OFF: "unsubscribed"}
 MARKS = {Wish.ON: Seen(Value.ON), Wish.OFF: Seen(Value.OFF)}
 OF_SEVERAL = (Value.ON, Value.UNSET, Value.OFF, Value.SILENT)
-"""What several persons of one address amount to: the first of these that any of them holds."""
+"""What several persons of one address amount to, unless some are on and some off: the first of
+these that any of them holds."""
 
 FEW = 20
 """So many strangers are searched for; for more, everybody is walked: a search costs 20 tokens of
@@ -546,6 +547,9 @@ def _mark(person: Person, held: Field | None) -> Seen:
 
 
 def _of_several(seen: Sequence[Seen]) -> Seen:
+    """Where some are on and some off, neither an out nor an in is met."""
+    if {Value.ON, Value.OFF} <= {one.value for one in seen}:
+        return Seen(Value.UNSET)
     return min(seen, key=lambda one: OF_SEVERAL.index(one.value))
 
 

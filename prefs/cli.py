@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -496,8 +497,15 @@ def onboard(
     say(as_json, report, onboarding.shown(report))
     if not as_json and not apply_:
         out.print("Nothing written; --apply takes outs and proved consents in.")
+    if not as_json and report["unread"]:
+        out.print(
+            f"No consent is taken in on {', '.join(report['unread'])}: a system that may hold "
+            "opt-outs there was not read from end to end."
+        )
     if any(one["error"] for one in report["targets"]):
         sys.exit(TRY_LATER)
+    if apply_ and report["unread"]:
+        sys.exit(REFUSED)
 
 
 def _attestation(label: str, said: dict[str, Any]) -> onboarding.Attestation:
@@ -533,7 +541,8 @@ async def _onboard(
             if wanted.attestation:
                 onboarding.check(scan, wanted.attestation)
             if wanted.file:
-                export = sync.export_of(scan, wanted.file.read_bytes()).page
+                brought = sync.export_of(scan, wanted.file.read_bytes())
+                export = replace(brought.page, complete=brought.bad == 0)
         walks = [
             onboarding.walk(
                 scan,

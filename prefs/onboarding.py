@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from rich.table import Table
 from sqlalchemy import Connection
 
+from prefs.assisted import safe_cell
 from prefs.core.errors import BadInput, PropagationError, Temporary, Unusable
 from prefs.core.propagation import (
     Observed,
@@ -38,8 +39,8 @@ from prefs.core.propagation import (
 from prefs.core.signals import Evidence, Identifier, Signal, SoftOptIn, Statement
 from prefs.core.words import KIND_OF, Basis, Channel, Choice, Source
 from prefs.push import scopes_of
-from prefs.scan import Finding, Scan
-from prefs.store import containers, ledger
+from prefs.scan import UPLOAD, Finding, Scan
+from prefs.store import containers, ledger, marks
 
 Progress = Callable[[str, int], None]
 AT_ONCE = 200
@@ -123,6 +124,9 @@ class Survey:
     outs: set[Key] = field(default_factory=set)
     again: dict[str, list[Ref]] = field(default_factory=dict)
     """By target, whoever was read too early to tell: before their newest word here."""
+    unread: set[Channel] = field(default_factory=set)
+    """Channels of systems that were not read from end to end: somebody may be out there whom we
+    did not see, so that no consent is taken in on them."""
 
     def group_of(self, one: Subscribed) -> Group:
         return Group.OUT if any(key in self.outs for key in one.keys) else one.group
@@ -141,7 +145,8 @@ async def walk(
     apply: bool,
 ) -> None:
     """Read one target from end to end; with `apply`, outs found there count at once. A page that
-    cannot be read ends the walk, and the report says so."""
+    cannot be read ends the walk, and the report says so. An `export` that is not complete has rows
+    that nobody could read."""
     report = Walked(scan.target.label, scan.target.system, scan.target.live)
     survey.walks.append(report)
     report.note = None if export else _unreadable(scan)
@@ -154,16 +159,32 @@ async def walk(
             tell(report.target, report.records)
     except PropagationError as fault:
         report.error = str(fault)
+    if apply and export and export.complete:
+        await scan.upload(Page(()))  # its records were taken above: now everybody there is known
     names = await scan.database.read(lambda conn: containers.unclassified(conn, report.target))
     report.unclassified = tuple(sorted(names.values()))
+    if not report.complete and await _may_hold_outs(scan, export):
+        survey.unread |= {slot.channel for slot in scan.connector.slots}
 
 
 async def _pages(scan: Scan, export: Page | None) -> AsyncIterator[Page]:
     if export is not None:
-        yield export
+        for start in range(0, max(1, len(export.records)), UPLOAD):
+            part = export.records[start : start + UPLOAD]
+            last = start + UPLOAD >= len(export.records)
+            yield Page(part, complete=last and export.complete)
     elif not _unreadable(scan):
         async for page in scan.connector.scan(None):
             yield page
+
+
+async def _may_hold_outs(scan: Scan, export: Page | None) -> bool:
+    """Of a target that was not read: whether a read could show outs that are not known here. An
+    export that was brought before showed them."""
+    if export or not scan.connector.facts.assisted:
+        return bool(export) or not _unreadable(scan)
+    row = await scan.database.read(lambda conn: marks.lane(conn, scan.target.label))
+    return row is None or row.walked_at is None
 
 
 async def _with_proofs(scan: Scan, page: Page) -> Page:
@@ -295,10 +316,13 @@ def _take(conn: Connection, scan: Scan, page: Page) -> None:
 async def record(
     scan: Scan, survey: Survey, attested: Sequence[Attestation], tell: Progress
 ) -> int:
-    """Take in what is proved or attested; returns how many consents. What became an out since
-    stays one: the fold refuses these."""
+    """Take in what is proved or attested, on channels that were read at every system; returns how
+    many consents. What became an out since stays one: the fold refuses these."""
     wanted = [
-        one for one in survey.subscribed if survey.group_of(one) in (Group.PROVED, Group.ATTESTED)
+        one
+        for one in survey.subscribed
+        if survey.group_of(one) in (Group.PROVED, Group.ATTESTED)
+        and one.slot.channel not in survey.unread
     ]
     for start in range(0, len(wanted), AT_ONCE):
         part = wanted[start : start + AT_ONCE]
@@ -364,6 +388,7 @@ def summary(survey: Survey) -> dict[str, Any]:
             for channel, (best, worth) in _by_channel(survey).items()
         },
         "targets": [_target(survey, one) for one in survey.walks],
+        "unread": sorted(channel.value for channel in survey.unread),
     }
 
 
@@ -429,7 +454,8 @@ def write_list(survey: Survey, path: Path) -> int:
         writer = csv.writer(text)
         writer.writerow(["channel", "address", "stands_at"])
         for identifier, channel, targets in asked.values():
-            writer.writerow([channel.value, identifier.spelling, " ".join(sorted(targets))])
+            address = safe_cell(identifier.spelling)
+            writer.writerow([channel.value, address, " ".join(sorted(targets))])
     return len(asked)
 
 

@@ -39,7 +39,8 @@ class Value(StrEnum):
     ON = "on"
     OFF = "off"
     UNSET = "unset"
-    """Never chosen there; the vendor may send by its default or later, so an `off` is written."""
+    """Never chosen there; the vendor may send by its default or later, so an `off` is written. Also
+    where several records of one address differ: neither an `off` nor an `on` is met."""
     SILENT = "silent"
     """The vendor cannot send marketing here (bounced, archived, transactional only): an `off`
     needs no write and an `on` is not forced."""
@@ -149,6 +150,8 @@ class Observed:
     vendor_id: str | None = None
     identifiers: tuple[tuple[Kind, str], ...] = ()
     """What the vendor shows as the record's own addresses and numbers, unnormalised."""
+    hidden: frozenset[Slot] = frozenset()
+    """Slots that are configured and that the vendor does not show: nothing is known of them."""
 
 
 @dataclass(frozen=True, slots=True)

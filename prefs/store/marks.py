@@ -65,8 +65,11 @@ def set_marks(
     *,
     urgent: bool,
     due_at: float | None = None,
+    heard: bool = False,
 ) -> None:
-    """Mark (target, subject id, vendor id) each, due now unless said otherwise."""
+    """Mark (target, subject id, vendor id) each, due now unless said otherwise. Only something
+    `heard` of the person, here or by staff, frees a mark that a batch holds back: what a target
+    shows or tells does not."""
     wanted = list(wanted)
     if not wanted:
         return
@@ -84,22 +87,36 @@ def set_marks(
         }
         for number, (target, subject_id, vendor_id) in zip(numbers, wanted, strict=True)
     ]
-    _SET.run_many(conn, rows)
+    (_SET if heard else _SET_HELD).run_many(conn, rows)
 
 
 _FIELDS = ("target", "subject_id", "vendor_id", "number", "urgent", "due_at", "since", "attempts")
 _insert = sqlite.insert(marks).values({name: bindparam(name) for name in _FIELDS})
-_SET = Statement(
-    _insert.on_conflict_do_update(
-        index_elements=["target", "subject_id", "vendor_id"],
-        set_={
-            "number": _insert.excluded.number,
-            "urgent": func.max(marks.c.urgent, _insert.excluded.urgent),
-            "due_at": func.min(marks.c.due_at, _insert.excluded.due_at),
-            "attempts": 0,
-        },
+_sooner = func.min(marks.c.due_at, _insert.excluded.due_at)
+
+
+def _set(due_at: Any) -> Statement:
+    return Statement(
+        _insert.on_conflict_do_update(
+            index_elements=["target", "subject_id", "vendor_id"],
+            set_={
+                "number": _insert.excluded.number,
+                "urgent": func.max(marks.c.urgent, _insert.excluded.urgent),
+                # An out is not as old as the opt-in that waited before it.
+                "since": case(
+                    (marks.c.urgent < _insert.excluded.urgent, _insert.excluded.since),
+                    else_=marks.c.since,
+                ),
+                "due_at": due_at,
+                "attempts": 0,
+            },
+        )
     )
-)
+
+
+_SET = _set(_sooner)
+_SET_HELD = _set(case((marks.c.attempts == 0, marks.c.due_at), else_=_sooner))
+"""A mark that was never tried and is due later is one that is held back (or its target parked)."""
 
 
 # --- lanes -----------------------------------------------------------------------------------
@@ -174,6 +191,17 @@ def set_lane(conn: Connection, lease: Lease, **values: Any) -> bool:
         .values(**values)
     )
     return done.rowcount == 1
+
+
+def left(conn: Connection, labels: Collection[str]) -> list[str]:
+    """Targets other than these whose standing outs were marked once."""
+    others = (lanes.c.places.is_not(None), lanes.c.target.not_in(sorted(labels)))
+    return list(conn.execute(select(lanes.c.target).where(*others)).scalars())
+
+
+def forget_places(conn: Connection, targets: Collection[str]) -> None:
+    """At the next start of these targets every standing out is marked again."""
+    conn.execute(update(lanes).where(lanes.c.target.in_(sorted(targets))).values(places=None))
 
 
 def uploaded(conn: Connection, target: str, at: float) -> None:
@@ -265,6 +293,8 @@ class Delay(NamedTuple):
     outcome: Outcome
     reason: str
     unsettled_until: float | None = None
+    urgent: bool = True
+    """False where only opt-ins are left to do."""
 
 
 def delay(conn: Connection, lease: Lease, delayed: Iterable[Delay]) -> None:
@@ -278,6 +308,7 @@ def delay(conn: Connection, lease: Lease, delayed: Iterable[Delay]) -> None:
             "b_outcome": one.outcome.value,
             "b_reason": one.reason,
             "b_unsettled": one.unsettled_until,
+            "b_urgent": int(one.urgent),
         }
         for one in delayed
     ]
@@ -294,6 +325,9 @@ def delay(conn: Connection, lease: Lease, delayed: Iterable[Delay]) -> None:
         )
         .values(
             due_at=case((same, bindparam("b_due")), else_=marks.c.due_at),
+            urgent=case(
+                (same, func.min(marks.c.urgent, bindparam("b_urgent"))), else_=marks.c.urgent
+            ),
             outcome=bindparam("b_outcome"),
             reason=bindparam("b_reason"),
             unsettled_until=bindparam("b_unsettled"),
@@ -379,9 +413,12 @@ def refused(conn: Connection) -> dict[str, int]:
     return {row[0]: row[1] for row in rows}
 
 
-def overdue(conn: Connection, before: float, *, staff: bool = True) -> dict[str, int]:
-    """target -> outs that it has not confirmed since `before`, those left out that a person said
-    were removed there by hand, until the next scan; without `staff` those too that staff carry."""
+def overdue(
+    conn: Connection, before: float, *, staff: bool = True, target: str | None = None
+) -> dict[str, int]:
+    """target (each, or the one named) -> outs that it has not confirmed since `before`, those left
+    out that a person said were removed there by hand, until the next scan; without `staff` those
+    too that staff carry."""
     by_hand = and_(
         marks.c.since <= func.coalesce(lanes.c.by_hand_at, 0.0),
         func.coalesce(lanes.c.scanned_at, 0.0) <= func.coalesce(lanes.c.by_hand_at, 0.0),
@@ -392,6 +429,8 @@ def overdue(conn: Connection, before: float, *, staff: bool = True) -> dict[str,
         .where(marks.c.urgent == 1, marks.c.since < before, not_(by_hand))
         .group_by(marks.c.target)
     )
+    if target is not None:
+        wanted = wanted.where(marks.c.target == target)
     if not staff:
         outcome = func.coalesce(marks.c.outcome, "")
         wanted = wanted.where(outcome != Outcome.WAITING_FOR_STAFF.value)

@@ -114,7 +114,7 @@ class TestGoogle(ConnectorContract):
         for _ in range(2):
             self.put(self.ref(1))
         self.twin.staff_labels(self.ref(1).value, LABEL)
-        assert self.value(self.ref(1)) is not Value.OFF
+        assert self.value(self.ref(1)) is Value.UNSET, "neither an out nor an in is met"
         self.apply(Wish.OFF, self.ref(1))
         assert self.value(self.ref(1)) is Value.OFF
         assert len(self.twin.state.writes) == 2
