@@ -16,8 +16,8 @@ import hashlib
 import hmac
 import json
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -56,6 +56,8 @@ PAGE = 1000
 AT_ONCE = 4
 MISSES = 2
 """Complete lists without a token before its absence counts."""
+RETURNS = 2
+"""Lists that tell of somebody's return: one may come to nothing."""
 TOKENS = "tokens"
 
 GUARDED = "Messenger has no opt-out that could be set; our own check guards"
@@ -66,11 +68,25 @@ WAIT = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A marketing token as it was last listed. `misses` counts complete lists without it."""
+    """A marketing token as it was last listed; times are seconds since 1970. `misses` counts
+    complete lists without it, `missed` is when the first of these began."""
 
     psid: str
     expires: float
     misses: int = 0
+    missed: float = 0.0
+    returns: int = 0
+    """Lists in which the person had another token after this one counted as stopped."""
+
+    @property
+    def stopped(self) -> bool:
+        return self.misses >= MISSES
+
+    def after(self, began: float, *, back: bool) -> Token:
+        """As remembered after one more list without it, in which the person is `back` or not."""
+        if back:
+            return replace(self, returns=self.returns + 1)
+        return replace(self, misses=self.misses + 1, missed=self.missed or began, returns=0)
 
 
 class Messenger:
@@ -175,9 +191,10 @@ class Messenger:
         listed: dict[str, Token] = {}
         async for part in self._tokens():
             listed |= part
-        records = tuple(self._record(psid, began) for psid in await self._stopped(listed))
+        missing = _missing(await self._held(), listed, began.timestamp())
+        records = tuple(self._told(listed, missing, began))
         yield Page(records, began.isoformat(), complete=True)
-        await self._keep(listed)
+        await self._keep(listed | missing)
 
     async def _tokens(self) -> AsyncIterator[dict[str, Token]]:
         path = f"{self._base}/{self._page}/notification_message_tokens"
@@ -198,34 +215,30 @@ class Messenger:
         text = await self._target.vault.get(TOKENS)
         return {name: Token(*fields) for name, fields in json.loads(text or "{}").items()}
 
-    async def _stopped(self, listed: Mapping[str, Token]) -> list[str]:
-        held = await self._held()
+    async def _keep(self, tokens: Mapping[str, Token]) -> None:
+        """After what it says was told: a list that breaks off counts for nothing."""
+        kept = {name: astuple(token) for name, token in tokens.items() if token.returns < RETURNS}
+        await self._target.vault.put(TOKENS, json.dumps(kept, sort_keys=True))
+
+    def _told(
+        self, listed: Mapping[str, Token], missing: Mapping[str, Token], began: datetime
+    ) -> Iterator[tuple[Ref, Observed]]:
+        """Who stopped, and who had stopped and is back: a state, told by each walk. That somebody
+        is on is told of no others, whose opt-out may stand here and cannot be set there."""
         alive = {token.psid for token in listed.values()}
-        missing: defaultdict[str, list[Token]] = defaultdict(list)
-        for name, token in held.items():
-            if name not in listed and token.expires > self._now().timestamp():
-                missing[token.psid].append(token)
-        return sorted(
-            psid
-            for psid, tokens in missing.items()
-            if psid not in alive and all(token.misses + 1 >= MISSES for token in tokens)
-        )
+        gone: defaultdict[str, list[Token]] = defaultdict(list)
+        for token in missing.values():
+            gone[token.psid].append(token)
+        for psid, tokens in sorted(gone.items()):
+            if psid in alive and any(token.stopped for token in tokens):
+                yield self._record(psid, Seen(Value.ON), began)
+            elif psid not in alive and all(token.stopped for token in tokens):
+                at = datetime.fromtimestamp(max(token.missed for token in tokens), UTC)
+                seen = Seen(Value.OFF, Source.VENDOR_PERSON, at, ever_on=True)
+                yield self._record(psid, seen, began)
 
-    async def _keep(self, listed: Mapping[str, Token]) -> None:
-        """After what vanished has been told: a list that breaks off counts for nothing."""
-        now = self._now().timestamp()
-        kept = {
-            name: Token(token.psid, token.expires, token.misses + 1)
-            for name, token in (await self._held()).items()
-            if token.misses + 1 < MISSES and token.expires > now
-        }
-        both = {**kept, **listed}
-        rows = {name: [t.psid, t.expires, t.misses] for name, t in both.items()}
-        await self._target.vault.put(TOKENS, json.dumps(rows, sort_keys=True))
-
-    def _record(self, psid: str, began: datetime) -> tuple[Ref, Observed]:
+    def _record(self, psid: str, seen: Seen, began: datetime) -> tuple[Ref, Observed]:
         name = f"{self._page}:{psid}"
-        seen = Seen(Value.OFF, Source.VENDOR_PERSON, ever_on=True)
         values = dict.fromkeys(self.slots, seen)
         return Ref(Kind.MESSENGER, name), Observed(values, began, psid, ((Kind.MESSENGER, name),))
 
@@ -249,6 +262,20 @@ class Messenger:
 
     async def containers(self) -> Sequence[Container]:
         return []
+
+
+def _missing(
+    held: Mapping[str, Token], listed: Mapping[str, Token], began: float
+) -> dict[str, Token]:
+    """Tokens that this list lacks before their end. What was only replaced is forgotten."""
+    alive = {token.psid for token in listed.values()}
+    return {
+        name: token.after(began, back=token.psid in alive)
+        for name, token in held.items()
+        if name not in listed
+        and token.expires > began
+        and (token.stopped or token.psid not in alive)
+    }
 
 
 def _name(item: Json) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from connectors.budget import TokenBudget
 from connectors.messenger import Messenger
 from prefs.core.errors import Refused, Temporary, Unusable
-from prefs.core.propagation import Connector, Local, Memory, Page, Ref, Target, Value, Wish
+from prefs.core.propagation import Connector, Local, Memory, Page, Ref, Seen, Target, Value, Wish
 from prefs.core.words import Kind, Source
 from tests.connectors.contract import ConnectorContract, now
 from tests.twins.messenger import MessengerTwin
@@ -111,6 +112,10 @@ class TestMessenger(ConnectorContract):
     def told(self, pages: list[Page]) -> list[str]:
         return [ref.value for page in pages for ref, _ in page.records]
 
+    def seen(self, pages: list[Page]) -> list[Seen]:
+        reads = [read for page in pages for _, read in page.records]
+        return [seen for read in reads for seen in read.values.values()]
+
     def test_a_token_that_vanished_twice_is_a_stop(self) -> None:
         self.put(self.ref(1))
         self.put(self.ref(2))
@@ -118,15 +123,47 @@ class TestMessenger(ConnectorContract):
         def nothing() -> None:
             pass
 
-        before, once, twice, after = self.walks(
-            nothing, lambda: self.twin.stops("1001"), nothing, nothing
-        )
+        before, once, twice = self.walks(nothing, lambda: self.twin.stops("1001"), nothing)
         assert self.told(before) == self.told(once) == []
         assert self.told(twice) == [self.ref(1).value]
-        ((_, read),) = twice[0].records
-        (seen,) = read.values.values()
+        (seen,) = self.seen(twice)
         assert (seen.value, seen.source) == (Value.OFF, Source.VENDOR_PERSON)
-        assert self.told(after) == []
+        assert [seen.at] == [datetime.fromisoformat(page.next_cursor or "") for page in once]
+
+    def test_a_stop_is_told_by_every_later_walk(self) -> None:
+        """A walk that came to nothing is made up for by the next one."""
+        self.put(self.ref(1))
+        *_, twice, later = self.walks(
+            lambda: None, lambda: self.twin.stops("1001"), lambda: None, lambda: None
+        )
+        assert self.told(later) == [self.ref(1).value]
+        assert self.seen(later) == self.seen(twice)
+
+    def test_who_agreed_again_after_a_stop_is_told_to_be_back(self) -> None:
+        """Else their next stop would look like the old one."""
+        self.put(self.ref(1))
+
+        def nothing() -> None:
+            pass
+
+        *_, told, back, still, quiet, once, twice = self.walks(
+            nothing,
+            lambda: self.twin.stops("1001"),
+            nothing,
+            lambda: self.twin.opts_in("1001"),
+            nothing,
+            nothing,
+            lambda: self.twin.stops("1001"),
+            nothing,
+        )
+        assert [seen.value for seen in self.seen(told)] == [Value.OFF]
+        assert [seen.value for pages in (back, still) for seen in self.seen(pages)] == [
+            Value.ON
+        ] * 2
+        assert self.told(quiet) == self.told(once) == []
+        (seen,) = self.seen(twice)
+        assert seen.value is Value.OFF
+        assert [seen.at] == [datetime.fromisoformat(page.next_cursor or "") for page in once]
 
     def test_a_token_that_came_back_is_none(self) -> None:
         self.put(self.ref(1))

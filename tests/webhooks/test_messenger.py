@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prefs.app import make_scan
+from prefs.core import identity
 from prefs.core.errors import Unverified
 from prefs.core.propagation import Target
-from prefs.core.signals import Delivery, Found, Recheck, Signal, Unknown
+from prefs.core.signals import Delivery, Evidence, Found, Recheck, Signal, Statement, Unknown
 from prefs.core.words import Basis, Channel, Choice, Purpose, Source
+from prefs.store import marks
+from prefs.store.marks import Lease
+from tests.served import Served, listening
+from tests.twins.kit import Travel, running
+from tests.twins.messenger import MessengerTwin
 from webhooks import messenger
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
@@ -209,3 +220,83 @@ def test_no_body_breaks_it_or_opts_anybody_in(body: bytes) -> None:
     for found in messenger.normalise(delivery(body), TARGET, signed=True):
         if isinstance(found, Signal):
             assert all(one.choice is Choice.OUT for one in found.statements)
+
+
+# --- in the service -------------------------------------------------------------------------------
+
+TARGETS = """
+[brands.rt.targets.messenger]
+system = "messenger"
+mode = "live"
+base_url = "{url}"
+page = "900100"
+token = "env:TOKEN"
+app_secret = "env:SECRET"
+verify_token = "env:VERIFY"
+label = "No marketing"
+limit = "1000/1s"
+"""
+PATH = "/webhooks/messenger/rt/messenger"
+
+
+@contextmanager
+def clinic(folder: Path) -> Iterator[tuple[Served, MessengerTwin]]:
+    """The service with its worker, on a port that the twin's webhooks reach."""
+    with running(MessengerTwin()) as (twin, url):
+        environ = {"TOKEN": twin.token, "SECRET": twin.app_secret, "VERIFY": twin.verify_token}
+        with listening(folder, TARGETS.format(url=url), environ=environ) as service:
+            twin.configure(webhook_url=f"{service.runtime.settings.public_url}{PATH}")
+            yield service, twin
+
+
+def poll(service: Served, times: int = 1) -> None:
+    """As the lane does it when it is due."""
+    (target,) = service.runtime.targets
+    row = service.runtime.database.read_now(lambda conn: marks.lane(conn, target.label))
+    assert row is not None
+    lease = Lease(target.label, row.holder, row.epoch)
+
+    async def walks() -> None:
+        scan = make_scan(service.runtime, target)
+        for _ in range(times):
+            await scan.run(lease, None)
+        await scan.connector.close()
+
+    asyncio.run(walks())
+
+
+def reason(service: Served, psid: str) -> str:
+    return service.reason(f"900100:{psid}", channel="messenger")
+
+
+def confirm(service: Served, psid: str) -> None:
+    """The person consents on a page of ours."""
+    signal = Signal(
+        brand="rt",
+        source=Source.DOUBLE_OPT_IN,
+        statements=(Statement(messenger.MARKETING, Choice.IN),),
+        identifiers=(identity.messenger(psid, "900100"),),
+        basis=Basis.CONSENT,
+        evidence=Evidence(wording="Yes please"),
+    )
+    runtime = service.runtime
+    runtime.database.write_now(lambda conn: runtime.intake.record(conn, signal))
+
+
+def test_a_second_stop_whose_event_was_lost_counts_like_the_first(
+    tmp_path: Path, hold_to_specs: object
+) -> None:
+    lost = Travel(drop=True)
+    with clinic(tmp_path) as (service, twin):
+        twin.new_person("1001", "Amy", token=True)
+        poll(service)
+        twin.stops("1001", travel=lost)
+        poll(service, 2)
+        assert reason(service, "1001") == "opted_out"
+        confirm(service, "1001")
+        twin.opts_in("1001", travel=lost)
+        poll(service, 2)
+        assert reason(service, "1001") == "consent"
+        twin.stops("1001", travel=lost)
+        poll(service, 2)
+        assert reason(service, "1001") == "opted_out"
