@@ -364,7 +364,7 @@ class Push:
                     record, slot, wished, _settled(slot), None, value, read.read_began.timestamp()
                 )
             else:
-                self._note(record, slot, wished, *_unread_outcome(record, slot))
+                self._note(record, slot, wished, *_unread_outcome(record, slot, wished))
 
     async def _not_fought(
         self, records: Mapping[Ref, Record], outs: Sequence[Change]
@@ -738,11 +738,11 @@ def _remembered(record: Record, slot: Slot) -> Seen:
     return Seen(Value.SILENT)
 
 
-def _unread_outcome(record: Record, slot: Slot) -> tuple[Outcome, str | None]:
+def _unread_outcome(record: Record, slot: Slot, wished: Wish) -> tuple[Outcome, str | None]:
     receipt = record.receipts.get(slot.place)
     if receipt and receipt.written:
         return Outcome.ACCEPTED, None
-    if receipt and receipt.seen:
+    if receipt and receipt.seen and meets(receipt.seen, wished):
         return Outcome.CONFIRMED, None
     return Outcome.LOCAL, "nothing to tell there"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,22 @@ from typing import Any
 import pytest
 
 from prefs.core.errors import Refused, Temporary
-from prefs.core.propagation import Outcome, Value, Wish
-from prefs.core.words import Choice, Source
+from prefs.core.propagation import Outcome, Readback, Value, Wish
+from prefs.core.words import Basis, Choice, Source
 from prefs.store import marks, permissions, subjects
-from tests.kit import EMAIL, TARGET, Clinic, Clock, MailingList, clinic, one_round, push_of
+from prefs.store.marks import Proof
+from tests.kit import (
+    EMAIL,
+    FACTS,
+    SLOT,
+    TARGET,
+    Clinic,
+    Clock,
+    MailingList,
+    clinic,
+    one_round,
+    push_of,
+)
 
 ADA = "ada@example.co.uk"
 
@@ -258,3 +271,18 @@ def _in_thread(job: Any) -> None:
 def test_a_clock_moves_at_every_look() -> None:
     clock = Clock()
     assert clock() < clock()
+
+
+def test_an_off_that_a_walk_saw_confirms_no_on(rt: Clinic) -> None:
+    """A target that cannot be asked tells of stops only: an opt-in after one is kept here alone."""
+    there = MailingList(rt.clock, facts=replace(FACTS, readback=Readback.NONE))
+    owner = rt.say(ADA, Source.VENDOR_PERSON).subject_id
+    off = Proof(
+        rt.hash(ADA), SLOT, Wish.OFF, Outcome.ACCEPTED, None, Value.OFF, rt.clock().timestamp()
+    )
+    rt.database.write_now(lambda conn: marks.write_receipts(conn, "rt/list", [off], 0.0))
+    rt.say(ADA, Source.DOUBLE_OPT_IN, Choice.IN, basis=Basis.CONSENT)
+    rounds(rt, there)
+    assert there.written == []
+    assert (receipt(rt).wish, receipt(rt).outcome) == (Wish.ON, Outcome.LOCAL)
+    assert rt.database.read_now(lambda conn: marks.of_subject(conn, owner)) == []
