@@ -12,6 +12,7 @@ https://developers.facebook.com/docs/messenger-platform/error-codes
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -133,6 +134,7 @@ class Messenger:
         way = http.Way(target, budget, HOST, self.facts.writes)
         self._line = Line(way, Fixed(token), fault=_fault)
         self._label_id: str | None = None
+        self._labels = asyncio.Lock()
         self._hooks = MessengerHooks(self)
 
     @property
@@ -162,25 +164,57 @@ class Messenger:
         label = await self._label_of(make=off)
         if label is None:
             return Local(GUARDED)
-        method, params = ("POST" if off else "DELETE"), {"user": psid, **self._proof}
-        path = f"{self._base}/{label}/label"
-        answer = await self._line.write(method, path, params=params, repeat=off)
+        answer = await self._labelled("POST" if off else "DELETE", label, psid)
         if answer.get("success") is not True:
             raise Refused("Meta did not say that the label was set")
         return Local(GUARDED)
 
+    async def _labelled(self, method: str, label: str, psid: str) -> Json:
+        """A refusal may mean that staff deleted the label: it is looked up again next time."""
+        params, path = {"user": psid, **self._proof}, f"{self._base}/{label}/label"
+        try:
+            return await self._line.write(method, path, params=params, repeat=method == "POST")
+        except Refused:
+            self._label_id = None
+            raise
+
     async def _label_of(self, *, make: bool) -> str | None:
         """The label's id, looked up once; made at the first opt-out."""
-        if self._label_id is None:
-            path = f"{self._base}/{self._page}/custom_labels"
-            answer = await self._line.read(path, {"fields": "id,page_label_name", **self._proof})
-            known = {str(one.get("page_label_name")): str(one["id"]) for one in _data(answer)}
-            self._label_id = known.get(str(self._label))
+        async with self._labels:
+            if self._label_id is None:
+                self._label_id = await self._known_label()
             if self._label_id is None and make:
                 params = {"page_label_name": str(self._label), **self._proof}
-                made = await self._line.write("POST", path, params=params, repeat=False)
-                self._label_id = str(made["id"])
-        return self._label_id
+                made = await self._line.write("POST", self._label_path, params=params, repeat=False)
+                self._label_id = _id(made)
+            return self._label_id
+
+    async def _known_label(self) -> str | None:
+        async for page in self._listed(self._label_path, {"fields": "id,page_label_name"}):
+            for one in page:
+                if one.get("page_label_name") == self._label:
+                    return _id(one)
+        return None
+
+    @property
+    def _label_path(self) -> str:
+        return f"{self._base}/{self._page}/custom_labels"
+
+    # --- reading lists -------------------------------------------------------------------------
+
+    async def _listed(self, path: str, params: Mapping[str, str]) -> AsyncIterator[list[Json]]:
+        """Page by page; after the last one comes an empty one, or none.
+        https://developers.facebook.com/docs/graph-api/results"""
+        asked = {"limit": str(PAGE), **params, **self._proof}
+        while True:
+            answer = await self._line.read(path, asked)
+            yield _data(answer)
+            after = ((answer.get("paging") or {}).get("cursors") or {}).get("after")
+            if not after:
+                return
+            if str(after) == asked.get("after"):
+                raise Temporary("Meta's list does not go on")
+            asked["after"] = str(after)
 
     # --- walking -------------------------------------------------------------------------------
 
@@ -198,17 +232,11 @@ class Messenger:
 
     async def _tokens(self) -> AsyncIterator[dict[str, Token]]:
         path = f"{self._base}/{self._page}/notification_message_tokens"
-        params = {"limit": str(PAGE), **self._proof}
-        while True:
-            answer = await self._line.read(path, params)
+        async for page in self._listed(path, {}):
             try:
-                yield {_name(one): _token(one) for one in _data(answer)}
+                yield {_name(one): _token(one) for one in page}
             except (KeyError, TypeError, ValueError):
                 raise Temporary("Meta's list of tokens cannot be read") from None
-            after = ((answer.get("paging") or {}).get("cursors") or {}).get("after")
-            if not after:
-                return
-            params = {**params, "after": str(after)}
 
     async def _held(self) -> dict[str, Token]:
         """What earlier lists showed; names are hashes of the tokens."""
@@ -287,6 +315,12 @@ def _token(item: Json) -> Token:
     ends = item.get("token_expiry_timestamp")
     lasting = datetime.max.replace(tzinfo=UTC).timestamp()
     return Token(str(item["recipient_id"]), float(ends) / 1000 if ends else lasting)
+
+
+def _id(item: Json) -> str:
+    if not item.get("id"):
+        raise Temporary("Meta's answer lacks what was asked for")
+    return str(item["id"])
 
 
 def _data(answer: Json) -> list[Json]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -11,7 +12,18 @@ import pytest
 from connectors.budget import TokenBudget
 from connectors.messenger import Messenger
 from prefs.core.errors import Refused, Temporary, Unusable
-from prefs.core.propagation import Connector, Local, Memory, Page, Ref, Seen, Target, Value, Wish
+from prefs.core.propagation import (
+    Change,
+    Connector,
+    Local,
+    Memory,
+    Page,
+    Ref,
+    Seen,
+    Target,
+    Value,
+    Wish,
+)
 from prefs.core.words import Kind, Source
 from tests.connectors.contract import ConnectorContract, now
 from tests.twins.messenger import MessengerTwin
@@ -67,6 +79,50 @@ class TestMessenger(ConnectorContract):
         self.apply(Wish.OFF, self.ref(1))
         self.apply(Wish.OFF, self.ref(2))
         assert list(self.twin.state.labels.values()) == ["No marketing"]
+
+    def test_several_at_once_make_one_label(self) -> None:
+        refs = [self.ref(number) for number in range(1, 5)]
+        for ref in refs:
+            self.put(ref)
+        assert {type(answer) for answer in self.apply(Wish.OFF, *refs).values()} == {Local}
+        assert list(self.twin.state.labels.values()) == ["No marketing"]
+        assert all(self.held(ref) is Value.OFF for ref in refs)
+
+    def test_a_label_on_a_later_page_is_found(self) -> None:
+        self.put(self.ref(1))
+        for number in range(60):
+            self.twin.staff_makes_label(f"Label {number}")
+        self.twin.staff_makes_label("No marketing")
+        assert isinstance(self.apply(Wish.OFF, self.ref(1))[self.ref(1)], Local)
+        assert self.held(self.ref(1)) is Value.OFF
+        assert len(self.twin.state.labels) == 61
+
+    def test_a_label_that_staff_deleted_is_looked_up_again(self) -> None:
+        self.put(self.ref(1))
+
+        async def job(connector: Connector) -> list[Any]:
+            change = Change(self.ref(1), self.slot(connector), Wish.OFF)
+            await connector.apply([change])
+            self.twin.staff_deletes_label("No marketing")
+            return [(await connector.apply([change]))[change] for _ in range(2)]
+
+        first, second = self.run(job)
+        assert isinstance(first, Refused)
+        assert isinstance(second, Local)
+        assert self.held(self.ref(1)) is Value.OFF
+
+    def test_a_label_without_an_id_is_no_answer(self) -> None:
+        self.put(self.ref(1))
+        path = "/v25.0/[0-9]+/custom_labels"
+        self.twin.faults.add("status", method="POST", path=path, status=200, body="{}")
+        assert isinstance(self.apply(Wish.OFF, self.ref(1))[self.ref(1)], Temporary)
+
+    def test_a_list_that_does_not_go_on_ends_the_walk(self) -> None:
+        token = {"notification_messages_token": "t", "recipient_id": "1001"}
+        body = json.dumps({"data": [token], "paging": {"cursors": {"after": "MTAx"}}})
+        self.twin.faults.add("status", path=self.read_path, status=200, body=body, times=None)
+        with pytest.raises(Temporary):
+            self.pages()
 
     def test_an_on_makes_no_label(self) -> None:
         self.put(self.ref(1))

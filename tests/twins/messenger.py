@@ -156,7 +156,6 @@ class MessengerTwin(Twin[Account]):
 
     async def get_tokens(self, request: Request) -> Response:
         self._own_page(request)
-        query = request.query_params
         listed = [
             {
                 "notification_messages_token": token,
@@ -170,11 +169,18 @@ class MessengerTwin(Twin[Account]):
             for person in self.state.people.values()
             for token, ends in person.tokens.items()
         ]
+        return self._listing(request, listed)
+
+    def _listing(self, request: Request, items: Sequence[Mapping[str, Any]]) -> Response:
+        """25 at most unless more were asked for. The last page that holds something has a cursor
+        too: https://developers.facebook.com/docs/graph-api/results"""
+        query = request.query_params
         start = int(query.get("after", "0"))
         size = min(int(query.get("limit", "25")), self.page_size)
-        body: dict[str, Any] = {"data": listed[start : start + size]}
-        if start + size < len(listed):
-            body["paging"] = {"cursors": {"after": str(start + size)}}
+        shown = items[start : start + size]
+        body: dict[str, Any] = {"data": shown}
+        if shown:
+            body["paging"] = {"cursors": {"before": str(start), "after": str(start + len(shown))}}
         return JSONResponse(body)
 
     async def get_subscribed(self, request: Request) -> Response:
@@ -197,7 +203,7 @@ class MessengerTwin(Twin[Account]):
     async def get_labels(self, request: Request) -> Response:
         self._own_page(request)
         shown = [{"id": id_, "page_label_name": name} for id_, name in self.state.labels.items()]
-        return JSONResponse({"data": shown})
+        return self._listing(request, shown)
 
     async def new_label(self, request: Request) -> Response:
         self._own_page(request)
@@ -292,6 +298,17 @@ class MessengerTwin(Twin[Account]):
     def another_app(self, *fields: str) -> None:
         """A chat program of somebody else hears these fields of the Page."""
         self.state.other_apps.append(list(fields))
+
+    @act
+    def staff_makes_label(self, name: str) -> None:
+        self.state.labels[str(self.state.next_id)] = name
+        self.state.next_id += 1
+
+    @act
+    def staff_deletes_label(self, name: str) -> None:
+        gone = {id_ for id_, held in self.state.labels.items() if held == name}
+        self.state.labels = {i: n for i, n in self.state.labels.items() if i not in gone}
+        self.state.labelled = {pair for pair in self.state.labelled if pair[0] not in gone}
 
     @act
     def staff_removes_label(self, psid: str, travel: Travel = PLAIN) -> None:
