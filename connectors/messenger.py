@@ -62,9 +62,17 @@ RETURNS = 2
 TOKENS = "tokens"
 
 GUARDED = "Messenger has no opt-out that could be set; our own check guards"
+UNREACHABLE = "the person blocked the Page or is gone: nothing can be sent to them"
 TERMS = 2018344
 """Subcode: the Page has not accepted the terms for labels."""
+WINDOW_CODE, WINDOW_SUBCODE = 1545041, 2018278
+"""Outside the 24 hours after the person's last message: of this person alone, and no opt-out."""
+LIMITS = frozenset({4, 32, 613})
 WAIT = 60.0
+
+
+class Unreachable(Refused):
+    """Code 551."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +140,8 @@ class Messenger:
         # https://developers.facebook.com/docs/graph-api/guides/secure-requests
         self._proof = {"appsecret_proof": hmac.digest(secret, token.encode(), "sha256").hex()}
         way = http.Way(target, budget, HOST, self.facts.writes)
-        self._line = Line(way, Fixed(token), fault=_fault)
+        self._budget = budget
+        self._line = Line(way, Fixed(token), fault=self._fault)
         self._label_id: str | None = None
         self._labels = asyncio.Lock()
         self._hooks = MessengerHooks(self)
@@ -164,7 +173,10 @@ class Messenger:
         label = await self._label_of(make=off)
         if label is None:
             return Local(GUARDED)
-        answer = await self._labelled("POST" if off else "DELETE", label, psid)
+        try:
+            answer = await self._labelled("POST" if off else "DELETE", label, psid)
+        except Unreachable:
+            return Local(UNREACHABLE)
         if answer.get("success") is not True:
             raise Refused("Meta did not say that the label was set")
         return Local(GUARDED)
@@ -270,6 +282,12 @@ class Messenger:
         values = dict.fromkeys(self.slots, seen)
         return Ref(Kind.MESSENGER, name), Observed(values, began, psid, ((Kind.MESSENGER, name),))
 
+    def _fault(self, reply: http.Reply) -> PropagationError:
+        """Meta's limits come with other statuses than 429, too."""
+        if _error(reply).get("code") in LIMITS:
+            self._budget.pause(WAIT)
+        return _fault(reply)
+
     # --- the subscription ----------------------------------------------------------------------
 
     tend_every = upkeep.DAILY
@@ -335,14 +353,16 @@ def _fault(reply: http.Reply) -> PropagationError:
     code, subcode = error.get("code"), error.get("error_subcode")
     if subcode == TERMS:
         return Refused("the Page has not accepted the terms for labels")
-    if code in (4, 32, 613):
+    if code in LIMITS:
         return Temporary(f"Meta limits us (code {code})", retry_after=WAIT)
     if code in (1, 2):
         return Temporary(f"Meta could not do it now (code {code})")
+    if code == WINDOW_CODE or subcode == WINDOW_SUBCODE:
+        return Refused("the person's last message is too long ago")
     if code in (10, 190, 200):
         return Unusable(f"Meta refuses this token (code {code}): a person must reconnect the Page")
     if code == 551:
-        return Refused("the person blocked the Page or is gone")
+        return Unreachable(UNREACHABLE)
     return http.fault_of(reply, f"code {code}" if isinstance(code, int) else "")
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -15,6 +17,7 @@ from prefs.core.errors import Refused, Temporary, Unusable
 from prefs.core.propagation import (
     Change,
     Connector,
+    Limit,
     Local,
     Memory,
     Page,
@@ -142,14 +145,59 @@ class TestMessenger(ConnectorContract):
         assert self.twin.writes() == []
 
     @pytest.mark.parametrize(
-        ("code", "kind"),
-        [(1, Temporary), (613, Temporary), (190, Unusable), (200, Unusable), (551, Refused)],
+        ("code", "subcode", "kind"),
+        [
+            (1, None, Temporary),
+            (2, None, Temporary),
+            (2, 2018344, Refused),
+            (4, None, Temporary),
+            (32, None, Temporary),
+            (613, None, Temporary),
+            (190, None, Unusable),
+            (200, None, Unusable),
+            (10, 1893063, Unusable),
+            (10, 2018278, Refused),
+            (1545041, None, Refused),
+            (100, None, Refused),
+        ],
     )
-    def test_it_decides_by_the_code(self, code: int, kind: type[Exception]) -> None:
+    def test_it_decides_by_the_code(
+        self, code: int, subcode: int | None, kind: type[Exception]
+    ) -> None:
         self.put(self.ref(1))
-        body = f'{{"error": {{"message": "x", "code": {code}}}}}'
+        error = {"message": "x", "code": code, "error_subcode": subcode}
+        body = json.dumps({"error": error})
         self.twin.faults.add("status", path=self.write_path, status=400, body=body, times=None)
         assert isinstance(self.apply(Wish.OFF, self.ref(1))[self.ref(1)], kind)
+
+    @pytest.mark.parametrize("code", [4, 32, 613])
+    def test_a_limit_that_comes_without_429_pauses_the_whole_target(self, code: int) -> None:
+        paused: list[float] = []
+
+        class Noting(TokenBudget):
+            def pause(self, seconds: float) -> None:
+                paused.append(seconds)
+
+        async def job() -> None:
+            connector = Messenger(self.target(), Noting(Limit(99)), now)
+            try:
+                await connector.apply([Change(self.ref(1), connector.slots[0], Wish.OFF)])
+            finally:
+                await connector.close()
+
+        body = json.dumps({"error": {"message": "x", "code": code}})
+        self.twin.faults.add("status", status=400, body=body, times=None)
+        asyncio.run(job())
+        assert paused
+        assert set(paused) == {60.0}
+
+    def test_who_blocked_the_page_needs_no_label(self) -> None:
+        """Nothing can be sent to them: their opt-out is no work for staff and never late."""
+        self.put(self.ref(1))
+        self.twin.blocks_page("1001")
+        answer = self.apply(Wish.OFF, self.ref(1))[self.ref(1)]
+        assert isinstance(answer, Local)
+        assert "blocked" in answer.reason
 
     # --- tokens -----------------------------------------------------------------------------------
 
@@ -258,9 +306,6 @@ class TestMessenger(ConnectorContract):
         assert self.told(self.walk_with(memory, walk)) == []
 
     def walk_with(self, memory: Memory, job: Any) -> list[Page]:
-        import asyncio
-        from dataclasses import replace
-
         async def inside() -> list[Page]:
             target: Target = replace(self.target(), vault=memory)
             connector = Messenger(target, TokenBudget(Messenger.facts.limit), now)

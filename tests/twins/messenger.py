@@ -144,7 +144,10 @@ class MessengerTwin(Twin[Account]):
         if scheme != "Bearer" or given != self.token:
             return self._error(401, 190, "Invalid OAuth access token")
         proof = hmac.digest(self.app_secret.encode(), self.token.encode(), "sha256").hex()
-        if request.query_params.get("appsecret_proof", proof) != proof:
+        shown = request.query_params.get("appsecret_proof")
+        if shown is None:
+            return self._error(400, 100, "API calls from the server require an appsecret_proof")
+        if shown != proof:
             return self._error(400, 100, "Invalid appsecret_proof provided in the API argument")
         return None
 
@@ -221,6 +224,8 @@ class MessengerTwin(Twin[Account]):
         pair = (request.path_params["label"], request.query_params.get("user", ""))
         if pair[0] not in self.state.labels or pair[1] not in self.state.people:
             raise Refusal(self._error(400, 100, "(#100) No matching user or label"))
+        if self.state.people[pair[1]].blocked:
+            raise Refusal(self._error(400, 551, "(#551) This person isn't available right now"))
         if request.method == "POST":
             self.state.labelled.add(pair)
         else:
@@ -282,6 +287,11 @@ class MessengerTwin(Twin[Account]):
             status = {"notification_messages_status": word}
             self._tell(psid, {"optin": self._optin(token, ends) | status}, travel)
         person.tokens.clear()
+
+    @act
+    def blocks_page(self, psid: str) -> None:
+        """The person blocks the Page: nothing reaches them any more, and no event says so."""
+        self._known(psid).blocked = True
 
     @act
     def tokens_expire(self, psid: str) -> None:
@@ -371,4 +381,5 @@ class MessengerTwin(Twin[Account]):
             Button("Stop messages", "stops", {"psid": person.psid}),
             Button("Opt in", "opts_in", {"psid": person.psid}),
         ]
-        return Row(person.name, state, "utility messages on", buttons=buttons)
+        service = "blocked the Page" if person.blocked else "utility messages on"
+        return Row(person.name, state, service, buttons=buttons)
