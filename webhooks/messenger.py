@@ -27,6 +27,7 @@ from prefs.core.signals import (
     Signal,
     Statement,
     Unknown,
+    Work,
 )
 from prefs.core.sms import Meaning, meaning
 from prefs.core.words import Basis, Channel, Choice, Purpose, Scope, Source
@@ -94,6 +95,8 @@ def _found(event: Mapping[str, Any], page: str, target: Target) -> list[Found]:
         return [Unknown("an event of another Page")]
     if "change" in event:
         return [Unknown(f"a change of {event['change'].get('field')}")]
+    if policy := _mapping(event, "policy_enforcement") or _mapping(event, "policy-enforcement"):
+        return [_policy(policy, event.get("timestamp"))]
     try:
         person = identity.messenger(str(_mapping(event, "sender").get("id", "")), page)
     except BadIdentifier:
@@ -158,10 +161,11 @@ def _optin(
     ]
 
 
-def _policy(
-    event: Mapping[str, Any], person: Identifier, at: datetime | None, target: Target
-) -> list[Found]:
-    return [Unknown(f"policy_enforcement {event.get('action')}")]
+def _policy(policy: Mapping[str, Any], stamp: Any) -> Work:
+    """About the Page and nobody in particular: a warning, a block of its messages, or its end."""
+    said = [str(policy.get(name) or "")[:300] for name in ("action", "reason")]
+    text = f"Meta's policy enforcement says: {': '.join(filter(None, said))}"
+    return Work("vendor_warning", text, event_key=signing.event_key("policy", stamp, *said))
 
 
 def _label(
@@ -175,8 +179,6 @@ _KINDS = {
     "message": _message,
     "postback": _postback,
     "optin": _optin,
-    "policy-enforcement": _policy,
-    "policy_enforcement": _policy,
     "inbox_labels": _label,
 }
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+import httpx
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -305,6 +306,23 @@ class MessengerTwin(Twin[Account]):
         self.state.subscribed = []
 
     @act
+    def enforces_policy(self, action: str, reason: str = "spam", travel: Travel = PLAIN) -> None:
+        """Meta warns the Page, blocks its messages or lets them through again; nobody sent it."""
+        told = {"policy_enforcement": {"action": action, "reason": reason}}
+        self._tell("", told, travel)
+
+    @act
+    def verifies_callback(self, token: str = "") -> bool:
+        """As the app's settings do it when the callback is saved; whether it was taken."""
+        challenge = str(secrets.randbelow(10**9))
+        asked = {"mode": "subscribe", "verify_token": token or self.verify_token}
+        params = {
+            f"hub.{name}": value for name, value in (asked | {"challenge": challenge}).items()
+        }
+        answer = httpx.get(self.webhook_url, params=params, trust_env=False, timeout=5)
+        return answer.status_code == 200 and answer.text == challenge
+
+    @act
     def another_app(self, *fields: str) -> None:
         """A chat program of somebody else hears these fields of the Page."""
         self.state.other_apps.append(list(fields))
@@ -340,7 +358,8 @@ class MessengerTwin(Twin[Account]):
         if not self.webhook_url or not self.state.subscribed:
             return
         now = self._now()
-        event = {"sender": {"id": psid}, "recipient": {"id": self.page}, "timestamp": now, **what}
+        event = {"recipient": {"id": self.page}, "timestamp": now, **what}
+        event |= {"sender": {"id": psid}} if psid else {}
         where = "standby" if self.standby else "messaging"
         entry = {"id": self.page, "time": now, where: [event]}
         # Meta escapes what is not ASCII, in lower case: as json.dumps does.

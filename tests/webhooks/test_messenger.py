@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 
 from prefs.app import make_scan
 from prefs.core import identity
-from prefs.core.errors import Unverified
+from prefs.core.errors import Forbidden, Unverified
 from prefs.core.propagation import Target
-from prefs.core.signals import Delivery, Evidence, Found, Recheck, Signal, Statement, Unknown
+from prefs.core.signals import Delivery, Evidence, Found, Recheck, Signal, Statement, Unknown, Work
 from prefs.core.words import Basis, Channel, Choice, Purpose, Source
 from prefs.store import marks
 from prefs.store.marks import Lease
-from tests.served import Served, listening
+from tests.served import Served, eventually, listening
 from tests.twins.kit import Travel, running
 from tests.twins.messenger import MessengerTwin
 from webhooks import messenger
@@ -189,7 +189,19 @@ def test_a_label_asks_for_a_look() -> None:
     assert isinstance(found, Recheck)
 
 
-@pytest.mark.parametrize("what", [{"policy_enforcement": {"action": "block"}}, {"read": {}}])
+@pytest.mark.parametrize("sender", [{}, {"sender": {"id": "1001"}}])
+def test_a_policys_enforcement_is_for_a_person(sender: dict[str, Any]) -> None:
+    """Meta names nobody as its sender."""
+    told = {"timestamp": AT, "policy_enforcement": {"action": "block", "reason": "spam"}, **sender}
+    body = {"object": "page", "entry": [{"id": "9", "messaging": [told]}]}
+    (found,) = messenger.normalise(delivery(json.dumps(body).encode()), TARGET, signed=True)
+    assert isinstance(found, Work)
+    assert (found.kind, found.about) == ("vendor_warning", None)
+    assert "block" in found.text
+    assert "spam" in found.text
+
+
+@pytest.mark.parametrize("what", [{"read": {}}, {"optout": {"type": "news"}}])
 def test_what_nobody_knows_is_counted(what: dict[str, Any]) -> None:
     (found,) = said(what)
     assert isinstance(found, Unknown)
@@ -300,3 +312,48 @@ def test_a_second_stop_whose_event_was_lost_counts_like_the_first(
         twin.stops("1001", travel=lost)
         poll(service, 2)
         assert reason(service, "1001") == "opted_out"
+
+
+def test_what_people_do_in_the_chat_counts_and_reaches_the_inbox(
+    tmp_path: Path, hold_to_specs: object
+) -> None:
+    twice = Travel(duplicate=1)
+    with clinic(tmp_path) as (service, twin):
+        for psid in ("1001", "1002", "1003", "1004", "1005"):
+            twin.new_person(psid, token=True)
+        twin.opts_in("1001", travel=twice)
+        eventually(lambda: reason(service, "1001") == "consent")
+        twin.types("1001", "STOP", travel=twice)
+        twin.presses("1002", "UNSUBSCRIBE")
+        twin.configure(standby=True)
+        twin.types("1003", "please take me off your list \u2013 Zo\u00eb")
+        twin.configure(standby=False, underscores=True)
+        twin.stops("1004")
+        twin.types("1005", "could you stop sending quite so many?")
+        outs = ("1001", "1002", "1003", "1004")
+        eventually(lambda: {reason(service, psid) for psid in outs} == {"opted_out"})
+        eventually(lambda: all(map(twin.has_label, outs)))
+        eventually(lambda: reason(service, "1005") == "held")
+        for psid in ("1001", "1005"):
+            asked = {"channel": "messenger", "purpose": "service"}
+            assert service.reason(f"900100:{psid}", **asked) == "service"
+        twin.opts_in("1001")
+        twin.courier.settle()
+        assert reason(service, "1001") == "opted_out"
+
+
+def test_the_callback_is_verified_by_its_token_alone(tmp_path: Path) -> None:
+    with clinic(tmp_path) as (service, twin):
+        assert twin.verifies_callback()
+        assert not twin.verifies_callback(token="another")
+        asked = {"hub.mode": "subscribe", "hub.verify_token": "another", "hub.challenge": "1"}
+        assert service.client.get(PATH, params=asked).status_code == 403
+
+
+def test_a_block_of_the_page_is_told_to_a_person_once(tmp_path: Path) -> None:
+    with clinic(tmp_path) as (service, twin):
+        twin.enforces_policy("block", travel=Travel(duplicate=1))
+        twin.courier.settle()
+        (task,) = service.get("/v1/tasks?kind=vendor_warning").json()["items"]
+        assert task["body"]["target"] == "rt/messenger"
+        assert "block" in task["body"]["text"]
