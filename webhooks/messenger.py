@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from prefs.core import identity
-from prefs.core.errors import BadIdentifier, Unverified
+from prefs.core.errors import BadIdentifier, Forbidden, Unverified
 from prefs.core.propagation import Target, proof_of
 from prefs.core.signals import (
     Delivery,
@@ -42,13 +42,14 @@ OUTS = frozenset({Meaning.MARKETING_OUT, Meaning.ALL_SMS_OUT, Meaning.REMINDERS_
 
 
 def verify(request: Delivery, target: Target) -> bool:
-    """True when signed by Meta. The handshake must repeat our verify token. Raises Unverified."""
+    """True when signed by Meta, else raises Unverified. The handshake must repeat our verify token,
+    else raises Forbidden: Meta wants a 403 then."""
     if request.method == "GET":
         asked = dict(request.query)
         expected = target.text("verify_token") or ""
         right = expected and signing.same(asked.get("hub.verify_token", ""), expected)
         if asked.get("hub.mode") != "subscribe" or not right:
-            raise Unverified("the handshake's verify token is missing or wrong")
+            raise Forbidden("the handshake's verify token is missing or wrong")
         return False
     secret = target.text("app_secret") or ""
     given = request.headers.get(HEADER, "").removeprefix("sha256=")

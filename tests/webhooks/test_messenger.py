@@ -106,7 +106,7 @@ def test_the_handshake_is_answered_with_its_challenge_alone() -> None:
     "asked", [{}, {"mode": "subscribe"}, {"mode": "subscribe", "verify_token": "other"}]
 )
 def test_a_handshake_without_our_token_is_refused(asked: dict[str, str]) -> None:
-    with pytest.raises(Unverified):
+    with pytest.raises(Forbidden):
         messenger.verify(handshake(**asked), TARGET)
 
 
