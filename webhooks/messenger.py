@@ -119,6 +119,12 @@ def _message(
     key = signing.event_key("message", message.get("mid") or (person.key, at, text))
     if button is not None and _is_stop(button):
         return [_out(person, at, target, key, str(button))]
+    return _said(text, person, at, target, key)
+
+
+def _said(
+    text: str, person: Identifier, at: datetime | None, target: Target, key: str
+) -> list[Found]:
     said = meaning(text, Purpose.MARKETING, None)
     if said in OUTS:
         return [_out(person, at, target, key, text)]
@@ -128,10 +134,15 @@ def _message(
 def _postback(
     postback: Mapping[str, Any], person: Identifier, at: datetime | None, target: Target
 ) -> list[Found]:
-    if not _is_stop(postback.get("payload")):
-        return []
+    """By its payload, else by the words on it. A button that says "Cancel" is about an
+    appointment."""
+    title = str(postback.get("title") or "")
     key = signing.event_key("postback", postback.get("mid"), person.key, at)
-    return [_out(person, at, target, key, str(postback.get("title") or postback["payload"]))]
+    if _is_stop(postback.get("payload")):
+        return [_out(person, at, target, key, title or str(postback["payload"]))]
+    if meaning(title, Purpose.REMINDERS, None) is Meaning.APPOINTMENT_REPLY:
+        return []
+    return _said(title, person, at, target, key)
 
 
 def _optin(

@@ -120,6 +120,9 @@ def test_a_handshake_without_our_token_is_refused(asked: dict[str, str]) -> None
         {"message": {"mid": "m1", "text": "please take me off your list"}},
         {"message": {"mid": "m1", "text": "Stop marketing", "quick_reply": {"payload": "STOP"}}},
         {"postback": {"mid": "m1", "title": "No more news", "payload": "OPT_OUT"}},
+        {"postback": {"mid": "m1", "title": "Unsubscribe", "payload": "MENU_3"}},
+        {"postback": {"mid": "m1", "title": "Stop marketing messages"}},
+        {"message": {"mid": "m1", "text": "Unsubscribe", "quick_reply": {"payload": "MENU_3"}}},
         {"optin": {"type": "notification_messages", "notification_messages_token": "t",
                    "notification_messages_status": "STOP NOTIFICATIONS"}},
         {"optin": {"type": "notification_messages", "notification_messages_token": "t",
@@ -139,8 +142,15 @@ def test_an_out(what: dict[str, Any], where: str) -> None:
     assert not signal.hold
 
 
-def test_words_that_are_not_plain_are_held() -> None:
-    (signal,) = typed("can you stop sending so many")
+@pytest.mark.parametrize(
+    "what",
+    [
+        {"message": {"mid": "m1", "text": "can you stop sending so many"}},
+        {"postback": {"mid": "m1", "title": "Stop reminders", "payload": "MENU_4"}},
+    ],
+)
+def test_words_that_are_not_plain_are_held(what: dict[str, Any]) -> None:
+    (signal,) = said(what)
     assert isinstance(signal, Signal)
     assert signal.hold
 
@@ -154,8 +164,12 @@ def test_our_own_words_are_no_wish() -> None:
     assert typed("STOP", is_echo=True) == []
 
 
-def test_a_button_of_something_else() -> None:
-    assert said({"postback": {"mid": "m1", "title": "Book", "payload": "BOOK"}}) == []
+@pytest.mark.parametrize(
+    ("title", "payload"),
+    [("Book", "BOOK"), ("Cancel", "CANCEL_BOOKING"), ("Start", "GET_STARTED"), (None, None)],
+)
+def test_a_button_of_something_else(title: object, payload: object) -> None:
+    assert said({"postback": {"mid": "m1", "title": title, "payload": payload}}) == []
 
 
 # --- the rest -------------------------------------------------------------------------------------
