@@ -24,7 +24,7 @@ from prefs.core.signals import Delivery, Evidence, Found, Recheck, Signal, State
 from prefs.core.words import Basis, Channel, Choice, Purpose, Source
 from prefs.store import marks
 from prefs.store.marks import Lease
-from tests.served import Served, eventually, listening
+from tests.served import Served, eventually, listening, served
 from tests.twins.kit import Travel, running
 from tests.twins.messenger import MessengerTwin
 from webhooks import messenger
@@ -371,3 +371,25 @@ def test_a_block_of_the_page_is_told_to_a_person_once(tmp_path: Path) -> None:
         (task,) = service.get("/v1/tasks?kind=vendor_warning").json()["items"]
         assert task["body"]["target"] == "rt/messenger"
         assert "block" in task["body"]["text"]
+
+
+def test_a_thousand_updates_in_one_call_are_taken(tmp_path: Path) -> None:
+    """What Meta puts into one call at most; people write at length, in any script."""
+    talk = "Wann haben Sie wieder Termine f\u00fcr eine Behandlung? " * 30
+    with running(MessengerTwin()) as (twin, url):
+        environ = {"TOKEN": twin.token, "SECRET": SECRET, "VERIFY": twin.verify_token}
+        with served(tmp_path, TARGETS.format(url=url), environ=environ) as service:
+            events = [
+                {
+                    "sender": {"id": str(number)},
+                    "timestamp": AT,
+                    "message": {"mid": f"m{number}", "text": "STOP" if number == 999 else talk},
+                }
+                for number in range(1000)
+            ]
+            entry = {"id": "900100", "time": AT, "messaging": events}
+            body = json.dumps({"object": "page", "entry": [entry]}).encode()
+            assert len(body) > 1024 * 1024
+            answer = service.client.post(PATH, content=body, headers=signed(body))
+            assert answer.status_code == 200
+            assert reason(service, "999") == "opted_out"
