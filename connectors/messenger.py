@@ -60,6 +60,7 @@ MISSES = 2
 RETURNS = 2
 """Lists that tell of somebody's return: one may come to nothing."""
 TOKENS = "tokens"
+MOST_SECONDS = 1e11
 
 GUARDED = "Messenger has no opt-out that could be set; our own check guards"
 UNREACHABLE = "the person blocked the Page or is gone: nothing can be sent to them"
@@ -329,10 +330,15 @@ def _name(item: Json) -> str:
 
 
 def _token(item: Json) -> Token:
-    """Times come in milliseconds; a token without an end counts as lasting."""
+    """A token without an end counts as lasting."""
     ends = item.get("token_expiry_timestamp")
     lasting = datetime.max.replace(tzinfo=UTC).timestamp()
-    return Token(str(item["recipient_id"]), float(ends) / 1000 if ends else lasting)
+    return Token(str(item["recipient_id"]), _seconds(float(ends)) if ends else lasting)
+
+
+def _seconds(at: float) -> float:
+    """Events show milliseconds; of the list no page says which. In seconds these reach 5138."""
+    return at / 1000 if at > MOST_SECONDS else at
 
 
 def _id(item: Json) -> str:

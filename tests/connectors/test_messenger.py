@@ -234,6 +234,13 @@ class TestMessenger(ConnectorContract):
         assert (seen.value, seen.source) == (Value.OFF, Source.VENDOR_PERSON)
         assert [seen.at] == [datetime.fromisoformat(page.next_cursor or "") for page in once]
 
+    def test_a_stop_is_told_where_times_come_in_seconds(self) -> None:
+        """The unit is not described; taken for milliseconds, every token would have ended."""
+        self.twin.configure(seconds=True)
+        self.put(self.ref(1))
+        *_, twice = self.walks(lambda: None, lambda: self.twin.stops("1001"), lambda: None)
+        assert self.told(twice) == [self.ref(1).value]
+
     def test_a_stop_is_told_by_every_later_walk(self) -> None:
         """A walk that came to nothing is made up for by the next one."""
         self.put(self.ref(1))

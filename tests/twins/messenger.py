@@ -79,6 +79,7 @@ class MessengerTwin(Twin[Account]):
     terms_accepted   the Page took the terms for labels (default yes)
     underscores      a stop says STOP_NOTIFICATIONS
     standby          events come in `standby`
+    seconds          the list of tokens shows times in seconds (default milliseconds)
     """
 
     name = "messenger"
@@ -95,7 +96,7 @@ class MessengerTwin(Twin[Account]):
         self.verify_token = "twin-verify-token"
         self.page_size = 1000
         self.terms_accepted = True
-        self.underscores = self.standby = False
+        self.underscores = self.standby = self.seconds = False
 
     def fresh(self) -> Account:
         return Account(subscribed=[*NEEDED, "messaging_policy_enforcement", "inbox_labels"])
@@ -114,6 +115,7 @@ class MessengerTwin(Twin[Account]):
             "terms_accepted": bool,
             "underscores": bool,
             "standby": bool,
+            "seconds": bool,
         }
         for name in own.keys() & settings.keys():
             setattr(self, name, own[name](settings.pop(name)))
@@ -160,14 +162,15 @@ class MessengerTwin(Twin[Account]):
 
     async def get_tokens(self, request: Request) -> Response:
         self._own_page(request)
+        unit = 1000 if self.seconds else 1
         listed = [
             {
                 "notification_messages_token": token,
                 "recipient_id": person.psid,
                 "user_token_status": "REFRESHED",
                 "notification_messages_reoptin": "ENABLED",
-                "creation_timestamp": ends - YEAR * 1000,
-                "token_expiry_timestamp": ends,
+                "creation_timestamp": (ends - YEAR * 1000) // unit,
+                "token_expiry_timestamp": ends // unit,
                 "topic_title": "News",
             }
             for person in self.state.people.values()
