@@ -135,8 +135,9 @@ class Push:
         token = URGENT.set(urgent)
         try:
             cases = await self.database.read(lambda conn: self._cases(conn, claimed))
+            await self._observe([record for case in cases for record in case.records])
+            await self._look_by_id(cases)
             records = [record for case in cases for record in case.records]
-            await self._observe(records)
             await self._learn(records)
             await self._apply(lease, records)
         finally:
@@ -182,6 +183,33 @@ class Push:
         for record in records:
             record.read = found.get(record.ref)
             self._name(record)
+
+    async def _look_by_id(self, cases: Sequence[Case]) -> None:
+        """Whom no search finds a walk may have shown: numbers are typed in many ways. Such a record
+        is read by its id, and counts if it still shows what was searched for."""
+        lost = [one for case in cases for one in case.records if _unfound(one)]
+        hashes = {one.hash for one in lost if one.hash}
+        if not hashes:
+            return
+        ids = await self.database.read(
+            lambda conn: marks.vendor_ids(conn, self.target.label, hashes)
+        )
+        known = {
+            id(one): [_by_id(one, id_) for id_ in ids.get(one.hash or b"", ())] for one in lost
+        }
+        await self._observe([one for found in known.values() for one in found])
+        for case in cases:
+            case.records = [r for one in case.records for r in self._found(one, known)]
+
+    def _found(self, record: Record, known: Mapping[int, Sequence[Record]]) -> Sequence[Record]:
+        return [one for one in known.get(id(record), ()) if self._still_shows(one)] or [record]
+
+    def _still_shows(self, record: Record) -> bool:
+        """Also true of what could not be read: that is unknown, not absent."""
+        if not isinstance(record.read, Observed):
+            return not isinstance(record.read, Absent)
+        shown = identifiers_shown(record.read, self.target.region)
+        return any(record.hash in self.intake.keys.hashes(one) for one in shown)
 
     async def _read(
         self, refs: Sequence[Ref]
@@ -701,6 +729,17 @@ class Push:
         if unsettled and unsettled <= now:
             unsettled = None
         return Delay(case.mark, now + wait, proof.outcome, proof.reason or "", unsettled)
+
+
+def _unfound(record: Record) -> bool:
+    return isinstance(record.read, Absent) and bool(record.ref.value and record.hash)
+
+
+def _by_id(record: Record, vendor_id: str) -> Record:
+    """The same identifier's record, to be read by the vendor's own id."""
+    ref = Ref(record.ref.kind, "", vendor_id)
+    hashes = set(record.hashes)
+    return Record(ref, record.hash, hashes, record.mark, maybe_ours=record.maybe_ours)
 
 
 def _fights(record: Record, change: Change) -> bool:

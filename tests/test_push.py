@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from prefs.core.errors import Refused, Temporary
-from prefs.core.propagation import Outcome, Readback, Value, Wish
+from prefs.core.propagation import Absent, Change, Observed, Outcome, Readback, Ref, Value, Wish
 from prefs.core.words import Basis, Choice, Source
 from prefs.store import marks, permissions, subjects
 from prefs.store.marks import Proof
@@ -29,7 +30,18 @@ from tests.kit import (
     push_of,
 )
 
-ADA = "ada@example.co.uk"
+ADA, BOB = "ada@example.co.uk", "bob@example.co.uk"
+
+
+class Unsearchable(MailingList):
+    """Its search finds nobody; by an id that a walk showed, it answers."""
+
+    def _read(self, ref: Ref, began: datetime) -> Observed | Absent:
+        return Absent(began) if ref.value else super()._read(ref, began)
+
+    def _do(self, change: Change) -> None:
+        address = (change.ref.vendor_id or "").removeprefix("id-")
+        self.held[address] = Value.ON if change.to is Wish.ON else Value.OFF
 
 
 @pytest.fixture
@@ -286,3 +298,44 @@ def test_an_off_that_a_walk_saw_confirms_no_on(rt: Clinic) -> None:
     assert there.written == []
     assert (receipt(rt).wish, receipt(rt).outcome) == (Wish.ON, Outcome.LOCAL)
     assert rt.database.read_now(lambda conn: marks.of_subject(conn, owner)) == []
+
+
+def known(rt: Clinic, address: str, vendor_id: str) -> None:
+    """A walk saw this record with this address."""
+    found = [(vendor_id, [rt.hash(address)])]
+    rt.database.write_now(lambda conn: marks.keep_records(conn, "rt/list", found, 0.0))
+
+
+def test_whom_a_search_does_not_find_is_read_by_the_id_that_a_walk_showed(rt: Clinic) -> None:
+    """Numbers are typed in many ways, and no search knows them all."""
+    there = Unsearchable(rt.clock, held={ADA: Value.ON})
+    known(rt, ADA, f"id-{ADA}")
+    rt.say(ADA, Source.ONE_CLICK)
+    rounds(rt, there)
+    assert there.held[ADA] is Value.OFF
+    assert receipt(rt).outcome == Outcome.CONFIRMED
+    assert waiting(rt) == []
+
+
+def test_a_record_that_shows_the_address_no_more_is_somebody_else(rt: Clinic) -> None:
+    there = Unsearchable(rt.clock, held={BOB: Value.ON})
+    known(rt, ADA, f"id-{BOB}")
+    rt.say(ADA, Source.ONE_CLICK)
+    rounds(rt, there)
+    assert there.written == []
+    assert there.held[BOB] is Value.ON
+    assert receipt(rt).outcome == Outcome.ABSENT
+
+
+def test_a_read_by_id_that_fails_is_unknown_not_absent(rt: Clinic) -> None:
+    there = Unsearchable(rt.clock, held={ADA: Value.ON})
+
+    def break_down() -> None:
+        there.before_read = lambda: setattr(there, "read_fault", Temporary("HTTP 503"))
+
+    there.before_read = break_down
+    known(rt, ADA, f"id-{ADA}")
+    rt.say(ADA, Source.ONE_CLICK)
+    rounds(rt, there)
+    assert receipt(rt).outcome == Outcome.PENDING
+    assert len(waiting(rt)) == 1
