@@ -349,15 +349,21 @@ def clinic(folder: Path) -> Iterator[tuple[Served, ActiveCampaignTwin]]:
         environ = {"AC": twin.token, "AC_HOOK": KEY}
         with listening(folder, TARGETS.format(url=url), environ=environ) as service:
             twin.configure(webhook_url=f"{service.runtime.settings.public_url}{PATH}?key={KEY}")
+            eventually(lambda: lane(service).scanned_at)
             yield service, twin
             assert twin.api_changes_of_service() == set()
+
+
+def lane(service: Served) -> Any:
+    row = service.runtime.database.read_now(lambda conn: marks.lane(conn, "rt/activecampaign"))
+    assert row is not None
+    return row
 
 
 def poll(service: Served) -> None:
     """As the lane does it when it is due."""
     (target,) = service.runtime.targets
-    row = service.runtime.database.read_now(lambda conn: marks.lane(conn, target.label))
-    assert row is not None
+    row = lane(service)
 
     async def walk() -> None:
         scan = make_scan(service.runtime, target)
@@ -378,3 +384,38 @@ def test_an_out_of_a_number_reaches_the_contact_however_it_was_typed(
         service.say("", subject={"phone": "+447700900123"}, changes=[out])
         eventually(lambda: twin.status(AMY, "5") == "2")
         assert twin.status(AMY, "9") == "1"
+
+
+def test_an_opt_in_of_one_switches_nobody_on_who_shares_the_address(
+    tmp_path: Path, hold_to_specs: object
+) -> None:
+    """Two contacts of one address, each with a number of its own; Bob is known by his alone."""
+    anns, bobs = "+447700900101", "+447700900102"
+    with clinic(tmp_path) as (service, twin):
+        ids = [
+            twin.new_contact("home@example.com", number, {"5": "0", "9": "1"})
+            for number in (anns, bobs)
+        ]
+        sms = {"channel": "sms", "purpose": "marketing"}
+        service.say("", subject={"phone": bobs}, changes=[{**sms, "choice": "out"}])
+        eventually(lambda: twin.state.rows[f"{ids[1]}/5"].status == "2")
+        ann = {"email": "home@example.com", "phone": anns, "ref": "ann"}
+        now = service.runtime.clock().isoformat()
+        evidence = {"actor": "Clara", "note": "asked for texts", "wording": "Yes please"}
+        service.say(
+            "",
+            "in",
+            "staff",
+            subject=ann,
+            changes=[{**sms, "choice": "in"}],
+            basis="consent",
+            evidence=evidence,
+            occurred_at=now,
+        )
+        eventually(lambda: twin.state.rows[f"{ids[0]}/5"].status == "1")
+        poll(service)
+        twin.courier.settle()
+        assert service.reason(bobs, channel="sms") == "opted_out"
+        rows = [call.json()["contactList"] for call in twin.writes()]
+        assert all(row["contact"] != ids[1] or row["status"] == "2" for row in rows)
+        assert twin.state.rows[f"{ids[1]}/5"].status == "2"
