@@ -61,6 +61,7 @@ from prefs.core.words import Channel, Kind, Source
 
 Answer = Applied | Local | Failure
 T = TypeVar("T")
+Shown = tuple[Kind, str]
 
 AT_ONCE = 4
 TAGGED_AT_ONCE = 100
@@ -239,7 +240,24 @@ class Keap:
         if contacts:
             values |= await self._mark_values(contacts)
         vendor_id = contacts[0].id if len(contacts) == 1 else None
-        return Observed(values, began, vendor_id, _identifiers(ref, contacts, values.get(EMAIL)))
+        return Observed(values, began, vendor_id, self._shown(ref, contacts, values.get(EMAIL)))
+
+    def _shown(self, ref: Ref, contacts: Sequence[Contact], seen: Seen | None) -> tuple[Shown, ...]:
+        """What the record was asked by comes first; of several contacts what all of them have. A
+        delivery fact counts for all that is shown with it: beside a bounced address nothing else
+        is, lest it silence a phone."""
+        own = ((ref.kind, ref.value),) if ref.kind and ref.value else ()
+        if own and seen and seen.fact:
+            return own
+        held = [_who(contact.identifiers, self._region) for contact in contacts]
+        found = {**_who(own, self._region), **(held[0] if held else {})}
+        shown = {key: found[key] for key in found if all(key in one for one in held)}
+        return tuple({**_who(own, self._region), **shown}.values())
+
+    def _strangers(self, contacts: Sequence[Contact]) -> bool:
+        """Whether contacts show different people, as far as anybody can tell."""
+        held = {frozenset(_who(contact.identifiers, self._region)) for contact in contacts}
+        return len(held) > 1
 
     async def _contacts(self, ref: Ref) -> list[Contact]:
         if ref.kind not in (Kind.EMAIL, Kind.PHONE, None):
@@ -302,7 +320,7 @@ class Keap:
         return answers
 
     async def _set_status(self, change: Change) -> Answer:
-        addresses = await self._written_to(change.ref)
+        addresses = await self._written_to(change.ref, change.to)
         shown = [status for one in addresses if (status := await self._set(one, change))]
         if not shown:
             raise Refused("Keap has no such contact, or no address of it")
@@ -323,14 +341,21 @@ class Keap:
             raise Temporary("Keap's answer is about another address", unclear=True)
         return reply
 
-    async def _written_to(self, ref: Ref) -> Sequence[str]:
+    async def _written_to(self, ref: Ref, to: Wish) -> Sequence[str]:
         if ref.kind is Kind.EMAIL and ref.value:
             return [ref.value]
-        return _addresses(ref, await self._contacts(ref))
+        return _addresses(ref, await self._holding(ref, to))
+
+    async def _holding(self, ref: Ref, to: Wish) -> list[Contact]:
+        """Raises Refused where an `on` would reach several people: one of them may be out."""
+        contacts = await self._contacts(ref)
+        if to is Wish.ON and self._strangers(contacts):
+            raise Refused("contacts of several people share this; one of them may be out")
+        return contacts
 
     async def _mark(self, slot: Slot, to: Wish, changes: Sequence[Change]) -> dict[Change, Answer]:
         """Tags the contacts that exist, in bulk. Nobody is made to be tagged."""
-        found = await http.spread([change.ref for change in changes], self._holders, AT_ONCE)
+        found = await http.spread(changes, self._holders, AT_ONCE)
         answers: dict[Change, Answer] = {}
         holders: dict[Change, list[str]] = {}
         for change, ids in zip(changes, found, strict=True):
@@ -342,10 +367,11 @@ class Keap:
             answers |= await self._mark_part(slot, to, part)
         return answers
 
-    async def _holders(self, ref: Ref) -> list[str] | Local:
+    async def _holders(self, change: Change) -> list[str] | Local:
+        ref = change.ref
         if ref.vendor_id and not ref.value:
             return [ref.vendor_id]
-        ids = [contact.id for contact in await self._contacts(ref)]
+        ids = [contact.id for contact in await self._holding(ref, change.to)]
         return ids or Local("Keap has no contact that could hold this")
 
     async def _mark_part(
@@ -551,17 +577,13 @@ def _addresses(ref: Ref, contacts: Sequence[Contact]) -> list[str]:
     return list({address.casefold(): address for address in found}.values())
 
 
-def _identifiers(
-    ref: Ref, contacts: Sequence[Contact], seen: Seen | None
-) -> tuple[tuple[Kind, str], ...]:
-    """What the record was asked by comes first. A delivery fact counts for all that is shown with
-    it: beside a bounced address nothing else is, lest it silence a phone."""
-    own = [(ref.kind, ref.value)] if ref.kind and ref.value else []
-    if own and seen and seen.fact:
-        return tuple(own)
-    shown = (one for contact in contacts for one in contact.identifiers)
-    keys = {(kind, text.casefold()): (kind, text) for kind, text in (*own, *shown)}
-    return tuple(keys.values())
+def _who(shown: Iterable[Shown], region: str) -> dict[Shown, Shown]:
+    """Addresses and numbers by what makes two spellings the same."""
+    return {(kind, _key(kind, text, region)): (kind, text) for kind, text in shown}
+
+
+def _key(kind: Kind, text: str, region: str) -> str:
+    return next(_keys([text], region), text) if kind is Kind.PHONE else text.casefold()
 
 
 def _has(addresses: Iterable[str], address: str) -> bool:

@@ -384,6 +384,35 @@ class TestKeap(ConnectorContract):
         assert self.read(home).vendor_id is None
         assert self.read(home).values[SMS] == Seen(Value.OFF)
 
+    def test_several_people_show_only_what_they_share(self) -> None:
+        """What one of them has alone is no address or number of the other."""
+        self.twin.new_contact("home@example.com ann@example.com", NUMBER)
+        self.twin.new_contact("home@example.com", "+447700900999")
+        home = Ref(Kind.EMAIL, "home@example.com")
+        assert self.read(home).identifiers == ((Kind.EMAIL, "home@example.com"),)
+
+    def test_doubles_of_one_person_show_all_that_they_have(self) -> None:
+        for number in (NUMBER, "07700 900123"):
+            self.twin.new_contact("amy@example.com", number)
+        shown = self.read(Ref(Kind.EMAIL, "amy@example.com")).identifiers
+        assert [kind for kind, _ in shown] == [Kind.EMAIL, Kind.PHONE]
+
+    def test_several_people_are_not_switched_on_together(self) -> None:
+        """One of them may be out by an address or number that the others do not have."""
+        ids = [
+            self.twin.new_contact(f"home@example.com {name}@example.com", NUMBER, tags=[NO_SMS])
+            for name in ("ann", "bob")
+        ]
+        self.twin.new_status("bob@example.com", "MANUAL")
+        home, number = Ref(Kind.EMAIL, "home@example.com"), Ref(Kind.PHONE, NUMBER)
+        changes = [Change(home, SMS, Wish.ON), Change(number, EMAIL, Wish.ON)]
+        answers = self.write(*changes)
+        assert {type(answers[change]) for change in changes} == {Refused}
+        assert self.twin.status("bob@example.com") == "MANUAL"
+        assert all(NO_SMS in self.twin.tags_of(one) for one in ids)
+        alone = Change(home, EMAIL, Wish.ON)
+        assert isinstance(self.write(alone)[alone], Applied)
+
     def test_who_has_no_contact_is_left_to_our_own_check(self) -> None:
         change = Change(Ref(Kind.PHONE, NUMBER), SMS, Wish.OFF)
         assert isinstance(self.write(change)[change], Local)
