@@ -98,6 +98,8 @@ CONFIRMED = frozenset({"CONFIRMED", "DOUBLE_OPT_IN"})
 """The person clicked the link of a confirmation mail: https://help.keap.com/help/email-status-explained
 `SINGLE_OPT_IN` says nothing of the kind: imports and contacts added by staff get it too."""
 DOUBLE_OPT_IN = "double opt-in, confirmed at this time or later"
+UNPERMITTED = "not opted in at Keap, which mails nobody there but notes no opt-out either"
+"""Such an address has to be watched, and a read will never show it as out."""
 NO_OBJECTION = frozenset(
     {
         "UNENGAGED_MARKETABLE",
@@ -328,6 +330,8 @@ class Keap:
             raise Refused("Keap keeps this address out: only the person can come back, in Keap")
         if change.to is Wish.OFF and not all(status.get("opted_in") is False for status in shown):
             raise Refused("Keap answered, but shows the address as still opted in")
+        if any(status.get("status") in NO_OBJECTION for status in shown if change.to is Wish.OFF):
+            return Local(UNPERMITTED)
         return Applied()
 
     async def _set(self, address: str, change: Change) -> Json | None:

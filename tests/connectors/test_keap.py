@@ -177,6 +177,16 @@ class TestKeap(ConnectorContract):
         assert isinstance(self.apply(Wish.ON, self.ref(1))[self.ref(1)], Refused)
         assert self.held(self.ref(1)) is Value.OFF
 
+    @pytest.mark.parametrize("status", ["NON_MARKETABLE", "UNENGAGED_NON_MARKETABLE"])
+    def test_an_opt_out_that_keap_needs_not_to_note_is_no_endless_work(self, status: str) -> None:
+        """It mails nobody who never agreed, and may leave such a status as it is."""
+        self.twin.configure(keeps_unpermitted=True)
+        self.twin.new_contact(self.ref(1).value, status=status)
+        answer = self.apply(Wish.OFF, self.ref(1))[self.ref(1)]
+        assert isinstance(answer, Local)
+        assert "not opted in" in answer.reason
+        assert self.twin.status(self.ref(1).value) == status
+
     def test_no_opt_in_reason_is_ever_sent(self) -> None:
         self.put(self.ref(1))
         self.unset(self.ref(2))

@@ -51,7 +51,7 @@ OPT_IN_FROM = ("UNENGAGED_MARKETABLE", "UNENGAGED_NON_MARKETABLE", "NON_MARKETAB
 PHONE_FIELDS = {"PHONE1", "PHONE2", "PHONE3", "PHONE4", "PHONE5"}
 SECOND, MINUTE = Window(10, 1.0), Window(240, 60.0)
 OWN = {"token", "client_id", "client_secret", "token_life", "opt_out_as"}
-OWN |= {"token_as_bearer", "hide_tags", "tells_opt_out", "odd_tag_events"}
+OWN |= {"token_as_bearer", "hide_tags", "tells_opt_out", "odd_tag_events", "keeps_unpermitted"}
 V2 = "/crm/rest/v2"
 HOOKS = "/crm/rest/v1/hooks"
 UNVERIFIED, VERIFIED, INACTIVE = "Unverified", "Verified", "Inactive"
@@ -107,6 +107,7 @@ class KeapTwin(Twin[Account]):
     token_as_bearer  the personal token is taken as a bearer token only
     token_life     seconds that an OAuth token lives (default 86400)
     opt_out_as     the status that an API opt-out makes: MANUAL (default) or ADMIN
+    keeps_unpermitted  an API opt-out of an address without permission leaves its status
     hide_tags      contacts are shown without `tag_ids`
     tells_opt_out  an opt-out fires `contact.edit` (default no)
     odd_tag_events the other shape of tag events: `tagId` and lists of contact ids
@@ -129,6 +130,7 @@ class KeapTwin(Twin[Account]):
         self.opt_out_as = "MANUAL"
         self.token_as_bearer = False
         self.hide_tags = self.tells_opt_out = self.odd_tag_events = False
+        self.keeps_unpermitted = False
 
     def fresh(self) -> Account:
         return Account()
@@ -270,10 +272,14 @@ class KeapTwin(Twin[Account]):
         email, held = self._status_of(request)
         if body["opted_in"] and held.status in OPT_IN_FROM:
             self._set(email, "SINGLE_OPT_IN")
-        elif not body["opted_in"] and held.opted_in | (held.status in OPT_IN_FROM):
+        elif not body["opted_in"] and (held.opted_in or self._notes(held.status)):
             self._set(email, self.opt_out_as)
         self.state.changed_by_api.add("status")
         return JSONResponse(self._shown(email))
+
+    def _notes(self, status: str) -> bool:
+        """Whether an API opt-out of an address that is not opted in changes it."""
+        return status in OPT_IN_FROM and not self.keeps_unpermitted
 
     def _set(self, email: str, status: str) -> None:
         held = self.state.statuses.get(email)
