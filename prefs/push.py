@@ -256,9 +256,7 @@ class Push:
         last = subjects.last_rows(conn, self.controller, hashes)
         for record in records:
             record.held = [held.get(hash_, NOBODY) for hash_ in sorted(record.hashes)]
-            record.receipts = {
-                place: receipt for (hash_, place), receipt in kept.items() if hash_ == record.hash
-            }
+            record.receipts = _kept_of(record, kept)
             times = [last[hash_] for hash_ in record.hashes if hash_ in last]
             record.last_row_at = max(times, default=None)
         if self.connector.facts.assisted:
@@ -729,6 +727,17 @@ class Push:
         if unsettled and unsettled <= now:
             unsettled = None
         return Delay(case.mark, now + wait, proof.outcome, proof.reason or "", unsettled)
+
+
+def _kept_of(record: Record, kept: Mapping[tuple[bytes, str], Receipt]) -> dict[str, Receipt]:
+    """By place: what is kept under the record's own identifier, where that says nothing under
+    another one that it shows. Else our own write would be news when it is met by another name."""
+    found: dict[str, Receipt] = {}
+    for (hash_, place), receipt in kept.items():
+        tells = hash_ in record.hashes and (receipt.seen or receipt.written)
+        if tells and (hash_ == record.hash or place not in found):
+            found[place] = receipt
+    return found
 
 
 def _unfound(record: Record) -> bool:

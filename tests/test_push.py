@@ -13,9 +13,19 @@ from typing import Any
 import pytest
 
 from prefs.core.errors import Refused, Temporary
-from prefs.core.propagation import Absent, Change, Observed, Outcome, Readback, Ref, Value, Wish
-from prefs.core.words import Basis, Choice, Source
-from prefs.store import marks, permissions, subjects
+from prefs.core.propagation import (
+    Absent,
+    Change,
+    Observed,
+    Outcome,
+    Readback,
+    Ref,
+    Seen,
+    Value,
+    Wish,
+)
+from prefs.core.words import Basis, Choice, Kind, Source
+from prefs.store import ledger, marks, permissions, subjects
 from prefs.store.marks import Proof
 from tests.kit import (
     EMAIL,
@@ -339,3 +349,32 @@ def test_a_read_by_id_that_fails_is_unknown_not_absent(rt: Clinic) -> None:
     rounds(rt, there)
     assert receipt(rt).outcome == Outcome.PENDING
     assert len(waiting(rt)) == 1
+
+
+class TwoNames(MailingList):
+    """One record, found by either of two addresses; it calls every off the person's own."""
+
+    def _read(self, ref: Ref, began: datetime) -> Observed | Absent:
+        found = super()._read(Ref(Kind.EMAIL, ADA), began)
+        if not isinstance(found, Observed):
+            return found
+        value = self.held[ADA]
+        seen = Seen(value, Source.VENDOR_PERSON if value is Value.OFF else None)
+        shown = ((Kind.EMAIL, ADA), (Kind.EMAIL, BOB))
+        return replace(found, values={SLOT: seen}, identifiers=shown)
+
+    def _do(self, change: Change) -> None:
+        self.held[ADA] = Value.ON if change.to is Wish.ON else Value.OFF
+
+
+def test_our_own_write_is_no_wish_when_the_record_is_met_by_another_name(rt: Clinic) -> None:
+    there = TwoNames(rt.clock, held={ADA: Value.ON})
+    rt.say(ADA, Source.API, ref="ada")
+    rounds(rt, there)
+    assert receipt(rt).outcome == Outcome.CONFIRMED
+    rt.say(BOB, Source.API, ref="ada", scope=EMAIL._replace(topic="news"))
+    rounds(rt, there)
+    (owner,) = rt.database.read_now(lambda conn: subjects.owners(conn, "rt", [rt.hash(BOB)]))
+    rows = rt.database.read_now(lambda conn: ledger.history(conn, owner))
+    assert {row.source for row in rows} == {Source.API}
+    assert receipt(rt, BOB).outcome == Outcome.CONFIRMED
