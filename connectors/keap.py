@@ -405,7 +405,8 @@ class Keap:
 
     async def scan(self, cursor: str | None) -> AsyncIterator[Page]:
         """All addresses, then all contacts for their tags. With a cursor: the addresses that are
-        out, and the contacts changed since the last walk began."""
+        out, and the contacts changed since the last walk began, with what they show of their
+        addresses: a new one may get marketing from its first day."""
         walk: Walk | None = Walk.start(cursor, self._now())
         resumed = walk.token is not None if walk else False
         await self._tags.refresh()
@@ -437,7 +438,9 @@ class Keap:
         """None for an address whose status Keap describes in unknown words."""
         if walk.contacts:
             contact = _contact(item)
+            statuses = _statuses_shown(item) if walk.since else []
             values = await self._mark_values([contact])
+            values |= {EMAIL: _together(statuses)} if statuses else {}
             shown = tuple(contact.identifiers)
             return Ref(None, "", contact.id), Observed(values, began, contact.id, shown)
         address = str(item.get("email") or "")
@@ -501,6 +504,18 @@ def _seen(status: Json) -> Seen:
     if word in NO_OBJECTION:
         return Seen(Value.ON, proof=_proof(status)) if opted_in else Seen(Value.UNSET)
     raise Refused("unknown state of an address at Keap")
+
+
+def _statuses_shown(contact: Json) -> list[Seen]:
+    """What a contact shows of its addresses; nothing where it leaves one of them open."""
+    held = contact.get("email_addresses") or ()
+    said = [
+        {"opted_in": one.get("is_opt_in"), "status": one.get("email_opt_status")} for one in held
+    ]
+    try:
+        return [replace(_seen(status), fact=None) for status in said]
+    except Refused:
+        return []
 
 
 def _proof(status: Json) -> Mapping[str, str] | None:

@@ -490,6 +490,37 @@ class TestKeap(ConnectorContract):
         assert not contacts.complete
         assert contacts.next_cursor
 
+    @pytest.mark.parametrize(
+        ("statuses", "value"),
+        [
+            (("CONFIRMED",), Value.ON),
+            (("MANUAL", "CONFIRMED"), Value.ON),
+            (("MANUAL", "ADMIN"), Value.OFF),
+            (("HARD_BOUNCE",), Value.SILENT),
+            (("PAUSED", "CONFIRMED"), None),
+        ],
+    )
+    def test_a_walk_of_changes_shows_the_addresses_of_a_changed_contact(
+        self, statuses: tuple[str, ...], value: Value | None
+    ) -> None:
+        """Nothing else would tell before the next day that a new one may get marketing."""
+        cursor = self.walk()[-1].next_cursor
+        addresses = [f"p{number}@example.com" for number in range(len(statuses))]
+        self.twin.new_contact(" ".join(addresses))
+        for address, status in zip(addresses, statuses, strict=True):
+            self.twin.new_status(address, status)
+        ((_, read),) = self.walk(cursor)[-1].records
+        seen = read.values.get(EMAIL)
+        assert (seen.value if seen else None) is value
+        assert seen is None or seen.fact is None
+
+    def test_a_contact_that_does_not_show_statuses_says_nothing_of_them(self) -> None:
+        self.twin.configure(hide_statuses=True)
+        cursor = self.walk()[-1].next_cursor
+        self.put(self.ref(1))
+        ((_, read),) = self.walk(cursor)[-1].records
+        assert EMAIL not in read.values
+
     def test_pages_follow_each_other_and_a_broken_walk_goes_on(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
