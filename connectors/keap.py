@@ -634,21 +634,26 @@ def _check(target: Target) -> None:
     faults = []
     if not target.text("token") and not all(target.text(key) for key in OAUTH_KEYS):
         faults.append(f"{target.label}: set token, or client_id, client_secret and refresh_token")
-    tags = target.table("tags")
-    if not set(TAGGABLE).issuperset(tags):
+    if not set(TAGGABLE).issuperset(target.table("tags")):
         faults.append(f"{target.label}: tags can stand for {', '.join(TAGGABLE)}")
-    names = [str(name).strip().casefold() for name in tags.values()]
+    names = [name.casefold() for name in _tag_names(target).values()]
     if not all(names) or len(set(names)) < len(names):
         faults.append(f"{target.label}: each channel needs a tag of its own")
     if faults:
         raise SettingsError(faults)
 
 
+def _tag_names(target: Target) -> dict[str, str]:
+    """By channel; one that the configuration does not name keeps its default."""
+    named = {**DEFAULT_TAGS, **target.table("tags")}
+    return {channel: str(name).strip() for channel, name in named.items()}
+
+
 def _mark_slots(target: Target) -> tuple[Slot, ...]:
-    named = target.table("tags") if "tags" in target.options else DEFAULT_TAGS
     return tuple(
-        Slot(f"{TAG_PLACE}{str(name).strip()}", Channel(channel), enforced=False)
-        for channel, name in named.items()
+        Slot(f"{TAG_PLACE}{name}", Channel(channel), enforced=False)
+        for channel, name in _tag_names(target).items()
+        if channel in TAGGABLE
     )
 
 

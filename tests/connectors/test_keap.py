@@ -12,7 +12,7 @@ import pytest
 import respx
 
 from connectors.budget import TokenBudget
-from connectors.keap import EMAIL, Keap, Walk
+from connectors.keap import DEFAULT_TAGS, EMAIL, Keap, Walk
 from connectors.keap_line import READS_BY_POST
 from prefs.core.errors import Refused, SettingsError, Temporary, Unusable
 from prefs.core.propagation import (
@@ -439,10 +439,9 @@ class TestKeap(ConnectorContract):
         self.observe(*refs)
         assert [call.path for call in self.twin.calls].count(TAGS) == 1
 
-    def test_a_deleted_tag_is_looked_up_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        options = {**self.options(), "tags": {"sms": NO_SMS}}
-        monkeypatch.setattr(self, "options", lambda: options)
+    def test_a_deleted_tag_is_looked_up_again(self) -> None:
         (ref,) = self.people(1)
+        self.twin.new_contact("all@example.com", tags=DEFAULT_TAGS.values())
         self.twin.admin_tags(ref.vendor_id or "", NO_SMS)
 
         async def job(connector: Connector) -> list[Any]:
@@ -760,6 +759,7 @@ def test_a_refusal_names_nobody() -> None:
         ({"tags": {"email": "No mail"}}, "tags can stand for"),
         ({"tags": {"sms": "No", "phone": "no "}}, "a tag of its own"),
         ({"tags": {"sms": " "}}, "a tag of its own"),
+        ({"tags": {"sms": "no marketing - Phone"}}, "a tag of its own"),
     ],
 )
 def test_contradictions_are_named(options: dict[str, Any], fault: str) -> None:
@@ -768,11 +768,15 @@ def test_contradictions_are_named(options: dict[str, Any], fault: str) -> None:
 
 
 def test_slots_are_known_without_a_call() -> None:
-    async def job(connector: Keap) -> tuple[Slot, ...]:
-        return connector.slots
+    """A channel that the configuration does not name keeps its default tag."""
 
-    assert run(job) == (EMAIL, SMS)
-    assert run(job, tags={}) == (EMAIL,)
+    async def job(connector: Keap) -> list[str]:
+        assert connector.slots[0] == EMAIL
+        return [slot.place for slot in connector.slots[1:]]
+
+    defaults = [f"tag:No marketing - {name}" for name in ("sms", "phone", "post", "messenger")]
+    assert run(job, tags={}) == defaults
+    assert run(job, tags={"sms": "No texts"}) == ["tag:No texts", *defaults[1:]]
 
 
 def test_the_default_tags_stand_for_every_channel_but_email() -> None:
