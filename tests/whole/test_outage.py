@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
-from prefs.store.schema import lanes
+from prefs.core.words import Choice
+from prefs.store.schema import lanes, ledger
 from tests.served import Served, eventually, listening
 from tests.twins.kit import Clock
 from tests.whole.kit import backlog, reasons, recorded, say, secrets, targets
@@ -145,6 +146,7 @@ def test_one_round_of_polls_finds_all_who_left_while_we_were_off(clinic: Clinic)
         eventually(lambda: not backlog(service), 200)
         say("outage", f"all vendors follow: {time.monotonic() - began:.1f} s")
         assert_followed(clinic, service)
+        assert heard(service) == {f"rt/{system}": len(who) for system, who in LEAVE.items()}
 
 
 def assert_webhooks_lost(clinic: Clinic) -> None:
@@ -155,6 +157,15 @@ def assert_webhooks_lost(clinic: Clinic) -> None:
         assert {one.status for one in sent} <= {None}, place.system
         lost += len(sent)
     say("outage", f"{lost} tries of webhooks met a closed port")
+
+
+def heard(service: Served) -> dict[str, int]:
+    """How many people's outs came from each vendor, as the ledger tells: our own writes, which the
+    polls see at all the others, are nobody's wish."""
+    outs = select(ledger.c.origin, func.count(ledger.c.subject_id.distinct()))
+    wanted = outs.where(ledger.c.choice == Choice.OUT.value).group_by(ledger.c.origin)
+    rows = service.runtime.database.read_now(lambda conn: conn.execute(wanted).all())
+    return {str(origin): int(number) for origin, number in rows}
 
 
 def assert_followed(clinic: Clinic, service: Served) -> None:
