@@ -369,7 +369,8 @@ class Push:
         hashes = {records[change.ref].hash or b"" for change in fought}
 
         def count(conn: Connection) -> dict[bytes, int]:
-            return {h: marks.note_pushback(conn, self.target.label, h, now) for h in hashes}
+            most, label = PUSH_BACKS_AN_HOUR, self.target.label
+            return {h: marks.note_pushback(conn, label, h, now, most) for h in hashes}
 
         counts = await self.database.write(count)
         given_up = [
