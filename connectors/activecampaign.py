@@ -15,12 +15,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from ipaddress import AddressValueError, IPv4Address
 from typing import Any, ClassVar
 
 import phonenumbers
 
-from connectors import http
+from connectors import http, upkeep
+from connectors.activecampaign_hooks import ActiveCampaignHooks
+from connectors.activecampaign_line import API, PAGE, WRITES, Json, Line, listed
 from prefs.core import identity
 from prefs.core.errors import BadIdentifier, PropagationError, Refused, SettingsError, Temporary
 from prefs.core.propagation import (
@@ -35,24 +38,22 @@ from prefs.core.propagation import (
     Limit,
     Observed,
     Page,
+    Proves,
     Readback,
     Ref,
     Seen,
     Slot,
     Target,
+    Unheard,
     Value,
     Wish,
+    proof_of,
 )
 from prefs.core.words import Channel, Kind
 
-Json = Mapping[str, Any]
 Answer = Applied | Failure
 
-API = "/api/3"
 CONTACTS = f"{API}/contacts"
-MEMBERSHIPS = f"{API}/contactLists"
-PAGE = 100
-"""Most items of one page: https://developers.activecampaign.com/reference/pagination"""
 BATCH = 20
 AT_ONCE = 4
 WHOLE_CHANNEL = "*"
@@ -68,6 +69,9 @@ GONE = "91"
 """A membership that was removed: no entry, and no opt-out."""
 FACT = {"3": "hard_bounce"}
 THEIRS = {Wish.ON: "1", Wish.OFF: "2"}
+BY_FORM = "sign-up form"
+CONFIRMS_WITHIN = timedelta(days=7)
+"""Between a sign-up and the click that confirms it."""
 RESUBSCRIBE = 4
 """The `sourceid` that the vendor asks for when somebody is put back on a list."""
 
@@ -106,8 +110,9 @@ class ActiveCampaign:
         readback=Readback.DIRECT,
         call_alive=30.0,
         limit=Limit(5, 1.0),
-        writes=(("POST", MEMBERSHIPS),),
+        writes=WRITES,
         source_url="https://developers.activecampaign.com/reference/update-list-status-for-contact",
+        proves=Proves.SCAN,
     )
     KEYS: ClassVar[Mapping[str, Key]] = {
         "api_key": Key("secret", required=True, help="API key of a user who may manage contacts."),
@@ -121,7 +126,8 @@ class ActiveCampaign:
         self._slots = {slot.place: slot for slot in _slots(target)}
         self._region = target.region
         self._now = now
-        self._line = Line(target, budget, self.facts.writes)
+        self._line = Line(target, budget)
+        self._target, self._hooks = target, ActiveCampaignHooks(target, self._line)
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -130,15 +136,14 @@ class ActiveCampaign:
     async def close(self) -> None:
         await self._line.close()
 
+    tend_every = upkeep.DAILY
+
+    async def tend(self) -> Unheard | None:
+        return await upkeep.tend(self._target, self._hooks, self._now)
+
     async def containers(self) -> Sequence[Container]:
         """All lists. https://developers.activecampaign.com/reference/retrieve-all-lists"""
-        found: list[Json] = []
-        while True:
-            answer = await self._line.read(f"{API}/lists", limit=PAGE, offset=len(found))
-            page = _items(answer, "lists")
-            found += page
-            if not page:
-                return [_container(item) for item in found]
+        return [_container(item) for item in await self._line.everything(f"{API}/lists", "lists")]
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -222,7 +227,7 @@ class ActiveCampaign:
             began = self._now()
             asked = {"limit": PAGE, "orders[id]": "asc", "id_greater": after}
             answer = await self._line.read(CONTACTS, **asked, **wanted)
-            items = _items(answer, "contacts")
+            items = listed(answer, "contacts")
             yield answer, began
             if not items:
                 return
@@ -339,85 +344,7 @@ class ActiveCampaign:
         return records
 
 
-# --- the line ------------------------------------------------------------------------------------
-
-
-class Line:
-    """Calls with the key in a header. Every integration of the account shares five a second.
-
-    https://developers.activecampaign.com/reference/rate-limits
-    """
-
-    def __init__(self, target: Target, budget: Budget, writes: Sequence[tuple[str, str]]) -> None:
-        self._way = http.Way(target, budget, "", writes)
-        self._headers = {"Api-Token": target.text("api_key") or ""}
-
-    async def close(self) -> None:
-        await self._way.close()
-
-    async def read(self, path: str, **params: Any) -> Json:
-        return await http.retried(lambda: self._asked(path, params))
-
-    async def read_if_there(self, path: str) -> Json | None:
-        """None where ActiveCampaign itself answers that there is no such thing: in JSON."""
-
-        async def ask() -> Json | None:
-            reply = await self._way.send("GET", path, headers=self._headers)
-            if reply.status == 404 and "message" in _error(reply):
-                return None
-            return self._checked(reply)
-
-        return await http.retried(ask)
-
-    async def set(self, row: Json, *, once: bool) -> Json:
-        async def send() -> Json:
-            body = {"contactList": row}
-            reply = await self._way.send("POST", MEMBERSHIPS, json=body, headers=self._headers)
-            return self._checked(reply)
-
-        return await (send() if once else http.retried(send))
-
-    async def _asked(self, path: str, params: Mapping[str, Any]) -> Json:
-        return self._checked(
-            await self._way.send("GET", path, params=params, headers=self._headers)
-        )
-
-    def _checked(self, reply: http.Reply) -> Json:
-        """The answer's object. A bad key answers 403, not 401."""
-        if reply.status == 429:
-            self._way.pause(reply)
-        if not 200 <= reply.status < 300:
-            raise http.fault_of(reply, _code(reply))
-        answer = reply.json()
-        if not isinstance(answer, Mapping):
-            raise Temporary("ActiveCampaign answered JSON that is not an object")
-        return answer
-
-
-def _error(reply: http.Reply) -> Json:
-    try:
-        error = reply.json()
-    except Temporary:
-        return {}
-    return error if isinstance(error, Mapping) else {}
-
-
-def _code(reply: http.Reply) -> str:
-    """The code of the first error. Titles and details are free text and may hold an address."""
-    errors = _error(reply).get("errors")
-    first = errors[0] if isinstance(errors, list) and errors else None
-    code = str(first.get("code") or "") if isinstance(first, Mapping) else ""
-    return code if code.replace("_", "").isalnum() and len(code) < 60 else ""
-
-
 # --- ActiveCampaign's answers ---------------------------------------------------------------------
-
-
-def _items(answer: Json, name: str) -> list[Json]:
-    found = answer.get(name)
-    if not isinstance(found, list) or not all(isinstance(item, Mapping) for item in found):
-        raise Temporary(f"ActiveCampaign's answer lacks its {name}")
-    return found
 
 
 def _total(answer: Json) -> int:
@@ -443,13 +370,13 @@ def _page(answer: Json, began: datetime) -> list[Contact]:
     beside = _beside(answer)
     return [
         replace(_contact(item, began), rows=_sideloaded(beside, item))
-        for item in _items(answer, "contacts")
+        for item in listed(answer, "contacts")
     ]
 
 
 def _rows(answer: Json, contact_id: str) -> tuple[Json, ...]:
     """The rows of an answer about one contact. Raises Temporary for those of somebody else."""
-    rows = tuple(_items(answer, "contactLists"))
+    rows = tuple(listed(answer, "contactLists"))
     if any(str(row.get("contact", contact_id)) != contact_id for row in rows):
         raise Temporary("ActiveCampaign answered with another contact's lists")
     return rows
@@ -506,7 +433,36 @@ def _seen(row: Json) -> Seen:
     value = STATUS[status]
     at = _time(row.get("udate")) if value is Value.OFF else None
     ever_on = value is Value.ON or _time(row.get("sdate")) is not None
-    return Seen(value, at=at, ever_on=ever_on, fact=FACT.get(status))
+    proof = _proof(row) if value is Value.ON else None
+    return Seen(value, at=at, proof=proof, ever_on=ever_on, fact=FACT.get(status))
+
+
+def _proof(row: Json) -> Mapping[str, str] | None:
+    """A sign-up by one of the account's forms. A time and an IP without a form may come from an
+    import, staff or a program: no page says what the numbers of `sourceid` mean."""
+    form = str(row.get("form") or "")
+    if not form.isdecimal() or not int(form) or _put_back(row):
+        return None
+    return proof_of(_time(row.get("sdate")), BY_FORM, form=form, ip=_ip(row.get("ip4Sub")))
+
+
+def _put_back(row: Json) -> bool:
+    """On the list again after they left, or long after the row was made: who did it is not said.
+    `created_timestamp` has no zone."""
+    if str(row.get("sourceid")) == str(RESUBSCRIBE) or _time(row.get("udate")):
+        return True
+    joined, made = _time(row.get("sdate")), _time(f"{row.get('created_timestamp')}+00:00")
+    return bool(joined and made and joined - made > CONFIRMS_WITHIN)
+
+
+def _ip(text: object) -> str | None:
+    """ActiveCampaign keeps IPv4 addresses as numbers; 0 stands for none."""
+    said = str(text)
+    try:
+        address = IPv4Address(int(said) if said.isdecimal() else said)
+    except AddressValueError:
+        return None
+    return None if address.is_unspecified else str(address)
 
 
 def _time(text: object) -> datetime | None:

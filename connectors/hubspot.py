@@ -46,6 +46,7 @@ from prefs.core.propagation import (
     Local,
     Observed,
     Page,
+    Proves,
     Readback,
     Ref,
     Seen,
@@ -53,6 +54,7 @@ from prefs.core.propagation import (
     Target,
     Value,
     Wish,
+    proof_of,
 )
 from prefs.core.words import Basis, Channel, Kind, Purpose, Source
 
@@ -81,6 +83,16 @@ SOURCES = {
     "SOURCE_HUBSPOT_CUSTOMER": Source.VENDOR_ADMIN,
     "Public status API": Source.VENDOR_API,
 }
+
+NO_CONSENT = frozenset(
+    {
+        "LEGITIMATE_INTEREST_PQL",
+        "LEGITIMATE_INTEREST_CLIENT",
+        "LEGITIMATE_INTEREST_OTHER",
+        "PERFORMANCE_OF_CONTRACT",
+    }
+)
+BY_PERSON = "by the person, on a page or form of HubSpot"
 
 # https://developers.hubspot.com/docs/api-reference/latest/communication-preferences/status/update-subscription
 LEGAL_BASES = {
@@ -158,6 +170,7 @@ class HubSpot:
         limit=Limit(100, 10.0),
         writes=WRITES,
         source_url="https://developers.hubspot.com/docs/api-reference/latest/communication-preferences/guide",
+        proves=Proves.READ,
     )
 
     def __init__(self, target: Target, budget: Budget, now: Now) -> None:
@@ -497,7 +510,8 @@ def _seen(statuses: Statuses, place: str) -> Seen:
         return Seen(Value.OFF, at=_time(wide.get("timestamp")), ever_on=value is Value.ON)
     if value is Value.UNSET:
         return Seen(value)
-    return Seen(value, source, at, _proof(item, source))
+    by_person = source is Source.VENDOR_PERSON
+    return Seen(value, source, at, _proof(item, at) if by_person else None)
 
 
 def _source(item: Json) -> Source | None:
@@ -505,12 +519,11 @@ def _source(item: Json) -> Source | None:
     return next((ours for word, ours in SOURCES.items() if said.startswith(word)), None)
 
 
-def _proof(item: Json, source: Source | None) -> Mapping[str, str] | None:
-    """HubSpot's record of an opt-in by the person; what others ticked proves nothing."""
-    if source is not Source.VENDOR_PERSON:
-        return None
-    names = ("timestamp", "source", "legalBasis", "legalBasisExplanation")
-    return {name: str(item[name]) for name in names if item.get(name)}
+def _proof(item: Json, at: datetime | None) -> Mapping[str, str] | None:
+    """HubSpot's record of what the person did. One that names another legal basis than consent
+    proves none."""
+    basis, wording = (str(item.get(f"legalBasis{part}") or "") for part in ("", "Explanation"))
+    return None if basis in NO_CONSENT else proof_of(at, BY_PERSON, basis=basis, wording=wording)
 
 
 def _covers(wide: Json, unit: object) -> bool:

@@ -22,7 +22,8 @@ from typing import Any, ClassVar, TypeVar
 import phonenumbers
 from phonenumbers import PhoneNumberFormat
 
-from connectors import http
+from connectors import http, upkeep
+from connectors.keap_hooks import KeapHooks
 from connectors.keap_line import OAUTH_KEYS, WRITES, Gone, Json, Line, Listing, Now
 from prefs.core import identity
 from prefs.core.errors import (
@@ -45,13 +46,16 @@ from prefs.core.propagation import (
     Local,
     Observed,
     Page,
+    Proves,
     Readback,
     Ref,
     Seen,
     Slot,
     Target,
+    Unheard,
     Value,
     Wish,
+    proof_of,
 )
 from prefs.core.words import Channel, Kind, Source
 
@@ -89,6 +93,10 @@ UNDELIVERABLE = {
     "LOCKDOWN": None,
     "DEACTIVATED": None,
 }
+CONFIRMED = frozenset({"CONFIRMED", "DOUBLE_OPT_IN"})
+"""The person clicked the link of a confirmation mail: https://help.keap.com/help/email-status-explained
+`SINGLE_OPT_IN` says nothing of the kind: imports and contacts added by staff get it too."""
+DOUBLE_OPT_IN = "double opt-in, confirmed at this time or later"
 NO_OBJECTION = frozenset(
     {
         "UNENGAGED_MARKETABLE",
@@ -179,6 +187,7 @@ class Keap:
         limit=Limit(8, 2.0),
         writes=WRITES,
         source_url="https://developer.keap.com/docs/restv2/",
+        proves=Proves.SCAN,
     )
 
     def __init__(self, target: Target, budget: Budget, now: Now) -> None:
@@ -188,6 +197,7 @@ class Keap:
         self._marks = _mark_slots(target)
         self._line = Line(target, budget, now)
         self._tags = Tags(self._line, self._marks)
+        self._target, self._hooks = target, KeapHooks(target, self._line)
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -199,6 +209,11 @@ class Keap:
     async def containers(self) -> Sequence[Container]:
         """None: broadcasts go by the address's status, not by membership in a list."""
         return ()
+
+    tend_every = upkeep.HOURLY
+
+    async def tend(self) -> Unheard | None:
+        return await upkeep.tend(self._target, self._hooks, self._now)
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -442,7 +457,8 @@ class Walk:
 
 def _seen(status: Json) -> Seen:
     """Raises Refused for a word that is not in the tables, and for an objection that counts as
-    opted in: neither is guessed. No time is shown: `create_time` is that of the record."""
+    opted in: neither is guessed. Keap shows no time of a change: `create_time` is when the status
+    of the address was first recorded, before or at the confirmation."""
     word, opted_in = status.get("status"), status.get("opted_in")
     if not isinstance(opted_in, bool) or not isinstance(word, str):
         raise Refused("unknown state of an address at Keap")
@@ -453,8 +469,23 @@ def _seen(status: Json) -> Seen:
     if word in UNDELIVERABLE:
         return Seen(Value.ON if opted_in else Value.SILENT, fact=UNDELIVERABLE[word])
     if word in NO_OBJECTION:
-        return Seen(Value.ON if opted_in else Value.UNSET)
+        return Seen(Value.ON, proof=_proof(status)) if opted_in else Seen(Value.UNSET)
     raise Refused("unknown state of an address at Keap")
+
+
+def _proof(status: Json) -> Mapping[str, str] | None:
+    if status.get("status") not in CONFIRMED:
+        return None
+    return proof_of(_moment(status.get("create_time")), DOUBLE_OPT_IN)
+
+
+def _moment(text: object) -> datetime | None:
+    """None for what is no ISO 8601 time with a zone."""
+    try:
+        found = datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+    return found if found.tzinfo else None
 
 
 def _together(statuses: Sequence[Seen]) -> Seen:

@@ -25,17 +25,21 @@ Listing = tuple[list[Json], str | None]
 """One page, and the token of the next."""
 
 API = "https://api.keap.com"
-SIGN_IN = "https://api.infusionsoft.com"
+OLDER = "https://api.infusionsoft.com"
+"""Where tokens are given, and version 1 is."""
 TOKENS = "/token"
 ADDRESSES = "/crm/rest/v2/emailAddresses"
 CONTACTS = "/crm/rest/v2/contacts"
 TAGS = "/crm/rest/v2/tags"
+HOOKS = "/crm/rest/v1/hooks"
 FIELDS = "id,email_addresses,phone_numbers,tag_ids"
 WRITES = (
     ("PATCH", rf"{ADDRESSES}/[^/]+/status"),
     ("POST", TAGS),
     ("POST", rf"{TAGS}/[^/]+/contacts:applyTags"),
     ("POST", rf"{TAGS}/[^/]+/contacts:removeTags"),
+    ("POST", HOOKS),
+    ("POST", rf"{HOOKS}/[^/]+/verify"),
 )
 READS_BY_POST = (("POST", TOKENS),)
 PAGE = 500
@@ -58,12 +62,12 @@ class Line:
         self._budget, self._now = budget, now
         self._own_header = bool(target.text("token"))
         self._way = http.Way(target, budget, API, WRITES)
-        self._token_way = http.Way(target, budget, SIGN_IN, (), READS_BY_POST)
-        self._token = _tokens(target, now, self._token_way)
+        self._older_way = http.Way(target, budget, OLDER, WRITES, READS_BY_POST)
+        self._token = _tokens(target, now, self._older_way)
 
     async def close(self) -> None:
         await self._way.close()
-        await self._token_way.close()
+        await self._older_way.close()
 
     # --- addresses -----------------------------------------------------------------------------
 
@@ -135,6 +139,27 @@ class Line:
         path = f"{TAGS}/{quote(tag_id, safe='')}/contacts:removeTags"
         await self._reply("POST", path, body={"contact_ids": list(contacts)})
 
+    # --- hooks, in version 1 only ----------------------------------------------------------------
+
+    async def hooks(self) -> list[Json]:
+        """https://developer.keap.com/docs/rest/#tag/REST-Hooks"""
+
+        async def send() -> list[Json]:
+            found = (await self._reply("GET", HOOKS)).json()
+            if not isinstance(found, list):
+                raise Temporary("Keap answered something that is not a list")
+            return [_object(item) for item in found]
+
+        return await http.retried(send)
+
+    async def new_hook(self, event: str, url: str) -> None:
+        """Keap calls the URL at once; events flow when that was answered. Sent exactly once."""
+        await self._reply("POST", HOOKS, body={"eventKey": event, "hookUrl": url})
+
+    async def verify_hook(self, key: str) -> None:
+        """Keap calls the URL once more."""
+        await self._reply("POST", f"{HOOKS}/{quote(key, safe='')}/verify")
+
     # --- calls ---------------------------------------------------------------------------------
 
     async def _one(self, path: str, params: Mapping[str, str] | None = None) -> Json | None:
@@ -181,11 +206,12 @@ class Line:
         """A personal token goes in a header of its own; some of Keap's pages show it as a bearer
         token, so a refused one is tried that way too."""
         token = await self._token.get()
+        way = self._older_way if path.startswith(HOOKS) else self._way
         bearer = {"Authorization": f"Bearer {token}"}
         headers = {"X-Keap-API-Key": token} if self._own_header else bearer
-        reply = await self._way.send(method, path, params=params, json=body, headers=headers)
+        reply = await way.send(method, path, params=params, json=body, headers=headers)
         if reply.status == 401 and headers is not bearer:
-            reply = await self._way.send(method, path, params=params, json=body, headers=bearer)
+            reply = await way.send(method, path, params=params, json=body, headers=bearer)
             self._own_header = reply.status == 401
         self._token.check(reply, token)
         if 200 <= reply.status < 300:

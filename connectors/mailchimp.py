@@ -19,7 +19,8 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, ClassVar
 
-from connectors import http
+from connectors import http, upkeep
+from connectors.mailchimp_hooks import MailchimpHooks
 from prefs.core.errors import PropagationError, Refused, SettingsError, Temporary, Unusable
 from prefs.core.propagation import (
     Absent,
@@ -34,13 +35,16 @@ from prefs.core.propagation import (
     Local,
     Observed,
     Page,
+    Proves,
     Readback,
     Ref,
     Seen,
     Slot,
     Target,
+    Unheard,
     Value,
     Wish,
+    proof_of,
 )
 from prefs.core.words import Channel, Kind, Source
 
@@ -68,12 +72,20 @@ FACT = {"cleaned": "hard_bounce"}
 BY_ADMIN = "N/A (Unsubscribed by"
 """How `unsubscribe_reason` begins where staff or a program did it; it cannot tell the two apart."""
 
+FORMS = frozenset({"hosted signup form", "embed form", "landing page"})
+"""`source` of members who came by a form of Mailchimp's own. Staff (`Admin Add`), imports and
+programs (`API - Generic`, or the program's name) leave times and IPs too: theirs."""
+BY_FORM = "sign-up form"
+EMAIL_WORDS = ("email", "e-mail")
+CONFIRMS_WITHIN = timedelta(days=7)
+"""An opt-in time that lies further from the sign-up may be that of somebody who put them back."""
+
 COMPLIANCE = "Member In Compliance State"
 FORGOTTEN = "Forgotten Email Not Subscribed"
 
 FIELDS = (
     "id,email_address,status,last_changed,interests,unsubscribe_reason,timestamp_opt,"
-    "timestamp_signup,ip_opt"
+    "timestamp_signup,ip_opt,ip_signup,source,marketing_permissions"
 )
 LISTED = ",".join(f"members.{name}" for name in FIELDS.split(",")) + ",total_items"
 
@@ -97,6 +109,7 @@ class Mailchimp:
             ("POST", r"/lists/[^/]+"),
         ),
         source_url="https://mailchimp.com/developer/marketing/api/",
+        proves=Proves.SCAN,
     )
     KEYS: ClassVar[Mapping[str, Key]] = {
         "api_key": Key("secret", required=True, help="API key, ending in the data centre"),
@@ -118,6 +131,7 @@ class Mailchimp:
         self._now = now
         self._audiences: Mapping[str, Sequence[str]] = target.table("audiences")
         self._interests: Mapping[str, str] = target.table("interests")
+        self._target, self._hooks = target, MailchimpHooks(target, self._webhooks)
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -318,9 +332,11 @@ class Mailchimp:
     # --- walking -------------------------------------------------------------------------------
 
     async def scan(self, cursor: str | None) -> AsyncIterator[Page]:
-        """All members, or those changed since the walk before began."""
+        """All members, or those changed since the walk before began. One in unknown words is left
+        out, and the walk is then not complete."""
         since: dict[str, str] = json.loads(cursor) if cursor else {}
         names = list(self._audiences)
+        whole = not cursor
         for audience in names:
             began = self._now()
             async for members, last in self._pages(audience, since.get(audience)):
@@ -332,8 +348,10 @@ class Mailchimp:
                 )
                 if last:
                     since[audience] = (began - OVERLAP).isoformat()
+                whole = whole and len(records) == len(members)
                 ended = last and audience == names[-1]
-                yield Page(records, json.dumps(since) if last else None, complete=ended)
+                onward = json.dumps(since) if last else None
+                yield Page(records, onward, complete=whole and ended)
 
     def _readable(self, audience: str, member: Json, began: datetime) -> Observed | None:
         try:
@@ -346,6 +364,16 @@ class Mailchimp:
             partial(self._call, "GET", "/lists", "get_all_lists", count=PAGE)
         )
         return [Container(one["id"], one["name"], sends=True) for one in _items(answer, "lists")]
+
+    tend_every = upkeep.DAILY
+
+    async def tend(self) -> Unheard | None:
+        return await upkeep.tend(self._target, self._hooks, self._now)
+
+    async def _webhooks(self, audience: str) -> list[Json]:
+        path = f"/lists/{audience}/webhooks"
+        answer = await http.retried(partial(self._call, "GET", path, "get_list_webhooks", audience))
+        return _items(answer, "webhooks")
 
     async def close(self) -> None:
         await self._way.close()
@@ -377,7 +405,27 @@ def _seen(member: Json) -> Seen:
     if value is Value.OFF:
         at = _moment(member.get("last_changed"))
         source = _who_left(member)
-    return Seen(value, source, at, ever_on=ever_on, fact=FACT.get(status))
+    proof = _proof(member) if value is Value.ON else None
+    return Seen(value, source, at, proof, ever_on=ever_on, fact=FACT.get(status))
+
+
+def _proof(member: Json) -> Mapping[str, str] | None:
+    """What Mailchimp keeps of a sign-up by its own form; `timestamp_opt` is the confirmation.
+    https://mailchimp.com/developer/marketing/api/list-members/get-member-info/"""
+    form = str(member.get("source") or "")
+    signed, confirmed = (_moment(member.get(f"timestamp_{name}")) for name in ("signup", "opt"))
+    far_apart = signed and confirmed and confirmed - signed > CONFIRMS_WITHIN
+    if form.casefold() not in FORMS or far_apart or not _permits_email(member):
+        return None
+    ip = member.get("ip_opt") if confirmed else member.get("ip_signup")
+    return proof_of(confirmed or signed, BY_FORM, form=form, ip=ip and str(ip))
+
+
+def _permits_email(member: Json) -> bool:
+    """Where an audience asks with boxes for each kind of contact, that of email must be ticked."""
+    boxes = member.get("marketing_permissions") or []
+    ticked = [str(box.get("text", "")) for box in boxes if box.get("enabled")]
+    return not boxes or any(word in text.casefold() for text in ticked for word in EMAIL_WORDS)
 
 
 def _who_left(member: Json) -> Source | None:

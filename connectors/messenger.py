@@ -15,15 +15,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-import structlog
-
-from connectors import http
+from connectors import http, upkeep
 from connectors.line import Json, Line, items
+from connectors.messenger_hooks import MessengerHooks
 from connectors.oauth import Fixed
 from prefs.core.errors import PropagationError, Refused, Temporary, Unusable
 from prefs.core.propagation import (
@@ -38,31 +37,22 @@ from prefs.core.propagation import (
     Local,
     Observed,
     Page,
+    Proves,
     Readback,
     Ref,
     Seen,
     Slot,
     Target,
+    Unheard,
     Value,
     Wish,
 )
 from prefs.core.words import Channel, Kind, Source
 
-log = structlog.get_logger()
-
 HOST = "https://graph.facebook.com"
 VERSION = "v25.0"
 PAGE = 1000
 AT_ONCE = 4
-FIELDS = (
-    "messages",
-    "messaging_postbacks",
-    "messaging_optins",
-    "messaging_policy_enforcement",
-    "inbox_labels",
-)
-"""What the Page must be subscribed to."""
-CHECK_EVERY = timedelta(hours=24)
 TOKENS = "tokens"
 
 GUARDED = "Messenger has no opt-out that could be set; our own check guards"
@@ -100,6 +90,7 @@ class Messenger:
             ("POST", r"/v[0-9.]+/[0-9A-Za-z_]+/subscribed_apps"),
         ),
         source_url="https://developers.facebook.com/docs/messenger-platform",
+        proves=Proves.EVENT,
     )
     KEYS: ClassVar[Mapping[str, Key]] = {
         "page": Key("text", required=True, help="Id of the Page."),
@@ -122,11 +113,11 @@ class Messenger:
         way = http.Way(target, budget, HOST, self.facts.writes)
         self._line = Line(way, Fixed(token), fault=_fault)
         self._label_id: str | None = None
-        self._checked_at: datetime | None = None
+        self._hooks = MessengerHooks(self)
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        return (Slot(self._page, Channel.MESSENGER),)
+        return (Slot(self._page, Channel.MESSENGER, enforced=False),)
 
     async def close(self) -> None:
         await self._line.close()
@@ -177,7 +168,6 @@ class Messenger:
         """The whole list of marketing tokens, each time: it has no filter by date. A person whose
         tokens all vanished before they expired has stopped; a list may shift while it is read, so
         that a second one must lack them too."""
-        await self._subscribed()
         began = self._now()
         listed = await self._listed()
         stopped = self._stopped(await self._held(), listed)
@@ -229,20 +219,23 @@ class Messenger:
         values = dict.fromkeys(self.slots, seen)
         return Ref(Kind.MESSENGER, name), Observed(values, began, psid, ((Kind.MESSENGER, name),))
 
-    async def _subscribed(self) -> None:
-        """Meta ends a subscription after an hour of failures: looked at daily, made again."""
-        now = self._now()
-        if self._checked_at and now < self._checked_at + CHECK_EVERY:
-            return
-        path = f"{self._base}/{self._page}/subscribed_apps"
-        found = _data(await self._line.read(path, self._proof))
-        fields = {str(field) for app in found for field in app.get("subscribed_fields") or ()}
-        if not fields >= set(FIELDS):
-            log.error("subscription_gone", target=self._target.label, live=self._target.live)
-            if self._target.live:
-                params = {"subscribed_fields": ",".join(FIELDS), **self._proof}
-                await self._line.write("POST", path, params=params, repeat=True)
-        self._checked_at = now
+    # --- the subscription ----------------------------------------------------------------------
+
+    tend_every = upkeep.DAILY
+
+    async def tend(self) -> Unheard | None:
+        return await upkeep.tend(self._target, self._hooks, self._now)
+
+    async def subscribed(self) -> list[Json]:
+        return _data(await self._line.read(self._subscriptions, self._proof))
+
+    async def subscribe(self, fields: Collection[str]) -> None:
+        params = {"subscribed_fields": ",".join(fields), **self._proof}
+        await self._line.write("POST", self._subscriptions, params=params, repeat=True)
+
+    @property
+    def _subscriptions(self) -> str:
+        return f"{self._base}/{self._page}/subscribed_apps"
 
     async def containers(self) -> Sequence[Container]:
         return []

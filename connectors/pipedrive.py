@@ -19,7 +19,8 @@ from typing import Any, ClassVar, TypeVar
 
 import phonenumbers
 
-from connectors import http
+from connectors import http, upkeep
+from connectors.pipedrive_hooks import PipedriveHooks
 from connectors.pipedrive_line import (
     PAGE,
     PERSONS,
@@ -53,6 +54,7 @@ from prefs.core.propagation import (
     Seen,
     Slot,
     Target,
+    Unheard,
     Value,
     Wish,
 )
@@ -78,7 +80,8 @@ STATUSES = {
 THEIRS = {Wish.ON: "subscribed", Wish.OFF: "unsubscribed"}
 MARKS = {Wish.ON: Seen(Value.ON), Wish.OFF: Seen(Value.OFF)}
 OF_SEVERAL = (Value.ON, Value.UNSET, Value.OFF, Value.SILENT)
-"""What several persons of one address amount to: the first of these that any of them holds."""
+"""What several persons of one address amount to, unless some are on and some off: the first of
+these that any of them holds."""
 
 FEW = 20
 """So many strangers are searched for; for more, everybody is walked: a search costs 20 tokens of
@@ -155,6 +158,7 @@ class Pipedrive:
         self._line = Line(target, budget, now)
         self._fields = Fields(self._line, now)
         self._book = Book()
+        self._target, self._hooks = target, PipedriveHooks(target, self._line)
         self._slots = tuple(self._slot(channel) for channel in Channel)
 
     @property
@@ -172,6 +176,11 @@ class Pipedrive:
     async def containers(self) -> Sequence[Container]:
         """None: the API shows no audiences of Campaigns."""
         return ()
+
+    tend_every = upkeep.DAILY
+
+    async def tend(self) -> Unheard | None:
+        return await upkeep.tend(self._target, self._hooks, self._now)
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -538,6 +547,9 @@ def _mark(person: Person, held: Field | None) -> Seen:
 
 
 def _of_several(seen: Sequence[Seen]) -> Seen:
+    """Where some are on and some off, neither an out nor an in is met."""
+    if {Value.ON, Value.OFF} <= {one.value for one in seen}:
+        return Seen(Value.UNSET)
     return min(seen, key=lambda one: OF_SEVERAL.index(one.value))
 
 

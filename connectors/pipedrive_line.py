@@ -28,7 +28,9 @@ HOST = "https://api.pipedrive.com"
 PERSONS = "/api/v2/persons"
 SEARCH = f"{PERSONS}/search"
 FIELDS = "/api/v2/personFields"
-WRITES = (("PATCH", rf"{PERSONS}/[0-9]+"), ("POST", FIELDS))
+WEBHOOKS = "/v1/webhooks"
+ME = "/v1/users/me"
+WRITES = (("PATCH", rf"{PERSONS}/[0-9]+"), ("POST", FIELDS), ("POST", WEBHOOKS))
 PAGE = 500
 """Most items of one page."""
 
@@ -46,7 +48,7 @@ FIELDS_FOR = timedelta(hours=1)
 """How long the fields are taken as read: reading them costs as much as ten persons."""
 LABELS = {Wish.ON: "No objection", Wish.OFF: "Opted out"}
 
-_PERSONAL = re.compile(r"[^\s\"'<>(),:;]+@[^\s\"'<>(),:;]+|\+?\d[\d ()./-]{5,}\d")
+_UNSAFE = re.compile(r"https?://\S+|[^\s\"'<>(),:;]+@[^\s\"'<>(),:;]+|\+?\d[\d ()./-]{5,}\d")
 
 
 class Denied(Unusable):
@@ -107,6 +109,18 @@ class Line:
     async def new_field(self, body: Json) -> Json:
         """Sent once: a repeat would make a second field of the same name."""
         return _object(await self._send("POST", FIELDS, None, body))
+
+    async def webhooks(self) -> list[Json]:
+        """All of the company, in one answer. Costs ten of its daily tokens."""
+        return listed(await self.page(WEBHOOKS, {}))
+
+    async def new_webhook(self, body: Json) -> None:
+        """Sent once: a repeat would make a second one."""
+        await self._send("POST", WEBHOOKS, None, body)
+
+    async def me(self) -> Json:
+        """The user whose token we hold."""
+        return _object(await self.page(ME, {}))
 
     async def _send(
         self, method: str, path: str, params: Mapping[str, str] | None, body: Json | None = None
@@ -318,8 +332,9 @@ def _error(reply: http.Reply) -> Json:
 
 
 def words(error: Json) -> str:
-    """Pipedrive's own words for staff, without addresses and numbers in them."""
-    return _PERSONAL.sub("(removed)", str(error.get("error") or "no reason given"))[:200]
+    """Pipedrive's own words for staff, without addresses, numbers and URLs in them (a webhook's URL
+    may hold its key)."""
+    return _UNSAFE.sub("(removed)", str(error.get("error") or "no reason given"))[:200]
 
 
 def _folded(text: str) -> str:

@@ -75,6 +75,7 @@ class Timely:
         limit=Limit(1),
         writes=(),
         source_url="https://help.gettimely.com",
+        unsubscribes_at=frozenset({"mailchimp"}),
         assisted=True,
     )
     KEYS: ClassVar[Mapping[str, Key]] = {

@@ -111,7 +111,13 @@ def open_runtime(settings: Settings, clock: Clock = utc_now) -> Runtime:
         raise
     brands = {name: brand.controller for name, brand in settings.brands.items()}
     infos = [
-        TargetInfo(label, target.brand, _channels(target, clock))
+        TargetInfo(
+            label,
+            target.brand,
+            _channels(target, clock),
+            target.system,
+            connectors.load(target.system).facts.unsubscribes_at,
+        )
         for label, target in settings.targets.items()
     ]
     return Runtime(settings, database, keys, Intake(brands, infos, keys, clock), clock)

@@ -1,15 +1,15 @@
-"""Systems without an interface: each change is a task for staff, and what they upload is read.
+"""What staff must do by hand at a target: systems without an interface, and refused opt-outs.
 
 One open task for each person, channel and direction at a target. It closes when staff say that it
-is done, or when an upload shows it; an upload that shows otherwise opens a new one.
+is done, or when the target shows it; a target that shows otherwise afterwards opens a new one.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
@@ -17,12 +17,11 @@ from sqlalchemy import Connection
 from prefs.core.errors import BadInput
 from prefs.core.keys import Keyring
 from prefs.core.propagation import Target, Wish
-from prefs.core.words import Channel, Kind
-from prefs.store import marks, subjects, tasks
+from prefs.core.words import Channel
+from prefs.store import marks, tasks
+from prefs.texts import next_working_day
 
-KINDS = frozenset({"timely_change"})
-WORKING_DAYS = 2
-"""Until a task is due."""
+REFUSED = "refused"
 COLUMNS = (
     "task_id",
     "created_at",
@@ -46,6 +45,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 class Asked(NamedTuple):
     """What a person is to do at a target: one channel of one subject."""
 
+    kind: str
     subject_id: int
     channel: Channel
     to: Wish
@@ -58,7 +58,8 @@ class Answered(NamedTuple):
     done_at: float | None
 
 
-def kind_of(target: Target) -> str:
+def change_of(target: Target) -> str:
+    """The kind of task that carries a change to a system without an interface."""
     return f"{target.system}_change"
 
 
@@ -67,27 +68,30 @@ def ask(
     keys: Keyring,
     target: Target,
     asked: Asked,
-    seen_at: float | None,
+    since: float,
     instruction: str,
     now: float,
 ) -> Answered:
-    """The task that stands for this, made where there is none. One that was done before the
-    target was last seen otherwise counts no more."""
-    for row in _tasks_of(conn, keys, target, asked):
-        if row.state == "open":
+    """The task that stands for this, made where there is none. One that was done counts where that
+    was `since` the wish was said and the target was last seen otherwise."""
+    for row, to in _tasks_of(conn, keys, target, asked):
+        if row.state == "open" and to == asked.to:
             return Answered(row.due_at, None)
-        if row.state == "done" and (seen_at is None or row.closed_at > seen_at):
+        if row.state == "done" and to == asked.to and row.closed_at > since:
             return Answered(row.due_at, row.closed_at)
-        break
-    due = due_at(now)
+        if row.state != "open":
+            break
+    due = tasks.due_at(now)
+    if asked.kind == REFUSED:
+        due = next_working_day(datetime.fromtimestamp(now, UTC)).timestamp()
     body = {
         "target": target.label,
         "channel": asked.channel.value,
         "set_to": asked.to.value,
         "instruction": instruction,
-        **_person(conn, keys, target, asked.subject_id),
+        **tasks.person(conn, keys, target.label, asked.subject_id),
     }
-    tasks.add(conn, keys, target.brand, kind_of(target), asked.subject_id, body, now, due)
+    tasks.add(conn, keys, target.brand, asked.kind, asked.subject_id, body, now, due)
     return Answered(due, None)
 
 
@@ -95,53 +99,35 @@ def settle_rest(
     conn: Connection,
     keys: Keyring,
     target: Target,
-    subject_id: int,
-    still: Iterable[Asked],
+    subject_ids: Collection[int],
+    still: Collection[Asked],
     now: float,
 ) -> None:
-    """Close the open tasks of a subject that are wanted no more: seen done, or changed."""
-    wanted = set(still)
-    for row in tasks.of_subject(conn, target.brand, kind_of(target), subject_id):
-        if row.state != "open":
-            continue
+    """Close the open tasks of these subjects that are wanted no more: seen done, or changed."""
+    kinds = (change_of(target), REFUSED)
+    for row in tasks.open_of(conn, target.brand, kinds, subject_ids):
         body = tasks.body(keys, row)
-        one = Asked(subject_id, Channel(body["channel"]), Wish(body["set_to"]))
-        if body["target"] == target.label and one not in wanted:
+        one = Asked(row.kind, row.subject_id, Channel(body["channel"]), Wish(body["set_to"]))
+        if body["target"] == target.label and one not in still:
             body["settled_with"] = "seen done, or no longer wished"
             tasks.settle(conn, keys, row.id, "closed", body, now)
 
 
-def _tasks_of(conn: Connection, keys: Keyring, target: Target, asked: Asked) -> Iterable[Any]:
-    """The newest first."""
-    for row in tasks.of_subject(conn, target.brand, kind_of(target), asked.subject_id):
+def past_due(conn: Connection, keys: Keyring, target: Target, now: float) -> int:
+    """How many changes staff should have carried by now."""
+    late = tasks.open_past(conn, target.brand, change_of(target), now)
+    about = {"target": target.label, "set_to": Wish.OFF.value}.items()
+    return sum(about <= tasks.body(keys, row).items() for row in late)
+
+
+def _tasks_of(
+    conn: Connection, keys: Keyring, target: Target, asked: Asked
+) -> Iterable[tuple[Any, str]]:
+    """Those of this person's channel, and to what each sets it; the newest first."""
+    for row in tasks.of_subject(conn, target.brand, asked.kind, asked.subject_id):
         body = tasks.body(keys, row)
-        same = (body["channel"], body["set_to"]) == (asked.channel.value, asked.to.value)
-        if same and body["target"] == target.label:
-            yield row
-
-
-def _person(conn: Connection, keys: Keyring, target: Target, subject_id: int) -> dict[str, str]:
-    known = subjects.identifiers_of(conn, [subject_id], keys).get(subject_id, [])
-    found = {one.kind: one.spelling or "" for one in reversed(known)}
-    ids = marks.vendor_ids(conn, target.label, [one.hash for one in known])
-    names = [one.name for one in subjects.by_ids(conn, [subject_id]) if one.name]
-    first, _, last = (names[0] if names else "").strip().rpartition(" ")
-    return {
-        "first_name": first or last,
-        "last_name": last if first else "",
-        "email": found.get(Kind.EMAIL, ""),
-        "mobile": found.get(Kind.PHONE, ""),
-        "customer_id": next((id_ for some in ids.values() for id_ in some), ""),
-    }
-
-
-def due_at(now: float) -> float:
-    """The end of the second working day after now."""
-    day, left = datetime.fromtimestamp(now, UTC), WORKING_DAYS
-    while left:
-        day += timedelta(days=1)
-        left -= day.weekday() < 5
-    return day.replace(hour=17, minute=0, second=0, microsecond=0).timestamp()
+        if (body["target"], body["channel"]) == (target.label, asked.channel.value):
+            yield row, body["set_to"]
 
 
 # --- the list that staff take along -----------------------------------------------------------
@@ -163,7 +149,7 @@ def listed(keys: Keyring, rows: Sequence[Any]) -> str:
             "keep_reminders": "yes",
             "done_at": _iso(row.closed_at) if row.closed_at else "",
         }
-        writer.writerow([_safe(str(cells.get(name, ""))) for name in COLUMNS])
+        writer.writerow([safe_cell(str(cells.get(name, ""))) for name in COLUMNS])
     return out.getvalue()
 
 
@@ -171,7 +157,7 @@ def _iso(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _safe(cell: str) -> str:
+def safe_cell(cell: str) -> str:
     """A number such as +447700900123 keeps its plus; everything else that a spreadsheet would run
     is quoted."""
     harmless = cell[1:].isdigit() and cell.startswith("+")
@@ -196,15 +182,12 @@ def take_list(
     for row in rows:
         if not (row.get("done_at") or "").strip():
             continue
-        text = (row.get("task_id") or "").strip().lstrip("'")
-        if not text.isdigit():
-            raise BadInput("a task_id is no number: use the list as it was downloaded")
-        found = tasks.one(conn, target.brand, int(text))
-        if found is None or found.kind != kind_of(target):
+        found = _listed_task(conn, target, row)
+        body = tasks.body(keys, found) if found else {}
+        if found is None or body["target"] != target.label:
             unknown += 1
             continue
         if found.state == "open":
-            body = tasks.body(keys, found)
             body |= {"done_by": row.get("done_by", ""), "note": row.get("note", "")}
             tasks.settle(conn, keys, found.id, "done", body, now)
             look_again(conn, target, found.subject_id, now)
@@ -212,5 +195,14 @@ def take_list(
     return Ticked(done, unknown)
 
 
+def _listed_task(conn: Connection, target: Target, row: Mapping[str, str]) -> Any | None:
+    """The change that a line is about. Raises BadInput."""
+    text = (row.get("task_id") or "").strip().lstrip("'")
+    if not (text.isascii() and text.isdigit()):
+        raise BadInput("a task_id is no number: use the list as it was downloaded")
+    found = tasks.one(conn, target.brand, int(text)) if len(text) <= 18 else None
+    return found if found and found.kind == change_of(target) else None
+
+
 def look_again(conn: Connection, target: Target, subject_id: int, now: float) -> None:
-    marks.set_marks(conn, [(target.label, subject_id, "")], now, urgent=True)
+    marks.set_marks(conn, [(target.label, subject_id, "")], now, urgent=True, heard=True)

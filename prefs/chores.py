@@ -6,17 +6,21 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
+from typing import Any
 
 import structlog
 from sqlalchemy import Connection
 
+from prefs import assisted
+from prefs.containers import TASK as CONTAINER_TASK
 from prefs.core.errors import PrefsError
 from prefs.core.keys import Keyring
 from prefs.core.propagation import Target
 from prefs.metrics import BACKLOG, OLDEST, OVERDUE, SEALED, UNSAFE
-from prefs.store import access, batches, events, ledger, marks, outbox
-from prefs.store.batches import Batch
+from prefs.store import access, containers, events, ledger, marks, outbox, tasks, waves
 from prefs.store.database import Database
+from prefs.tasks import KINDS
 
 log = structlog.get_logger()
 
@@ -24,6 +28,9 @@ SEAL_EVERY = 0.25
 SWEEP_EVERY = 5.0
 FORGET_EVERY = 3600.0
 OVERDUE_AFTER = 3600.0
+OVERDUE_TASK = "overdue"
+ALARM_WINDOW = 7 * 86400.0
+"""Seconds that an alert about a task may come late: nobody is woken for old ones."""
 
 
 async def every(seconds: float, chore: Callable[[], Awaitable[None]]) -> None:
@@ -55,7 +62,8 @@ class Sealer:
 
 @dataclass
 class Sweep:
-    """Finds outs that a target has not confirmed: overdue after an hour, unsafe after a day."""
+    """Finds outs that a target has not confirmed: overdue after an hour, unsafe after a day. Tells
+    the owner of that, and of each task that cannot wait to be found."""
 
     database: Database
     targets: Sequence[Target]
@@ -66,12 +74,14 @@ class Sweep:
     async def run(self) -> None:
         now = self.clock().timestamp()
         backlog = await self.database.read(marks.backlog)
-        overdue = await self.database.read(lambda conn: marks.overdue(conn, now - OVERDUE_AFTER))
-        self._show(backlog, overdue, now)
-        for batch in await self.database.read(lambda conn: batches.waiting(conn, now)):
-            await self._tell_of(batch, now)
+        late = await self.database.read(
+            lambda conn: marks.overdue(conn, now - OVERDUE_AFTER, staff=False)
+        )
+        self._show(backlog, late, now)
         for target in self.targets:
-            await self._judge(target, overdue.get(target.label, 0), now)
+            await self._judge(target, late.get(target.label, 0), now)
+        await self._retire(now)
+        await self._tell_of_tasks(now)
 
     def _show(
         self, backlog: Mapping[str, tuple[int, float]], overdue: Mapping[str, int], now: float
@@ -82,50 +92,94 @@ class Sweep:
             OLDEST.labels(target.label).set(max(0.0, now - oldest))
             OVERDUE.labels(target.label).set(overdue.get(target.label, 0))
 
-    async def _judge(self, target: Target, overdue: int, now: float) -> None:
-        def look(conn: Connection) -> tuple[bool, bool]:
-            late = marks.overdue(conn, now - target.unsafe_after).get(target.label, 0)
-            row = marks.lane(conn, target.label)
-            return late > 0, bool(row and row.unsafe_since)
+    async def _judge(self, target: Target, late: int, now: float) -> None:
+        """A target that is only observed gets no writes: what stands there is the report's."""
 
-        unsafe, was = await self.database.read(look)
+        def look(conn: Connection) -> tuple[bool, bool, int, bool]:
+            row = marks.lane(conn, target.label)
+            was = bool(row and row.unsafe_since)
+            unsafe = target.live and self._is_unsafe(conn, target, now)
+            past = assisted.past_due(conn, self.keys, target, now)
+            asked = bool(self._overdue_tasks(conn, target))
+            return unsafe, was, past, asked
+
+        unsafe, was, past, asked = await self.database.read(look)
         UNSAFE.labels(target.label).set(int(unsafe))
         if unsafe != was:
             await self.database.write(lambda conn: self._turn(conn, target, unsafe, now))
-        if overdue:
-            await self._warn(target, overdue, now)
+        late = late + past if target.live else 0
+        if late or asked:
+            await self.database.write(lambda conn: self._ask_staff(conn, target, late, now))
+
+    def _is_unsafe(self, conn: Connection, target: Target, now: float) -> bool:
+        late = marks.overdue(conn, now - target.unsafe_after, target=target.label)
+        return bool(late) or bool(containers.since_live(conn, target.label))
 
     def _turn(self, conn: Connection, target: Target, unsafe: bool, now: float) -> None:
+        """Once, whichever of several processes finds it first."""
+        row = marks.lane(conn, target.label)
+        if bool(row and row.unsafe_since) == unsafe:
+            return
         marks.set_unsafe(conn, target.label, now if unsafe else None)
         if unsafe:
             log.error("target_unsafe", target=target.label)
-            text = f"{target.label} has not confirmed an opt-out for too long and counts as unsafe"
+            text = (
+                f"{target.label} counts as unsafe: an opt-out is unconfirmed for too long, or a "
+                "list that can send appeared and is not classified"
+            )
             self._tell(conn, text, now)
 
-    async def _warn(self, target: Target, overdue: int, now: float) -> None:
-        """One alert an hour for each target that is overdue."""
+    def _overdue_tasks(self, conn: Connection, target: Target) -> list[Any]:
+        return tasks.open_about(conn, self.keys, target.brand, OVERDUE_TASK, target=target.label)
+
+    def _ask_staff(self, conn: Connection, target: Target, late: int, now: float) -> None:
+        """One open task for each target that is overdue, and one alert an hour."""
+        known = self._overdue_tasks(conn, target)
+        body = {"target": target.label, "count": late}
+        why = "all confirmed" if target.live else "only observed now: nothing is written there"
+        for row in known if not late else ():
+            tasks.settle(conn, self.keys, row.id, "closed", {**body, "settled_with": why}, now)
+        if not late:
+            return
+        if not known:
+            due = now - OVERDUE_AFTER + target.unsafe_after
+            tasks.add(conn, self.keys, target.brand, OVERDUE_TASK, None, body, now, max(now, due))
         label = f"overdue {target.label} {int(now // OVERDUE_AFTER)}"
+        if events.first_time(conn, target.label, label, now):
+            log.error("outs_overdue", target=target.label, count=late)
+            self._tell(conn, f"{target.label}: {late} opt-outs are overdue there", now)
 
-        def once(conn: Connection) -> None:
-            if events.first_time(conn, target.label, label, now):
-                log.error("outs_overdue", target=target.label, count=overdue)
-                self._tell(conn, f"{target.label}: {overdue} opt-outs unconfirmed for an hour", now)
+    async def _retire(self, now: float) -> None:
+        """A target that left the configuration is a new one when it comes back: who opts out
+        meanwhile is not marked for it. What was asked about its lists needs no answer any more."""
+        labels = {target.label for target in self.targets}
+        gone = await self.database.read(lambda conn: marks.left(conn, labels))
+        if gone:
+            await self.database.write(partial(self._forget_places, gone=gone, now=now))
 
-        await self.database.write(once)
+    def _forget_places(self, conn: Connection, gone: Sequence[str], now: float) -> None:
+        marks.forget_places(conn, gone)
+        for row in tasks.opened_since(conn, [CONTAINER_TASK], 0.0):
+            body = tasks.body(self.keys, row)
+            if body["target"] in gone:
+                body["settled_with"] = "the target is no longer configured"
+                tasks.settle(conn, self.keys, row.id, "closed", body, now)
 
-    async def _tell_of(self, batch: Batch, now: float) -> None:
-        """One alert for each batch that waits for a person."""
-        text = (
-            f"{batch.origin} turned {batch.outs} people or more off in one run. They are denied "
-            f"here; other systems are told in four hours, or when the task is settled. "
-            f"Was it a fault? prefs retract {batch.label}"
-        )
+    async def _tell_of_tasks(self, now: float) -> None:
+        """One alert for each task of a kind that has one."""
+        kinds = [name for name, kind in KINDS.items() if kind.alarm]
 
-        def once(conn: Connection) -> None:
-            if events.first_time(conn, batch.brand, f"batch {batch.label}", now):
-                self._tell(conn, text, now)
+        def untold(conn: Connection) -> list[Any]:
+            rows = tasks.opened_since(conn, kinds, now - ALARM_WINDOW)
+            return [row for row in rows if not events.known(conn, row.brand, _told(row))]
 
-        await self.database.write(once)
+        for row in await self.database.read(untold):
+            await self.database.write(partial(self._tell_of_task, row=row, now=now))
+
+    def _tell_of_task(self, conn: Connection, row: Any, now: float) -> None:
+        alarm = KINDS[row.kind].alarm
+        if alarm and events.first_time(conn, row.brand, _told(row), now):
+            self._tell(conn, alarm(tasks.body(self.keys, row)), now)
 
     def _tell(self, conn: Connection, text: str, now: float) -> None:
         for to in self.alert_to:
@@ -133,9 +187,14 @@ class Sweep:
             outbox.add(conn, self.keys, "alert", None, None, {"to": address, "text": text}, now)
 
 
+def _told(row: Any) -> str:
+    """Among events: that the owner was told of a task."""
+    return f"task {row.id}"
+
+
 @dataclass
 class Forgetting:
-    """Purges raw payloads after 30 days, kept answers after 7."""
+    """Purges raw payloads after 30 days, kept answers after 7, closed tasks after two years."""
 
     database: Database
     clock: Callable[[], datetime]
@@ -147,5 +206,7 @@ class Forgetting:
             events.purge(conn, now)
             outbox.purge(conn, now)
             access.purge_answers(conn, now)
+            waves.purge(conn, now)
+            tasks.purge(conn, now)
 
         await self.database.write(purge)

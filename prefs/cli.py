@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -20,11 +21,12 @@ import uvicorn
 from rich.console import Console
 from rich.table import Table
 
-from prefs import app, doctor, importing, retract, sync
+from prefs import app, doctor, importing, onboarding, retract, sync
 from prefs.app import Runtime, load_settings, make_app, make_worker, open_runtime
 from prefs.core.errors import PrefsError, SettingsError, Unavailable
 from prefs.core.propagation import Target
 from prefs.core.signals import Evidence
+from prefs.core.words import Basis
 from prefs.lanes import Worker
 from prefs.logs import set_up_logs
 from prefs.mailbox import PLACE, Mailbox
@@ -37,6 +39,8 @@ from prefs.web.server import config as server_config
 F = TypeVar("F", bound=Callable[..., Any])
 
 REFUSED, TRY_LATER = 1, 75
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+NEW_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
 CARRIED_WITHIN = 1800.0
 """Seconds that `sync --apply` waits for the lanes."""
 
@@ -168,14 +172,18 @@ async def _work(runtime: Runtime) -> None:
 @main.command()
 @click.option("--check", "check_only", is_flag=True, help="Run the story once and exit.")
 @click.option("--port", default=0, help="Port of the service (default: a free one).")
-@click.option("--keep", is_flag=True, help="Keep the demo's database of an earlier run.")
-def demo(check_only: bool, port: int, keep: bool) -> None:
+@click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=None,
+    help="A new folder for database, secrets and logs (default: .prefs-demo).",
+)
+def demo(check_only: bool, port: int, folder: Path | None) -> None:
     """Start everything with vendor twins and sample people, and tell the story."""
-    from prefs import demo as story  # the demo needs the checkout's twins; nothing else does
+    from prefs.demo.run import run  # the demo needs the checkout's twins; nothing else does
 
-    sys.exit(
-        story.run(check=check_only or os.environ.get("DEMO_CHECK") == "1", port=port, keep=keep)
-    )
+    check = check_only or os.environ.get("DEMO_CHECK") == "1"
+    sys.exit(run(check=check, port=port, folder=folder))
 
 
 # --- care --------------------------------------------------------------------------------------
@@ -281,6 +289,15 @@ def _known_brand(runtime: Runtime, brand: str) -> None:
         )
 
 
+def _one_brand(runtime: Runtime, brand: str | None) -> str:
+    brands = list(runtime.settings.brands)
+    chosen = brand or (brands[0] if len(brands) == 1 else None)
+    if chosen is None:
+        raise click.UsageError(f"give --brand, one of: {', '.join(brands)}")
+    _known_brand(runtime, chosen)
+    return chosen
+
+
 @main.command("links")
 @common
 @click.option("--brand", required=True)
@@ -311,17 +328,13 @@ def links(
 
 @main.command("import")
 @common
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=FILE)
 @click.option("--brand", default=None, help="Needed when the configuration has several brands.")
 @click.option("--apply", "apply_", is_flag=True, help="Write; without it nothing is changed.")
 def import_(path: Path | None, as_json: bool, file: Path, brand: str | None, apply_: bool) -> None:
     """Take a CSV of people and choices in; a dry run unless --apply."""
     with opened(path) as runtime:
-        brands = list(runtime.settings.brands)
-        chosen = brand or (brands[0] if len(brands) == 1 else None)
-        if chosen is None:
-            raise click.UsageError(f"give --brand, one of: {', '.join(brands)}")
-        _known_brand(runtime, chosen)
+        chosen = _one_brand(runtime, brand)
         report = importing.run(
             runtime.service, chosen, file, write=apply_, console=None if as_json else err
         )
@@ -337,7 +350,7 @@ def import_(path: Path | None, as_json: bool, file: Path, brand: str | None, app
 @click.option(
     "--from",
     "file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=FILE,
     help="What staff exported from a system without an interface, or its list of tasks.",
 )
 @click.option("--apply", "apply_", is_flag=True, help="Take outs in, push the rest, wait for it.")
@@ -441,6 +454,120 @@ async def _carried(runtime: Runtime, worker: Worker, tell: sync.Progress) -> Non
                 await asyncio.sleep(0.2)
     except TimeoutError:
         raise Unavailable("not all could be carried yet; prefs serve or work goes on") from None
+
+
+@main.command("onboard")
+@common
+@click.argument("target", required=False)
+@click.option("--brand", default=None, help="Needed when the configuration has several brands.")
+@click.option("--from", "file", type=FILE, help="TARGET's own export, where it has no interface.")
+@click.option("--attest", "place", help="List of TARGET that a named owner answers for.")
+@click.option("--owner", help="Who answers for it.")
+@click.option(
+    "--basis", type=click.Choice([basis.value for basis in Basis]), help="On which basis."
+)
+@click.option("--wording", help="The words that people agreed to.")
+@click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="First day of its sign-ups.")
+@click.option("--until", type=click.DateTime(["%Y-%m-%d"]), help="Last day of its sign-ups.")
+@click.option("--list", "listing", type=NEW_FILE, help="Write who is to be asked in person (CSV).")
+@click.option("--apply", "apply_", is_flag=True, help="Take outs and proved consents in here.")
+def onboard(
+    path: Path | None,
+    as_json: bool,
+    target: str | None,
+    brand: str | None,
+    file: Path | None,
+    listing: Path | None,
+    apply_: bool,
+    **attested: Any,
+) -> None:
+    """Sort what stands at a brand's systems: out, proved, attested, unset. Writes to no vendor."""
+    with opened(path) as runtime:
+        chosen = [one for one in runtime.targets if one.brand == _one_brand(runtime, brand)]
+        named = [one for one in chosen if target in (one.name, one.label)]
+        if (target and not named) or ((file or attested["place"]) and not named):
+            known = ", ".join(one.label for one in chosen) or "none"
+            raise click.UsageError(f"name the TARGET that this is about, one of: {known}")
+        attestation = _attestation(named[0].label, attested) if attested["place"] else None
+        wanted = Onboarding(named[0] if named else None, file, attestation, listing, apply_)
+        with err.status("reading", spinner="dots") as status:
+            report = asyncio.run(
+                _onboard(runtime, chosen, wanted, lambda name, n: status.update(f"{name}: {n}"))
+            )
+    say(as_json, report, onboarding.shown(report))
+    if not as_json and not apply_:
+        out.print("Nothing written; --apply takes outs and proved consents in.")
+    if not as_json and report["unread"]:
+        out.print(
+            f"No consent is taken in on {', '.join(report['unread'])}: a system that may hold "
+            "opt-outs there was not read from end to end."
+        )
+    if any(one["error"] for one in report["targets"]):
+        sys.exit(TRY_LATER)
+    if apply_ and report["unread"]:
+        sys.exit(REFUSED)
+
+
+def _attestation(label: str, said: dict[str, Any]) -> onboarding.Attestation:
+    missing = [f"--{name}" for name, value in said.items() if not value and name != "place"]
+    if missing:
+        raise click.UsageError(f"an attestation needs {' '.join(missing)} too")
+    basis, since, until = Basis(said["basis"]), said["since"].date(), said["until"].date()
+    return onboarding.Attestation(
+        label, said["place"], said["owner"], basis, said["wording"], since, until
+    )
+
+
+class Onboarding(NamedTuple):
+    """What `prefs onboard` was asked for."""
+
+    target: Target | None
+    file: Path | None
+    attestation: onboarding.Attestation | None
+    listing: Path | None
+    apply: bool
+
+
+async def _onboard(
+    runtime: Runtime, chosen: list[Target], wanted: Onboarding, tell: sync.Progress
+) -> dict[str, Any]:
+    worker = make_worker(runtime, polls=False)
+    scans = [lane.scan for lane in worker.lanes if lane.target in chosen]
+    attested = [wanted.attestation] if wanted.attestation else []
+    survey = onboarding.Survey()
+    try:
+        export = None
+        for scan in (one for one in scans if one.target == wanted.target):
+            if wanted.attestation:
+                onboarding.check(scan, wanted.attestation)
+            if wanted.file:
+                brought = sync.export_of(scan, wanted.file.read_bytes())
+                export = replace(brought.page, complete=brought.bad == 0)
+        walks = [
+            onboarding.walk(
+                scan,
+                survey,
+                attested,
+                tell,
+                export=export if scan.target == wanted.target else None,
+                apply=wanted.apply,
+            )
+            for scan in scans
+        ]
+        await asyncio.gather(*walks)
+        for scan in scans if wanted.apply else ():
+            await onboarding.read_again(scan, survey)
+        if wanted.apply and scans:
+            await onboarding.record(scans[0], survey, attested, tell)
+    finally:
+        await worker.stop()
+    listed = onboarding.write_list(survey, wanted.listing) if wanted.listing else 0
+    return {
+        "applied": wanted.apply,
+        **onboarding.summary(survey),
+        "attested_for_ever": runtime.database.read_now(onboarding.attested_for_ever),
+        "listed": listed,
+    }
 
 
 @main.command("retract")

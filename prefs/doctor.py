@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from rich.table import Table
+from sqlalchemy import Connection
 
+from prefs.containers import configured
 from prefs.core.errors import PrefsError
 from prefs.core.keys import Keyring
 from prefs.core.propagation import Target
 from prefs.settings import Brand, Settings
-from prefs.store import migrate
+from prefs.store import containers, migrate
 from prefs.store.database import Database, sqlite_library
 from prefs.store.keys import check_keys
 
@@ -21,7 +23,13 @@ EVENTS = {
     "twilio": "incoming message, as HTTP POST, on each messaging service or number",
     "keap": "contact.add, contact.edit, contact.delete, contact.redact, contactGroup.applied, "
     "contactGroup.removed",
+    "activecampaign": "subscribe, unsubscribe, sms_unsub, sms_reply, bounce, update (sources: "
+    "public, admin, system)",
+    "messenger": "messages, messaging_postbacks, messaging_optins, messaging_policy_enforcement, "
+    "inbox_labels (callback of the app, then the Page's subscription)",
     "pabau": "client create, client change (webhooks dashboard)",
+    "pipedrive": "* on person, version 2.0, as an admin's user, with the HTTP credentials",
+    "timely": "new or updated customer, from an automation tool",
     "xero": "contacts (developer portal, webhooks of the app)",
 }
 POLLED = frozenset({"google"})
@@ -36,7 +44,7 @@ def examine(settings: Settings) -> dict[str, Any]:
         "database_version": migrate.head(),
         "findings": findings,
         "webhooks": [
-            _webhook(settings, target)
+            _webhook(target)
             for brand in settings.brands.values()
             for target in brand.targets.values()
         ]
@@ -50,23 +58,30 @@ def _database_findings(settings: Settings) -> list[str]:
         with Database(settings.database) as database:
             keys = Keyring(settings.secret_keys)
             database.write_now(lambda conn: check_keys(conn, keys, 0.0))
+            return database.read_now(lambda conn: _unclassified(conn, settings))
     except PrefsError as fault:
         return str(fault).splitlines()
-    return []
 
 
-def _webhook(settings: Settings, target: Target) -> dict[str, str]:
+def _unclassified(conn: Connection, settings: Settings) -> list[str]:
+    """As the worker's last reading of each target found them."""
+    return [
+        f"{label}: {name} ({id_}) can send and is not classified; name it in the target's "
+        "configuration as marketing, or under service_containers or ignored_containers"
+        for label, target in settings.targets.items()
+        for id_, name in containers.unclassified(conn, label).items()
+        if id_ not in configured(target)
+    ]
+
+
+def _webhook(target: Target) -> dict[str, str]:
     mode = "live" if target.live else "observe"
-    if target.system in POLLED:
-        return {"target": target.label, "mode": mode, "url": "", "events": "none: only polled"}
-    url = f"{settings.public_url}/webhooks/{target.system}/{target.brand}/{target.name}"
-    if target.text("webhook_key"):
-        url += "?key=<webhook_key>"
+    polled = target.system in POLLED
     return {
         "target": target.label,
         "mode": mode,
-        "url": url,
-        "events": EVENTS.get(target.system, ""),
+        "url": "" if polled else target.webhook_url_shown,
+        "events": "none: only polled" if polled else EVENTS.get(target.system, ""),
     }
 
 

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import structlog
 from sqlalchemy import Connection
 
+from prefs import merges
 from prefs.core.errors import NotFound
-from prefs.core.fold import RELEASED, Entry, Judgement, State, apply, judge, release
+from prefs.core.fold import RELEASED, Entry, Judgement, State, apply, judge, release, spoke_out
 from prefs.core.ids import subject_text
 from prefs.core.keys import Keyring
 from prefs.core.order import lacking, moment
@@ -34,6 +35,7 @@ from prefs.core.words import (
     Why,
     strength,
 )
+from prefs.merges import Heard, Keeper
 from prefs.store import (
     batches,
     events,
@@ -59,11 +61,13 @@ AMBIGUOUS = Judgement(Result.REFUSED, Why.AMBIGUOUS)
 
 @dataclass(frozen=True, slots=True)
 class TargetInfo:
-    """What the intake must know of a target: whom to mark."""
+    """What the intake must know of a target: whom to mark, and whose housekeeping it may hear."""
 
     label: str
     brand: str
     channels: frozenset[Channel]
+    system: str = ""
+    unsubscribes_at: frozenset[str] = frozenset()
 
 
 class Outcome(NamedTuple):
@@ -136,9 +140,13 @@ class Intake:
         for change in changes:
             if change.rows or change.linked or change.subject.ref == signal.ref:
                 subjects.store(conn, change.subject)
-        due_at = self._grow(conn, batch, signal, changes, now.timestamp()) if batch else None
+        if batch:
+            batch = self._grow(conn, batch, signal, changes, now.timestamp())
+        due_at = max(now.timestamp(), batch.due_at) if batch and batch.due_at else None
         self._spread(conn, controller, signal, changes, now.timestamp(), due_at)
         self._ask_confirmation(conn, signal, match, changes, now.timestamp())
+        if batch is None or batch.state == batches.OPEN:
+            self._ask_about_merges(conn, signal, changes, now.timestamp())
         return _recorded(match, changes)
 
     def _controller(self, brand: str) -> str:
@@ -335,8 +343,8 @@ class Intake:
         signal: Signal,
         changes: Sequence[_Change],
         now: float,
-    ) -> float | None:
-        """Count the outs into their batch; returns until when their marks wait."""
+    ) -> Batch:
+        """Count the outs into their batch; past its limit it waits for a person."""
         outs = sum(change.changed for change in changes)
         holds = signal.source is not Source.API
         grown = batches.grow(conn, batch, outs, now, holds=holds) if outs else batch
@@ -345,8 +353,9 @@ class Intake:
             body = {"batch": grown.label, "origin": grown.origin, "limit": grown.most}
             due = grown.due_at or now
             tasks.add(conn, self.keys, grown.brand, "batch", None, body, now, due)
+            merges.run_of_many(conn, self.keys, grown.brand, grown.label, now)
             log.error("batch_held", batch=grown.label, origin=grown.origin, limit=grown.most)
-        return max(now, grown.due_at) if grown.due_at else None
+        return grown
 
     def refresh(self, conn: Connection, controller: str, moved: Sequence[int]) -> set[int]:
         """Recompute the permission rows of these subjects' identifiers; returns the ids of all
@@ -392,7 +401,18 @@ class Intake:
             for subject_id in sorted(sharers)
         ]
         urgent = urgent or _any_out(changes)
-        marks.set_marks(conn, wanted, now, urgent=urgent, due_at=due_at)
+        if due_at is None:
+            marks.set_marks(conn, wanted, now, urgent=urgent, heard=True)
+            return
+        own = self._spoke_out(conn, signal.brand, sharers)
+        freed = [one for one in wanted if one[1] in own]
+        held = [one for one in wanted if one[1] not in own]
+        marks.set_marks(conn, freed, now, urgent=urgent, heard=True)
+        marks.set_marks(conn, held, now, urgent=urgent, due_at=due_at)
+
+    def _spoke_out(self, conn: Connection, brand: str, sharers: set[int]) -> set[int]:
+        """Whose own word is among what a batch says of them: it waits for nobody."""
+        return {one.id for one in subjects.by_ids(conn, sharers) if spoke_out(one.state, brand)}
 
     def _mark_refusal(
         self, conn: Connection, signal: Signal, changes: Sequence[_Change], now: float
@@ -426,6 +446,36 @@ class Intake:
         if waiting and hash_:
             content = {"scopes": waiting, "subject_id": match.speaker.id}
             outbox.add(conn, self.keys, "confirm", signal.brand, hash_, content, now)
+
+    def _ask_about_merges(
+        self, conn: Connection, signal: Signal, changes: Sequence[_Change], now: float
+    ) -> None:
+        """An out that another target's housekeeping may have made is a question to staff."""
+        told = next((one for one in self.targets if one.label == signal.origin), None)
+        keeper = self._keeper_of(told) if told else None
+        if told is None or keeper is None:
+            return
+        for change in changes:
+            rows = [row for row in change.rows if _takes_out(row)]
+            if rows:
+                out = Heard(
+                    target=told.label,
+                    system=told.system,
+                    brand=told.brand,
+                    subject_id=change.subject.id,
+                    scopes=[row.entry.scope for row in rows],
+                    source=signal.source,
+                    at=rows[0].entry.at,
+                    batch=signal.batch,
+                )
+                merges.heard(conn, self.keys, keeper, out, now)
+
+    def _keeper_of(self, told: TargetInfo) -> Keeper | None:
+        """The brand's target whose own sync takes people out at the one that told us."""
+        for one in self.targets:
+            if one.brand == told.brand and told.system in one.unsubscribes_at:
+                return Keeper(one.label, one.system)
+        return None
 
     def rebuild(self, conn: Connection) -> int:
         """Write every state anew from the ledger, and every permission row from the states;
@@ -465,10 +515,13 @@ class Intake:
     def release(
         self, conn: Connection, brand: str, subject_id: int, channel: Channel, evidence: Evidence
     ) -> None:
-        """Staff read an unclear wish as no stop: the hold ends, nothing else changes."""
+        """Staff read an unclear wish as no stop: the hold ends, nothing else changes. Nothing at
+        all where nothing is held."""
         now = self.clock()
         (subject,) = subjects.by_ids(conn, [subject_id])
         scope = Scope(channel, Purpose.MARKETING)
+        if not subject.state.at(brand, scope).hold:
+            return
         (event_id,) = next_numbers(conn, "event", 1)
         entry = Entry(event_id, brand, scope, None, Source.STAFF, now.timestamp())
         payload = ledger.add_payload(conn, self.keys, {"evidence": asdict(evidence)})
@@ -503,7 +556,7 @@ class Intake:
             if target.brand == brand
             for one in sorted(sharers)
         ]
-        marks.set_marks(conn, wanted, self.clock().timestamp(), urgent=False)
+        marks.set_marks(conn, wanted, self.clock().timestamp(), urgent=False, heard=True)
 
     # --- what is no wish -----------------------------------------------------------------------
 
@@ -549,7 +602,7 @@ class Intake:
                 if self.brands[target.brand] == controller
                 for subject_id in sorted(sharers)
             ]
-            marks.set_marks(conn, wanted, now, urgent=True)
+            marks.set_marks(conn, wanted, now, urgent=True, heard=True)
 
 
 def _only(sharers: list[Subject]) -> Subject | None:
@@ -571,6 +624,11 @@ def _moves(entry: Entry, judgement: Judgement) -> bool:
     if judgement.result is Result.APPLIED:
         return True
     return entry.choice is None and judgement.result is Result.HELD
+
+
+def _takes_out(row: ledger.Row) -> bool:
+    applied = row.judgement.result is Result.APPLIED
+    return applied and row.entry.choice is Choice.OUT
 
 
 def _any_out(changes: Sequence[_Change]) -> bool:

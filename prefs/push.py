@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 
 from prefs import assisted
 from prefs.core import identity
-from prefs.core.decision import NOBODY, Ask, Held, decide, wish
+from prefs.core.decision import NOBODY, Ask, Held, decide, said_at, wish
 from prefs.core.errors import BadIdentifier, PropagationError, Temporary, Unusable
 from prefs.core.propagation import (
     SETTLED,
@@ -48,16 +48,25 @@ from prefs.core.propagation import (
 from prefs.core.signals import DeliveryFact, Identifier, Signal, Statement
 from prefs.core.words import KIND_OF, Choice, Kind, Purpose, Scope, Source
 from prefs.intake import Intake
-from prefs.store import marks, permissions, subjects
+from prefs.store import marks, permissions, subjects, tasks, waves
 from prefs.store.database import Database
 from prefs.store.marks import Delay, Lease, Mark, Proof
+from prefs.store.waves import Wave
+from prefs.texts import next_working_day
 
 log = structlog.get_logger()
 
 PUSH_BACKS_AN_HOUR = 4
+ALARM_AT = 3
+FIGHT, WAVE = "push_back_fight", "opt_in_wave"
+"""Kinds of tasks."""
+WAVE_LOOK_AGAIN = 3600.0
+OBSERVED_AGAIN = 86400.0
 LOOK_AGAIN = 3600.0
 """Seconds until a task of staff that is past its due time is looked at again."""
-SAID_DONE = "staff say it is done; the next upload proves it"
+HIDDEN = "the system does not show what is configured here; only our check guards"
+UNANSWERED = "the read says nothing of this record"
+SAID_DONE = "staff say it is done; the next read proves it"
 REFUSED_AGAIN_AFTER = 3600.0
 """A refused `off` is tried again this often: staff may have mended it at the vendor."""
 
@@ -80,6 +89,7 @@ class Record:
     ref: Ref
     hash: bytes | None
     hashes: set[bytes] = field(default_factory=set)
+    mark: Mark | None = None
     read: Observed | Absent | PropagationError | None = None
     held: list[Held] = field(default_factory=list)
     receipts: dict[str, Receipt] = field(default_factory=dict)
@@ -89,6 +99,8 @@ class Record:
     """A call of ours that we know no end of may have written what is read."""
     unclear: bool = False
     retry_after: float | None = None
+    waits: dict[Slot, float] = field(default_factory=dict)
+    """Seconds until a slot that waits for a person is looked at again."""
     stale: bool = False
     listed: bool = True
     """False where a complete upload shows no such record at an assisted target."""
@@ -136,6 +148,36 @@ class Push:
             URGENT.reset(token)
         await self.database.write(lambda conn: self._prove(conn, lease, cases))
 
+    async def look(self, lease: Lease, claimed: Sequence[Mark]) -> None:
+        """The same for a target that is only observed: what is read there is taken in, nothing is
+        written, and the marks wait for go-live. Raises Unusable."""
+        cases = await self.database.read(lambda conn: self._cases(conn, claimed))
+        if any(mark.urgent for mark in claimed):
+            records = [record for case in cases for record in case.records]
+            await self._observe(records)
+            await self._learn(records)
+        now = self.clock().timestamp()
+        hints = [case.mark for case in cases if not case.mark.subject_id and not _unread(case)]
+        later = [
+            Delay(case.mark, now + self._looks_again(case), Outcome.PENDING, marks.OBSERVED)
+            for case in cases
+            if case.mark not in hints
+        ]
+
+        def keep(conn: Connection) -> None:
+            marks.clear(conn, lease, hints)
+            marks.delay(conn, lease, later)
+
+        await self.database.write(keep)
+
+    def _looks_again(self, case: Case) -> float:
+        """Seconds; soon where something could not be read, or was read too early to tell."""
+        failed = [r.read for r in case.records if isinstance(r.read, Temporary)]
+        if not failed and not any(record.stale for record in case.records):
+            return OBSERVED_AGAIN
+        asked = max((one.retry_after or 0.0 for one in failed), default=0.0)
+        return max(self.backoff.after(case.mark.attempts), asked)
+
     # --- what is it about ----------------------------------------------------------------------
 
     def _cases(self, conn: Connection, claimed: Sequence[Mark]) -> list[Case]:
@@ -153,12 +195,12 @@ class Push:
         """A subject's records: one for each identifier that the target keys on. Where only the
         hash is left, the record is found by the vendor's id."""
         if mark.vendor_id:
-            yield Record(Ref(None, "", mark.vendor_id), None)
+            yield Record(Ref(None, "", mark.vendor_id), None, mark=mark)
         maybe_ours = mark.claimed_before or mark.unsettled_until is not None
         for one in known:
             if one.kind in self.connector.facts.keys_on:
                 for ref in self._refs(conn, one):
-                    yield Record(ref, one.hash, {one.hash}, maybe_ours=maybe_ours)
+                    yield Record(ref, one.hash, {one.hash}, mark, maybe_ours=maybe_ours)
 
     def _refs(self, conn: Connection, one: subjects.Known) -> list[Ref]:
         if one.spelling:
@@ -191,7 +233,7 @@ class Push:
         for answer in found.values():
             if isinstance(answer, Unusable):
                 raise answer
-        return found
+        return {ref: found.get(ref) or Temporary(UNANSWERED) for ref in unique}
 
     def _name(self, record: Record) -> None:
         """A record that was read by the vendor's id alone is known by the addresses it shows."""
@@ -299,7 +341,8 @@ class Push:
         await self._send(by_ref, await self._not_fought(by_ref, outs))
         if ins:
             URGENT.set(False)
-            await self._send(by_ref, await self._still_wished(lease, by_ref, ins))
+            admitted = await self._admitted(by_ref, ins)
+            await self._send(by_ref, await self._still_wished(lease, by_ref, admitted))
 
     def _plan(self, record: Record) -> list[Change]:
         """Prove what needs no write; the rest are changes."""
@@ -334,7 +377,7 @@ class Push:
                 began = record.read.read_began.timestamp()
                 self._note(record, slot, wished, Outcome.ABSENT, None, seen_began=began)
             elif isinstance(record.read, PropagationError):
-                self._fail(record, slot, wished, record.read)
+                self._fail(record, slot, wished, record.read, sent=False)
 
     def _prove_met(
         self,
@@ -348,7 +391,9 @@ class Push:
             if slot in changing:
                 continue
             wished = wishes.get(slot) or wish(slot, record.held)
-            if slot not in values:
+            if read and slot in read.hidden:
+                self._note(record, slot, wished, Outcome.UNSUPPORTED, HIDDEN)
+            elif slot not in values:
                 self._note(record, slot, wished, Outcome.ABSENT, None)
             elif read:
                 value = values[slot].value
@@ -369,8 +414,13 @@ class Push:
         hashes = {records[change.ref].hash or b"" for change in fought}
 
         def count(conn: Connection) -> dict[bytes, int]:
-            most, label = PUSH_BACKS_AN_HOUR, self.target.label
-            return {h: marks.note_pushback(conn, label, h, now, most) for h in hashes}
+            label, most = self.target.label, PUSH_BACKS_AN_HOUR
+            found = {h: marks.note_pushback(conn, label, h, now, most) for h in hashes}
+            for change in fought:
+                record = records[change.ref]
+                if found[record.hash or b""] >= ALARM_AT:
+                    self._tell_of_fight(conn, record, change, now)
+            return found
 
         counts = await self.database.write(count)
         given_up = [
@@ -380,15 +430,60 @@ class Push:
         ]
         return [change for change in outs if change not in given_up]
 
+    def _tell_of_fight(self, conn: Connection, record: Record, change: Change, now: float) -> None:
+        """One open task for each person and target."""
+        log.error("push_back_fight", target=self.target.label)
+        keys, brand = self.intake.keys, self.target.brand
+        subject_id = record.mark.subject_id if record.mark else 0
+        body = {"target": self.target.label, "channel": change.slot.channel.value}
+        known = tasks.open_of(conn, brand, [FIGHT], [subject_id])
+        if subject_id and all(
+            tasks.body(keys, row)["target"] != self.target.label for row in known
+        ):
+            due = next_working_day(self.clock()).timestamp()
+            tasks.add(conn, keys, brand, FIGHT, subject_id, body, now, due)
+
     def _gives_up(self, record: Record, change: Change, count: int) -> bool:
-        if count >= PUSH_BACKS_AN_HOUR - 1:
-            log.warning("push_back_fight", target=self.target.label, count=count)
         if count <= PUSH_BACKS_AN_HOUR:
             return False
         reason = "turned on again more than 4 times within an hour: somebody's tool is fighting us"
         self._note(record, change.slot, change.to, Outcome.PENDING, reason)
-        record.retry_after = 3600.0
+        record.waits[change.slot] = 3600.0
         return True
+
+    async def _admitted(self, records: Mapping[Ref, Record], ins: Sequence[Change]) -> list[Change]:
+        """A wave of opt-ins waits for a person; one that was stopped never sets out."""
+        now = self.clock().timestamp()
+        said = {
+            record.hash or b"": record.last_row_at.timestamp() if record.last_row_at else now
+            for record in (records[change.ref] for change in ins)
+        }
+
+        def ask(conn: Connection) -> dict[bytes, str]:
+            admitted = waves.admit(conn, self.target.label, said, now)
+            if admitted.turned:
+                self._tell_of_wave(conn, admitted.turned, now)
+            return admitted.states
+
+        states = await self.database.write(ask)
+        return [c for c in ins if self._passes(records[c.ref], c, states)]
+
+    def _tell_of_wave(self, conn: Connection, wave: Wave, now: float) -> None:
+        log.error("opt_in_wave", target=self.target.label, limit=wave.most)
+        body = {"target": self.target.label, "wave": wave.id, "most": wave.most}
+        due = next_working_day(self.clock()).timestamp()
+        tasks.add(conn, self.intake.keys, self.target.brand, WAVE, None, body, now, due)
+
+    def _passes(self, record: Record, change: Change, states: Mapping[bytes, str]) -> bool:
+        state = states[record.hash or b""]
+        if state == waves.WAITING:
+            record.waits[change.slot] = WAVE_LOOK_AGAIN
+            reason = "many people are to be switched on in one run: a person decides whether"
+            self._note(record, change.slot, change.to, Outcome.PENDING, reason)
+        elif state == waves.STOPPED:
+            reason = "a person stopped this wave of opt-ins"
+            self._note(record, change.slot, change.to, Outcome.REFUSED, reason)
+        return state in (waves.OPEN, waves.RELEASED)
 
     async def _still_wished(
         self, lease: Lease, records: Mapping[Ref, Record], ins: Sequence[Change]
@@ -513,13 +608,17 @@ class Push:
         wished: Wish,
         fault: PropagationError,
         ended: float | None = None,
+        *,
+        sent: bool = True,
     ) -> None:
+        """`sent` is False for a read that failed: no write can be on its way."""
         if not isinstance(fault, Temporary):
             self._note(record, slot, wished, Outcome.REFUSED, str(fault))
             return
-        record.unclear |= fault.unclear
+        unclear = fault.unclear and sent
+        record.unclear |= unclear
         record.retry_after = max(record.retry_after or 0.0, fault.retry_after or 0.0)
-        written = wished if fault.unclear and wished is not Wish.LEAVE else None
+        written = wished if unclear and wished is not Wish.LEAVE else None
         self._note(record, slot, wished, Outcome.PENDING, str(fault), written=written, ended=ended)
 
     def _prove(self, conn: Connection, lease: Lease, cases: Sequence[Case]) -> None:
@@ -531,47 +630,63 @@ class Push:
             ]
             marks.set_marks(conn, again, now, urgent=True)
             return
+        self._ask_staff(conn, cases, now)
         cleared: list[Mark] = []
         delayed: list[Delay] = []
         for case in cases:
-            if self.connector.facts.assisted:
-                self._ask_staff(conn, case, now)
             delay = self._delay(case, now)
             (delayed.append(delay) if delay else cleared.append(case.mark))
             self._keep(conn, case, delay, now)
         marks.clear(conn, lease, cleared)
         marks.delay(conn, lease, delayed)
 
-    def _ask_staff(self, conn: Connection, case: Case, now: float) -> None:
-        """A task for what waits; what staff said is done counts until an upload shows it."""
-        subject_id = case.mark.subject_id
+    def _ask_staff(self, conn: Connection, cases: Sequence[Case], now: float) -> None:
+        """A task for what waits for staff and for each refused out; what they said is done counts
+        until a read shows otherwise."""
         wanted: set[assisted.Asked] = set()
+        known: set[int] = set()
+        for case in cases:
+            found = list(self._work(case))
+            for record, slot, asked in found:
+                record.proofs[slot] = self._asked(conn, record, record.proofs[slot], asked, now)
+            wanted |= {asked for _, _, asked in found}
+            if case.mark.subject_id and not _unknown(case):
+                known.add(case.mark.subject_id)
+        assisted.settle_rest(conn, self.intake.keys, self.target, known, wanted, now)
+
+    def _work(self, case: Case) -> Iterable[tuple[Record, Slot, assisted.Asked]]:
+        if not case.mark.subject_id:
+            return
+        kinds = {Outcome.WAITING_FOR_STAFF: assisted.change_of(self.target)}
         for record in case.records:
-            for slot, proof in list(record.proofs.items()):
-                if proof.outcome is Outcome.WAITING_FOR_STAFF and subject_id:
-                    asked = assisted.Asked(subject_id, slot.channel, proof.wish)
-                    wanted.add(asked)
-                    record.proofs[slot] = self._asked(conn, record, proof, asked, now)
-        if subject_id:
-            assisted.settle_rest(conn, self.intake.keys, self.target, subject_id, wanted, now)
+            for slot, proof in record.proofs.items():
+                kind = kinds.get(proof.outcome)
+                if proof.outcome is Outcome.REFUSED and proof.wish is Wish.OFF:
+                    kind = assisted.REFUSED
+                if kind:
+                    subject_id = case.mark.subject_id
+                    yield record, slot, assisted.Asked(kind, subject_id, slot.channel, proof.wish)
 
     def _asked(
         self, conn: Connection, record: Record, proof: Proof, asked: assisted.Asked, now: float
     ) -> Proof:
         receipt = record.receipts.get(proof.slot.place)
-        began = receipt.seen_began if receipt else None
+        read = record.read if isinstance(record.read, Observed) else None
+        began = read.read_began if read else receipt and receipt.seen_began
+        said = said_at(proof.slot, asked.to, record.held)
         found = assisted.ask(
             conn,
             self.intake.keys,
             self.target,
             asked,
-            began.timestamp() if began else None,
+            max(said, began.timestamp() if began else 0.0),
             proof.reason or "",
             now,
         )
         if found.done_at:
             return proof._replace(outcome=Outcome.ACCEPTED, reason=SAID_DONE)
-        record.retry_after = max(record.retry_after or 0.0, found.due_at - now, LOOK_AGAIN)
+        if proof.outcome is Outcome.WAITING_FOR_STAFF:
+            record.waits[proof.slot] = max(found.due_at - now, LOOK_AGAIN)
         return proof
 
     def _keep(self, conn: Connection, case: Case, delay: Delay | None, now: float) -> None:
@@ -608,6 +723,9 @@ class Push:
         ]
         if open_:
             return self._later(case, open_, now, unsettled)
+        if fault := _unread(case):
+            wait = max(self.backoff.after(case.mark.attempts), fault.retry_after or 0.0)
+            return Delay(case.mark, now + wait, Outcome.PENDING, str(fault), unsettled)
         if unsettled and unsettled > now:
             reason = "an earlier call may still be at work there; it is read again afterwards"
             return Delay(case.mark, unsettled, Outcome.PENDING, reason, unsettled)
@@ -622,22 +740,37 @@ class Push:
     ) -> Delay:
         wait = self.backoff.after(case.mark.attempts)
         wait = max([wait, *(record.retry_after or 0.0 for record, _ in open_)])
+        wait = max(wait, min(record.waits.get(proof.slot, 0.0) for record, proof in open_))
         refused = next((p for _, p in open_ if p.outcome is Outcome.REFUSED), None)
         proof = refused or open_[0][1]
         if all(p.outcome is Outcome.REFUSED for _, p in open_):
             wait = REFUSED_AGAIN_AFTER
         if unsettled and unsettled <= now:
             unsettled = None
-        return Delay(case.mark, now + wait, proof.outcome, proof.reason or "", unsettled)
+        urgent = unsettled is not None or any(p.wish is not Wish.ON for _, p in open_)
+        reason = proof.reason or ""
+        return Delay(case.mark, now + wait, proof.outcome, reason, unsettled, urgent=urgent)
 
 
 def _fights(record: Record, change: Change) -> bool:
-    """Somebody turned this on again after it was off."""
+    """Somebody turned this on again, or cleared it, after it was seen off. A write of ours that
+    never took is no fight."""
     receipt = record.receipts.get(change.slot.place)
-    if receipt is None or not isinstance(record.read, Observed):
-        return False
-    was_off = receipt.seen is Value.OFF or receipt.written is Wish.OFF
-    return was_off and record.read.values[change.slot].value in (Value.ON, Value.UNMARKED)
+    was_off = receipt is not None and receipt.seen is Value.OFF
+    return was_off and isinstance(record.read, Observed)
+
+
+def _unread(case: Case) -> Temporary | None:
+    """Why a record that is known by the vendor's id alone could not be read."""
+    reads = (record.read for record in case.records if record.hash is None)
+    return next((read for read in reads if isinstance(read, Temporary)), None)
+
+
+def _unknown(case: Case) -> bool:
+    """Whether this round learnt nothing of one of its records."""
+    proofs = [proof for record in case.records for proof in record.proofs.values()]
+    stale = any(record.stale for record in case.records)
+    return stale or any(proof.outcome is Outcome.PENDING for proof in proofs)
 
 
 def _final(proof: Proof) -> bool:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import structlog
 from sqlalchemy import Connection
 
-from prefs import texts
+from prefs import merges, texts
 from prefs.core.decision import NOBODY, Held, wholly_out, wish
 from prefs.core.errors import Refused
 from prefs.core.propagation import (
@@ -182,6 +182,7 @@ class Scan:
             if before is not None:
                 self._mark_owners(conn, marks.gone(conn, self.target.label, before, now))
             marks.uploaded(conn, self.target.label, now)
+            merges.exported(conn, self.intake.keys, self.target.brand, self.target.label)
 
         for start in range(0, len(page.records), UPLOAD):
             part = Page(page.records[start : start + UPLOAD])
@@ -229,6 +230,8 @@ class Scan:
             receipt = next(filter(None, kept), None)
             began = row.read.read_began
             verdict, source = judge(seen, began, receipt, wished, max(times, default=None))
+            if self.connector.facts.assisted and wished is Wish.OFF and verdict is Verdict.OUT:
+                verdict = Verdict.NOTHING  # staff did what we asked for
             id_ = row.read.vendor_id
             first = id_ not in known.records if id_ else receipt is None
             direction = _direction(verdict, seen.value, wished, receipt, nobody=first and not times)

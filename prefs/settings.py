@@ -144,10 +144,10 @@ def load(path: Path, environ: Mapping[str, str], systems: Systems) -> Settings:
 
 
 def _settings(top: Table, systems: Systems) -> Settings:
-    mail, worker = _mail(top), _worker(top)
+    mail, worker, public_url = _mail(top), _worker(top), _public_url(top)
     controllers = {id_: _controller(id_, table) for id_, table in top.named("controllers")}
     brands = {
-        id_: _Branding(id_, table, top.report).brand(controllers, systems, worker)
+        id_: _Branding(id_, table, top.report).brand(controllers, systems, worker, public_url)
         for id_, table in top.named("brands")
     }
     if not brands:
@@ -156,7 +156,7 @@ def _settings(top: Table, systems: Systems) -> Settings:
         top.fault("mail.inbox", 'is nobody\'s; add mail = { inbox = "ADDRESS" } to a brand')
     settings = Settings(
         listen=_listen(top),
-        public_url=_public_url(top),
+        public_url=public_url,
         database=_database(top),
         secret_keys=_secret_keys(top),
         allowed_hosts=tuple(host.lower() for host in top.texts("allowed_hosts")),
@@ -378,14 +378,18 @@ class _Branding:
         self.report = report
 
     def brand(
-        self, controllers: Mapping[str, Controller], systems: Systems, worker: Worker
+        self,
+        controllers: Mapping[str, Controller],
+        systems: Systems,
+        worker: Worker,
+        public_url: str,
     ) -> Brand:
         region, topics, sms = self._region(), self._topics(), self._sms()
         targets = {
             name: _target(
                 table,
                 systems,
-                _Common(self.id, name, tuple(topics), region, sms, worker.call_alive),
+                _Common(self.id, name, tuple(topics), region, sms, worker.call_alive, public_url),
             )
             for name, table in self.table.named("targets")
         }
@@ -493,7 +497,7 @@ _LIMIT = re.compile(r"(\d+)(?:/(\S+)| at once)", re.ASCII)
 
 
 class _Common(NamedTuple):
-    """What a target takes from its brand and the worker."""
+    """What a target takes from its brand and the service."""
 
     brand: str
     name: str
@@ -501,6 +505,7 @@ class _Common(NamedTuple):
     region: str
     senders: Mapping[str, tuple[str, ...]]
     call_alive: float | None
+    public_url: str
 
 
 def _target(table: Table, systems: Systems, common: _Common) -> Target:
@@ -529,6 +534,7 @@ def _target(table: Table, systems: Systems, common: _Common) -> Target:
         limit=limit,
         unsafe_after=unsafe_after,
         call_alive=common.call_alive,
+        public_url=common.public_url,
     )
 
 

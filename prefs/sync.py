@@ -148,17 +148,22 @@ class Export(Protocol):
     def bad(self) -> int: ...
 
 
+def export_of(scan: Scan, data: bytes) -> Export:
+    """What a system's own export shows. Raises BadInput."""
+    if not isinstance(scan.connector, Uploaded):
+        raise BadInput(f"{scan.target.label} is read by its interface, not from a file")
+    return scan.connector.read_export(data)
+
+
 async def upload(scan: Scan, data: bytes, *, apply: bool) -> Report:
     """What staff brought: the system's own export, or our list of tasks with what is done.
     Raises BadInput."""
     report = Report(scan.target.label, scan.target.system, scan.target.live)
-    if not isinstance(scan.connector, Uploaded):
-        raise BadInput(f"{scan.target.label} is read by its interface, not from a file")
     rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig", "replace"))))
     if rows and assisted.is_list(list(rows[0])):
         await _ticked(scan, rows, report, apply=apply)
         return report
-    export = scan.connector.read_export(data)
+    export = export_of(scan, data)
 
     def look(conn: Connection) -> None:
         found = scan.compare(conn, export.page)

@@ -143,6 +143,8 @@ class MailingList:
     works_all_the_same: bool = False
     deaf: bool = False
     omits: bool = False
+    proof: Mapping[str, str] | None = None
+    """What it shows of everybody's opt-in."""
     before_read: Callable[[], None] | None = None
     before_write: Callable[[Sequence[Change]], None] | None = None
     after_write: Callable[[], None] | None = None
@@ -164,7 +166,7 @@ class MailingList:
         address = ref.value or (ref.vendor_id or "").removeprefix("id-")
         if address not in self.held:
             return Absent(began)
-        seen = Seen(self.held[address])
+        seen = Seen(self.held[address], proof=self.proof)
         vendor_id = f"id-{address}" if self.names else None
         return Observed(dict.fromkeys(self.slots, seen), began, vendor_id, ((Kind.EMAIL, address),))
 

@@ -158,10 +158,12 @@ def listening(
     *,
     environ: Mapping[str, str] | None = None,
     clock: Clock = utc_now,
+    port: int = 0,
 ) -> Iterator[Served]:
-    """The same on a real port of the loopback interface, worker inside, so that vendors' twins
-    can reach its webhooks. Format `extra` with {service} where the own URL is wanted."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    """The same on a real port of the loopback interface (a free one, or one that it had before),
+    worker inside, so that vendors' twins can reach its webhooks. Format `extra` with {service}
+    where the own URL is wanted."""
+    with socket.create_server(("127.0.0.1", port)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         runtime = opened(folder, extra, environ, clock, url)
         server = uvicorn.Server(config(make_app(runtime, work=True), "127.0.0.1", 0))

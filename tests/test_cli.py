@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from prefs.app import load_settings, open_runtime
 from prefs.cli import main
-from prefs.store import migrate
+from prefs.core.propagation import Container
+from prefs.store import containers, migrate
 from tests.served import configure
 
 
@@ -181,6 +184,40 @@ def test_doctor_tells_webhooks_and_a_missing_key(
     monkeypatch.setenv("PREFS_TEST_KEY", "another secret of thirty-two bytes")
     found = answer("doctor", code=1)["findings"]
     assert any("add the old secret" in one for one in found)
+
+
+KEAP = """
+[brands.rt.targets.keap]
+system = "keap"
+token = "env:KEAP"
+webhook_key = "env:HOOK"
+"""
+
+
+def test_doctor_tells_each_target_its_webhook_and_no_key(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(folder, KEAP)
+    monkeypatch.setenv("KEAP", "a token of Keap")
+    monkeypatch.setenv("HOOK", "a key of the hook")
+    (hook,) = answer("doctor")["webhooks"]
+    assert hook["url"] == "https://prefs.example.co.uk/webhooks/keap/rt/keap?key=<webhook_key>"
+    assert "contactGroup.applied" in hook["events"]
+
+
+def test_doctor_tells_of_a_list_that_stands_nowhere_until_it_is_configured(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = configure(folder, KEAP)
+    monkeypatch.setenv("KEAP", "a token of Keap")
+    monkeypatch.setenv("HOOK", "a key of the hook")
+    with open_runtime(load_settings(path, os.environ)).database as database:
+        found = [(Container("a2", "VIP offers", sends=True), "unclassified")]
+        database.write_now(lambda conn: containers.keep(conn, "rt/keap", found, 1.0))
+    (finding,) = answer("doctor", code=1)["findings"]
+    assert "VIP offers (a2)" in finding
+    configure(folder, KEAP + 'ignored_containers = ["a2"]\n')
+    assert answer("doctor")["findings"] == []
 
 
 def test_doctor_tells_where_mails_are_to_be_sent(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from prefs.core.errors import PropagationError, Refused, Temporary
-from prefs.core.propagation import Outcome, Page, Slot, Value
+from prefs.core.propagation import Outcome, Page, Slot, Target, Value
 from prefs.core.words import Channel, Choice, Source
 from prefs.lanes import Lane, Pace
 from prefs.scan import Direction, Finding, Scan
@@ -59,8 +59,10 @@ def lease_of(rt: Clinic) -> Lease:
     return lease
 
 
-def walk(rt: Clinic, there: MailingList, *, due: float | None = None) -> None:
-    scan = Scan(TARGET, there, rt.database, rt.intake, rt.clock)
+def walk(
+    rt: Clinic, there: MailingList, *, due: float | None = None, target: Target = TARGET
+) -> None:
+    scan = Scan(target, there, rt.database, rt.intake, rt.clock)
     lease = lease_of(rt)
     with suppress(PropagationError):
         asyncio.run(scan.run(lease, None) if due is None else scan.when_due(lease, due))
@@ -104,6 +106,23 @@ def test_somebody_who_left_since_the_last_walk_said_so_themselves(rt: Clinic) ->
 def test_an_on_at_the_vendor_is_never_consent(rt: Clinic) -> None:
     walk(rt, MailingList(rt.clock, held={ADA: Value.ON}))
     assert word(rt, ADA) is None
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_a_vendors_proof_is_no_consent_by_itself(rt: Clinic, live: bool) -> None:
+    """Only onboarding, which a person applies, and an event of the person's make it one."""
+    proof = {"at": "2021-04-08T16:17:44Z", "how": "sign-up form"}
+    there = MailingList(rt.clock, held={ADA: Value.ON}, proof=proof)
+    for _ in range(2):
+        walk(rt, there, target=replace(TARGET, live=live))
+    assert word(rt, ADA) is None
+    now = rt.clock().timestamp()
+    wanted = [(TARGET.label, 0, f"id-{ADA}")]
+    rt.database.write_now(lambda conn: marks.set_marks(conn, wanted, now, urgent=True))
+    assert push(rt, there) == 1
+    assert word(rt, ADA) is None
+    assert not rt.database.read_now(lambda conn: subjects.owners(conn, "rt", [rt.hash(ADA)]))
+    assert there.held == {ADA: Value.ON}
 
 
 def test_an_on_against_an_out_is_marked_and_pushed_back(rt: Clinic) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
@@ -196,6 +197,17 @@ def test_a_target(tmp_path: Path) -> None:
     assert target.table("interests") == {"i1": "offers"}
     assert target.table("webhook_secret") == {"a1b2c3": "sekret-0002"}
     assert target.options["service_containers"] == ("s1", "42")
+
+
+def test_a_target_knows_its_webhook(tmp_path: Path) -> None:
+    target = loaded(tmp_path, WHOLE).targets["rt/mailchimp"]
+    place = "https://prefs.example.co.uk/webhooks/mailchimp/rt/mailchimp"
+    assert target.webhook_url == f"{place}?key=sekret-0002"
+    assert target.webhook_url_shown == f"{place}?key=<webhook_key>"
+    odd = dataclasses.replace(target, options={"webhook_key": "a b&c=+/é"})
+    assert dict(parse_qsl(urlsplit(odd.webhook_url).query)) == {"key": "a b&c=+/é"}
+    bare = dataclasses.replace(target, options={})
+    assert bare.webhook_url == bare.webhook_url_shown == place
 
 
 def test_a_new_target_only_looks(tmp_path: Path) -> None:

@@ -31,23 +31,36 @@ def verify(request: Delivery, target: Target) -> bool:
 
 
 def normalise(request: Delivery, target: Target, *, signed: bool) -> list[Found]:
-    try:
-        body = json.loads(request.body)
-    except ValueError:
-        body = None
-    event = body.get("event_key") if isinstance(body, Mapping) else None
-    if event is None and HANDSHAKE in request.headers:
+    body = _body(request)
+    event = body.get("event_key")
+    if _is_handshake(request, event):
         return []
-    if not isinstance(body, Mapping) or not isinstance(event, str):
+    if not isinstance(event, str):
         return [Unknown("a body that is no event")]
     found: list[Found] = list(_rechecks(event, body, request.body))
     return found or [Unknown(event, signing.event_key(event, request.body))]
 
 
 def reply(request: Delivery, target: Target) -> Reply:
-    """Echoes the handshake's secret: the key in the URL shows that the hook is one of ours."""
+    """Echoes a handshake's secret, and nothing beside an event. Only registrations of ours can get
+    here: `verify` let in what brings our key, and a registration by hand may come at any time."""
     secret = request.headers.get(HANDSHAKE, "")
-    return Reply(headers={"X-Hook-Secret": secret}) if _SECRET.fullmatch(secret) else Reply()
+    if not _is_handshake(request, _body(request).get("event_key")) or not _SECRET.fullmatch(secret):
+        return Reply()
+    return Reply(headers={"X-Hook-Secret": secret})
+
+
+def _is_handshake(request: Delivery, event: object) -> bool:
+    return request.method == "POST" and event is None and HANDSHAKE in request.headers
+
+
+def _body(request: Delivery) -> Mapping[str, Any]:
+    """Empty for what is no JSON object."""
+    try:
+        body = json.loads(request.body)
+    except ValueError:
+        body = None
+    return body if isinstance(body, Mapping) else {}
 
 
 def _rechecks(event: str, body: Mapping[str, Any], raw: bytes) -> Iterator[Recheck]:

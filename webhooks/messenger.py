@@ -16,7 +16,7 @@ from typing import Any
 
 from prefs.core import identity
 from prefs.core.errors import BadIdentifier, Unverified
-from prefs.core.propagation import Target
+from prefs.core.propagation import Target, proof_of
 from prefs.core.signals import (
     Delivery,
     Evidence,
@@ -141,8 +141,8 @@ def _optin(
         return [_out(person, at, target, key, "stopped marketing messages", Source.VENDOR_PERSON)]
     if optin.get("type") != "notification_messages" or not token or status not in ("", RESUMED):
         return [Unknown(f"optin {optin.get('type')} {status}".strip(), key)]
-    proof = {"record": "marketing message opt-in", "time": at.isoformat() if at else ""}
-    proof |= {name: str(optin[name]) for name in ("title", "payload") if optin.get(name)}
+    title, payload = (str(optin.get(name) or "") for name in ("title", "payload"))
+    proof = proof_of(at, "opt-in to marketing messages", form=title, payload=payload)
     return [
         Signal(
             brand=target.brand,
@@ -151,7 +151,7 @@ def _optin(
             identifiers=(person,),
             occurred_at=at,
             basis=Basis.CONSENT,
-            evidence=Evidence(wording=str(optin.get("title") or "") or None, proof=proof),
+            evidence=Evidence(wording=title or None, proof=proof),
             origin=target.label,
             event_key=key,
         )

@@ -319,6 +319,15 @@ def _scope_wish(ask: Ask, held: Sequence[Held]) -> Wish:
     return Wish.ON if any(_chosen(ask, one) for one in held) else Wish.LEAVE
 
 
+def said_at(slot: Slot, to: Wish, held: Iterable[Held]) -> float:
+    """When the newest word for this wish was said, in whole seconds; 0 where nothing says when."""
+    words = DENYING if to is Wish.OFF else (Word.IN,)
+    topics: tuple[str | None, ...] = slot.topics or (None,)
+    asks = [Ask(Scope(slot.channel, slot.purpose, topic)) for topic in topics]
+    views = [view for one in held for ask in asks for view in _views(ask, one)]
+    return max((view.since or 0.0 for view in views if view.word in words), default=0.0)
+
+
 def _denied(ask: Ask, held: Held) -> bool:
     if _restricted(ask, held, 0.0):
         return True

@@ -6,7 +6,7 @@ state, `fold` does that for a whole ledger. Times are seconds since 1970 UTC.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -375,6 +375,25 @@ def _of_machine(row: Folded) -> bool:
     """A person's own out, and one by staff, is never taken back."""
     machine = strength(row.entry.source) is Strength.MACHINE
     return row.batch is not None and machine and row.entry.choice is Choice.OUT
+
+
+def denies(state: State, brand: str, channels: Collection[Channel]) -> bool:
+    """Whether anything stands that keeps marketing on one of these channels from this subject."""
+    marketing = (
+        standing
+        for scope, standing in state.scopes.get(brand, {}).items()
+        if scope.channel in channels and scope.purpose is Purpose.MARKETING
+    )
+    return state.restricted is not None or any(one.outs or one.hold for one in marketing)
+
+
+def spoke_out(state: State, brand: str) -> bool:
+    """Whether an out by the person or by staff stands, on any channel."""
+    return any(
+        strength(out.source) > Strength.MACHINE
+        for standing in state.scopes.get(brand, {}).values()
+        for out in standing.outs
+    )
 
 
 def merge(one: State, other: State) -> State:

@@ -40,15 +40,16 @@ def lacking(
 ) -> Why | None:
     """What a marketing `in` lacks: its basis, its evidence, or nothing (None).
 
-    Consent needs the wording or a notice known to the brand (UK GDPR article 7(1)); the soft
-    opt-in needs all its conditions and covers electronic mail only (PECR regulation 22(3));
-    legitimate interest carries phone and post only.
+    Consent needs the wording, a notice known to the brand, or a vendor's own record of this
+    person's opt-in (UK GDPR article 7(1)); the soft opt-in needs all its conditions and covers
+    electronic mail only (PECR regulation 22(3)); legitimate interest carries phone and post only.
     """
     if scope.purpose is not Purpose.MARKETING:
         return None
     live_or_post = scope.channel in (Channel.PHONE, Channel.POST)
     if basis is Basis.CONSENT:
-        return None if evidence.wording or notice_known else Why.NO_EVIDENCE
+        proved = evidence.wording or notice_known or evidence.proof
+        return None if proved else Why.NO_EVIDENCE
     if basis is Basis.SOFT_OPT_IN and not live_or_post:
         complete = soft_opt_in is not None and soft_opt_in.complete
         return None if complete else Why.NO_BASIS

@@ -10,16 +10,21 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol, runtime_checkable
+from urllib.parse import quote
 
 from prefs.core.errors import PropagationError
+from prefs.core.order import ABSURD_BEFORE
 from prefs.core.signals import Text
 from prefs.core.words import Channel, Kind, Purpose, Source
 
 URGENT: ContextVar[bool] = ContextVar("urgent", default=False)
 """Set by the lane while it carries an `off`: such calls may use the whole budget."""
+
+OUT_DUE: ContextVar[Callable[[], bool]] = ContextVar("out_due", default=lambda: False)
+"""Set by the lane while it carries no `off`: whether one waits for the end of that round."""
 
 
 class Wish(StrEnum):
@@ -34,7 +39,8 @@ class Value(StrEnum):
     ON = "on"
     OFF = "off"
     UNSET = "unset"
-    """Never chosen there; the vendor may send by its default or later, so an `off` is written."""
+    """Never chosen there; the vendor may send by its default or later, so an `off` is written. Also
+    where several records of one address differ: neither an `off` nor an `on` is met."""
     SILENT = "silent"
     """The vendor cannot send marketing here (bounced, archived, transactional only): an `off`
     needs no write and an `on` is not forced."""
@@ -47,6 +53,18 @@ class Readback(StrEnum):
     DIRECT = "direct"
     LISTING = "listing"
     NONE = "none"
+
+
+class Proves(StrEnum):
+    """Where a vendor's own record of a person's opt-in comes from, if it has any."""
+
+    NONE = "none"
+    SCAN = "scan"
+    """Scans show it, and so do reads."""
+    READ = "read"
+    """A read of the record shows it, a scan does not."""
+    EVENT = "event"
+    """Told once, by the webhook of the opt-in."""
 
 
 class Outcome(StrEnum):
@@ -105,10 +123,22 @@ class Seen:
     source: Source | None = None
     at: datetime | None = None
     proof: Mapping[str, str] | None = None
+    """The vendor's own record that the person opted in, as `proof_of` makes it; never consent by
+    itself."""
     ever_on: bool = False
     """The vendor shows that this was on before (an opt-in time, a past subscription)."""
     fact: str | None = None
     """A delivery fact that the vendor shows beside it (hard_bounce, ...)."""
+
+
+def proof_of(at: datetime | None, how: str, **shown: str | None) -> Mapping[str, str] | None:
+    """A vendor's record of one person's opt-in in plain words: `at` (RFC 3339), `how`, and what
+    else it shows (`ip`, `form`). None without a sane time: what does not say when proves nothing.
+    """
+    if at is None or at < ABSURD_BEFORE:
+        return None
+    when = at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return {"at": when, "how": how, **{name: text for name, text in shown.items() if text}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +150,8 @@ class Observed:
     vendor_id: str | None = None
     identifiers: tuple[tuple[Kind, str], ...] = ()
     """What the vendor shows as the record's own addresses and numbers, unnormalised."""
+    hidden: frozenset[Slot] = frozenset()
+    """Slots that are configured and that the vendor does not show: nothing is known of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +246,13 @@ class Facts:
     """Every request that may change something there: method and path as a regular expression."""
     source_url: str
     """The vendor's page that the connector was written from."""
+    on_by_default: frozenset[Channel] = frozenset()
+    """Channels whose switches the vendor turns on by itself: an `on` there is nobody's choice, and
+    no list of it can be attested as consent."""
+    proves: Proves = Proves.NONE
+    unsubscribes_at: frozenset[str] = frozenset()
+    """Systems at which this one's own sync takes people out when staff merge or delete them here:
+    no wish of the person."""
     assisted: bool = False
     """No interface: staff carry the changes, and what they upload is what is read."""
 
@@ -268,11 +307,28 @@ class Target:
     unsafe_after: float = 86400.0
     call_alive: float | None = None
     """Overrides the system's documented figure (tests move the clock with it)."""
+    public_url: str = ""
+    """Where people and vendors reach this service; without a slash at its end."""
     vault: Vault = field(default_factory=Memory, compare=False, repr=False)
 
     @property
     def label(self) -> str:
         return f"{self.brand}/{self.name}"
+
+    @property
+    def webhook_url(self) -> str:
+        """Where the vendor delivers to us, with the key where there is one: a secret then."""
+        key = self.text("webhook_key")
+        return self._webhook_url(quote(key, safe="") if key else None)
+
+    @property
+    def webhook_url_shown(self) -> str:
+        """The same for people to read, without the key itself."""
+        return self._webhook_url("<webhook_key>" if self.text("webhook_key") else None)
+
+    def _webhook_url(self, key: str | None) -> str:
+        url = f"{self.public_url}/webhooks/{self.system}/{self.brand}/{self.name}"
+        return f"{url}?key={key}" if key else url
 
     def text(self, key: str) -> str | None:
         value = self.options.get(key)
@@ -287,7 +343,8 @@ class Budget(Protocol):
     """One budget a target: every call of its adapter, by SDK or httpx, passes through it."""
 
     async def acquire(self) -> None:
-        """Wait for a place. Calls without URGENT leave half of the budget untouched."""
+        """Wait for a place. Calls without URGENT leave half of the budget untouched. Raises
+        Temporary where one of these would wait while an out is due (OUT_DUE)."""
 
     def release(self) -> None: ...
 
@@ -331,6 +388,30 @@ class Listens(Protocol):
         """Messages since the cursor, and the next cursor. Seen ones may come again."""
 
     async def message_time(self, message_id: str) -> datetime: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Unheard:
+    """The vendor does not tell us of all that we want to hear, and cannot be brought to it."""
+
+    todo: str
+    """What a person must do, in words; without the webhook's key."""
+    once: bool = False
+    """Said once and not again when staff have closed it: a webhook that was never registered (not
+    everybody wants one), a question."""
+
+
+@runtime_checkable
+class Tended(Protocol):
+    """A connector whose vendor ends the delivery of webhooks that failed for too long."""
+
+    tend_every: float
+    """Seconds between two looks."""
+
+    async def tend(self) -> Unheard | None:
+        """Look whether the vendor still delivers to us. Where the target is live, bring back what
+        was there before; a webhook that the operator never registered is not made. None when all
+        is well."""
 
 
 Make = Callable[[Target, Budget, Callable[[], datetime]], Connector]

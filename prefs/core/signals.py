@@ -43,6 +43,8 @@ class TokenUse:
 class Evidence:
     """What proves a statement. Goes, salted and encrypted, to the ledger's payload."""
 
+    kind: str | None = None
+    """`vendor_record` or `attested`, where a running clinic is taken over."""
     notice: str | None = None
     wording: str | None = None
     page: str | None = None

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, exists, func, insert, or_, select, update
 
 from prefs.core.errors import NotFound
 from prefs.core.words import PERSONAL, Choice, Source
 from prefs.store.counters import next_numbers
 from prefs.store.hot import Statement
-from prefs.store.schema import batches, ledger, marks, records, subjects
+from prefs.store.marks import count_records
+from prefs.store.schema import batches, ledger, marks, subjects
 
 PAUSE = 600.0
 """Seconds without an out of its origin that end a batch."""
@@ -86,8 +87,7 @@ def grow(conn: Connection, batch: Batch, by: int, now: float, *, holds: bool) ->
 
 def _limit(conn: Connection, batch: Batch) -> int:
     """Fifty, or one in twenty of what the origin holds."""
-    held = select(func.count()).where(records.c.target == batch.origin, records.c.gone_at.is_(None))
-    known = conn.execute(held).scalar_one()
+    known = count_records(conn, batch.origin)
     if not known:
         known = conn.execute(select(func.count()).select_from(subjects)).scalar_one()
     return max(FEW, int(known * SHARE))
@@ -115,11 +115,6 @@ def listed(conn: Connection, limit: int = 50) -> list[Batch]:
     return [Batch(*row) for row in conn.execute(wanted)]
 
 
-def waiting(conn: Connection, now: float) -> list[Batch]:
-    wanted = select(batches).where(batches.c.state == WAITING, batches.c.due_at > now)
-    return [Batch(*row) for row in conn.execute(wanted)]
-
-
 def rows_of(conn: Connection, batch: Batch, after: int, limit: int) -> list[Any]:
     """Ledger rows of its outs, by subject: those of up to `limit` subjects past `after`."""
     of_batch = (ledger.c.batch == batch.label, ledger.c.kind == "choice")
@@ -135,30 +130,41 @@ def rows_of(conn: Connection, batch: Batch, after: int, limit: int) -> list[Any]
     return list(conn.execute(wanted.order_by(ledger.c.subject_id, ledger.c.revision)))
 
 
+def rows_of_one(conn: Connection, batch: Batch, subject_id: int) -> list[Any]:
+    """Ledger rows of the outs that it brought one subject."""
+    wanted = select(ledger).where(
+        ledger.c.batch == batch.label,
+        ledger.c.kind == "choice",
+        ledger.c.choice == Choice.OUT.value,
+        ledger.c.subject_id == subject_id,
+    )
+    return list(conn.execute(wanted.order_by(ledger.c.revision)))
+
+
 # --- what it holds back ------------------------------------------------------------------------
 
 
 def hold(conn: Connection, batch: Batch) -> None:
-    """Marks of its people wait until it is due, but not of those who said something themselves
-    or through staff since it began."""
-    spoke = _strings([*PERSONAL, Source.STAFF])
-    themselves = select(ledger.c.subject_id).where(
-        ledger.c.received_at >= batch.opened_at, ledger.c.source.in_(spoke)
-    )
+    """Marks of its people wait until it is due, but not of those who ever said out themselves or
+    through staff, or said anything since it began."""
+    spoke = ledger.c.source.in_(_strings([*PERSONAL, Source.STAFF]))
+    since = or_(ledger.c.choice == Choice.OUT.value, ledger.c.received_at >= batch.opened_at)
     conn.execute(
         update(marks)
         .where(
             marks.c.subject_id.in_(_people(batch)),
-            marks.c.subject_id.not_in(themselves),
+            ~exists().where(ledger.c.subject_id == marks.c.subject_id, spoke, since),
             marks.c.since >= batch.opened_at,
             marks.c.due_at < batch.due_at,
         )
-        .values(due_at=batch.due_at)
+        .values(due_at=batch.due_at, attempts=0)
     )
 
 
 def release(conn: Connection, batch: Batch, now: float) -> Batch:
-    """A person says go."""
+    """A person says go; nothing goes that was taken back."""
+    if batch.state == RETRACTED:
+        return batch
     conn.execute(
         update(marks)
         .where(marks.c.subject_id.in_(_people(batch)), marks.c.due_at == batch.due_at)

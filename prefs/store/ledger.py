@@ -163,11 +163,18 @@ def state_of(conn: Connection, subject_id: int, until: float | None = None) -> S
     return fold(folded(row) for row in rows)
 
 
-def has_retracted(conn: Connection, subject_id: int, batch: str) -> bool:
-    wanted = select(ledger.c.id).where(
+def count_applied(conn: Connection, batch: str) -> int:
+    """Applied rows whose batch begins with this word."""
+    rows = (ledger.c.batch.startswith(f"{batch} ", autoescape=True), ledger.c.result == "applied")
+    return int(conn.execute(select(func.count()).where(*rows)).scalar_one())
+
+
+def retracted_until(conn: Connection, subject_id: int, batch: str) -> int:
+    """The revision up to which a batch was taken back for a subject; 0 where it was not."""
+    wanted = select(func.max(ledger.c.revision)).where(
         ledger.c.subject_id == subject_id, ledger.c.batch == batch, ledger.c.kind == "retract"
     )
-    return conn.execute(wanted.limit(1)).first() is not None
+    return int(conn.execute(wanted).scalar() or 0)
 
 
 def history(conn: Connection, subject_id: int) -> list[Any]:

@@ -10,7 +10,19 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, and_, bindparam, case, delete, func, insert, or_, select, update
+from sqlalchemy import (
+    Connection,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    not_,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects import sqlite
 
 from prefs.core.propagation import Outcome, Receipt, Slot, Value, Wish
@@ -53,8 +65,11 @@ def set_marks(
     *,
     urgent: bool,
     due_at: float | None = None,
+    heard: bool = False,
 ) -> None:
-    """Mark (target, subject id, vendor id) each, due now unless said otherwise."""
+    """Mark (target, subject id, vendor id) each, due now unless said otherwise. Only something
+    `heard` of the person, here or by staff, frees a mark that a batch holds back: what a target
+    shows or tells does not."""
     wanted = list(wanted)
     if not wanted:
         return
@@ -72,22 +87,36 @@ def set_marks(
         }
         for number, (target, subject_id, vendor_id) in zip(numbers, wanted, strict=True)
     ]
-    _SET.run_many(conn, rows)
+    (_SET if heard else _SET_HELD).run_many(conn, rows)
 
 
 _FIELDS = ("target", "subject_id", "vendor_id", "number", "urgent", "due_at", "since", "attempts")
 _insert = sqlite.insert(marks).values({name: bindparam(name) for name in _FIELDS})
-_SET = Statement(
-    _insert.on_conflict_do_update(
-        index_elements=["target", "subject_id", "vendor_id"],
-        set_={
-            "number": _insert.excluded.number,
-            "urgent": func.max(marks.c.urgent, _insert.excluded.urgent),
-            "due_at": func.min(marks.c.due_at, _insert.excluded.due_at),
-            "attempts": 0,
-        },
+_sooner = func.min(marks.c.due_at, _insert.excluded.due_at)
+
+
+def _set(due_at: Any) -> Statement:
+    return Statement(
+        _insert.on_conflict_do_update(
+            index_elements=["target", "subject_id", "vendor_id"],
+            set_={
+                "number": _insert.excluded.number,
+                "urgent": func.max(marks.c.urgent, _insert.excluded.urgent),
+                # An out is not as old as the opt-in that waited before it.
+                "since": case(
+                    (marks.c.urgent < _insert.excluded.urgent, _insert.excluded.since),
+                    else_=marks.c.since,
+                ),
+                "due_at": due_at,
+                "attempts": 0,
+            },
+        )
     )
-)
+
+
+_SET = _set(_sooner)
+_SET_HELD = _set(case((marks.c.attempts == 0, marks.c.due_at), else_=_sooner))
+"""A mark that was never tried and is due later is one that is held back (or its target parked)."""
 
 
 # --- lanes -----------------------------------------------------------------------------------
@@ -164,6 +193,17 @@ def set_lane(conn: Connection, lease: Lease, **values: Any) -> bool:
     return done.rowcount == 1
 
 
+def left(conn: Connection, labels: Collection[str]) -> list[str]:
+    """Targets other than these whose standing outs were marked once."""
+    others = (lanes.c.places.is_not(None), lanes.c.target.not_in(sorted(labels)))
+    return list(conn.execute(select(lanes.c.target).where(*others)).scalars())
+
+
+def forget_places(conn: Connection, targets: Collection[str]) -> None:
+    """At the next start of these targets every standing out is marked again."""
+    conn.execute(update(lanes).where(lanes.c.target.in_(sorted(targets))).values(places=None))
+
+
 def uploaded(conn: Connection, target: str, at: float) -> None:
     """Everybody at an assisted target was seen in an upload."""
     _lane(conn, target)
@@ -178,9 +218,11 @@ def set_unsafe(conn: Connection, target: str, since: float | None) -> None:
 # --- claiming and clearing --------------------------------------------------------------------
 
 
-def claim(conn: Connection, lease: Lease, now: float, limit: int) -> list[Mark]:
+def claim(
+    conn: Connection, lease: Lease, now: float, limit: int, calm_limit: int | None = None
+) -> list[Mark]:
     """The marks that are due, claimed under this lease's epoch: outs first and by themselves, so
-    that they alone use the whole budget."""
+    that they alone use the whole budget. Of others at most `calm_limit`."""
     due = conn.execute(
         select(marks)
         .where(marks.c.target == lease.target, marks.c.due_at <= now)
@@ -188,6 +230,8 @@ def claim(conn: Connection, lease: Lease, now: float, limit: int) -> list[Mark]:
         .limit(limit)
     ).all()
     found = [_mark(row, lease.epoch) for row in due if row.urgent == due[0].urgent]
+    if found and not found[0].urgent:
+        found = found[:calm_limit]
     if found:
         conn.execute(
             update(marks)
@@ -249,6 +293,8 @@ class Delay(NamedTuple):
     outcome: Outcome
     reason: str
     unsettled_until: float | None = None
+    urgent: bool = True
+    """False where only opt-ins are left to do."""
 
 
 def delay(conn: Connection, lease: Lease, delayed: Iterable[Delay]) -> None:
@@ -262,6 +308,7 @@ def delay(conn: Connection, lease: Lease, delayed: Iterable[Delay]) -> None:
             "b_outcome": one.outcome.value,
             "b_reason": one.reason,
             "b_unsettled": one.unsettled_until,
+            "b_urgent": int(one.urgent),
         }
         for one in delayed
     ]
@@ -278,6 +325,9 @@ def delay(conn: Connection, lease: Lease, delayed: Iterable[Delay]) -> None:
         )
         .values(
             due_at=case((same, bindparam("b_due")), else_=marks.c.due_at),
+            urgent=case(
+                (same, func.min(marks.c.urgent, bindparam("b_urgent"))), else_=marks.c.urgent
+            ),
             outcome=bindparam("b_outcome"),
             reason=bindparam("b_reason"),
             unsettled_until=bindparam("b_unsettled"),
@@ -318,9 +368,12 @@ def pushed_now(
     return {name for (name,) in rows}
 
 
-def any_due(conn: Connection, target: str, now: float) -> bool:
+def any_due(conn: Connection, target: str, now: float, *, urgent: bool = False) -> bool:
+    """Whether a mark is due; with `urgent`, one of an out."""
     row = conn.execute(
-        select(marks.c.number).where(marks.c.target == target, marks.c.due_at <= now).limit(1)
+        select(marks.c.number)
+        .where(marks.c.target == target, marks.c.due_at <= now, marks.c.urgent >= int(urgent))
+        .limit(1)
     ).first()
     return row is not None
 
@@ -360,14 +413,56 @@ def refused(conn: Connection) -> dict[str, int]:
     return {row[0]: row[1] for row in rows}
 
 
-def overdue(conn: Connection, before: float) -> dict[str, int]:
-    """target -> outs that it has not confirmed since `before`."""
-    rows = conn.execute(
+def overdue(
+    conn: Connection, before: float, *, staff: bool = True, target: str | None = None
+) -> dict[str, int]:
+    """target (each, or the one named) -> outs that it has not confirmed since `before`, those left
+    out that a person said were removed there by hand, until the next scan; without `staff` those
+    too that staff carry."""
+    by_hand = and_(
+        marks.c.since <= func.coalesce(lanes.c.by_hand_at, 0.0),
+        func.coalesce(lanes.c.scanned_at, 0.0) <= func.coalesce(lanes.c.by_hand_at, 0.0),
+    )
+    wanted = (
         select(marks.c.target, func.count())
-        .where(marks.c.urgent == 1, marks.c.since < before)
+        .join_from(marks, lanes, lanes.c.target == marks.c.target, isouter=True)
+        .where(marks.c.urgent == 1, marks.c.since < before, not_(by_hand))
         .group_by(marks.c.target)
     )
+    if target is not None:
+        wanted = wanted.where(marks.c.target == target)
+    if not staff:
+        outcome = func.coalesce(marks.c.outcome, "")
+        wanted = wanted.where(outcome != Outcome.WAITING_FOR_STAFF.value)
+    rows = conn.execute(wanted)
     return {row[0]: row[1] for row in rows}
+
+
+def removed_by_hand(conn: Connection, target: str, now: float) -> None:
+    """A person says that what this target has not confirmed until now is off there."""
+    _lane(conn, target)
+    conn.execute(update(lanes).where(lanes.c.target == target).values(by_hand_at=now))
+
+
+OBSERVED = "only observed: nothing is written there before go-live"
+
+
+def went_live(conn: Connection, target: str, now: float) -> None:
+    """What waited for go-live is due now."""
+    conn.execute(
+        update(marks)
+        .where(marks.c.target == target, marks.c.reason == OBSERVED, marks.c.due_at > now)
+        .values(due_at=now)
+    )
+
+
+def hurry(conn: Connection, target: str, now: float) -> None:
+    """Marks that wait with an opt-in are due now."""
+    conn.execute(
+        update(marks)
+        .where(marks.c.target == target, marks.c.urgent == 0, marks.c.due_at > now)
+        .values(due_at=now)
+    )
 
 
 def untried(conn: Connection, targets: Collection[str]) -> int:
@@ -428,6 +523,21 @@ def record_hashes(conn: Connection, target: str, vendor_id: str) -> list[bytes]:
     )
 
 
+def records_seen(
+    conn: Connection, target: str, hashes: Collection[bytes]
+) -> list[tuple[str, float]]:
+    """Every record that was ever known by one of these identifiers, and when it was last seen."""
+    shown = select(record_identifiers.c.vendor_id).where(
+        record_identifiers.c.target == target, record_identifiers.c.hash.in_(sorted(hashes))
+    )
+    rows = conn.execute(
+        select(records.c.vendor_id, records.c.seen_at).where(
+            records.c.target == target, records.c.vendor_id.in_(shown)
+        )
+    )
+    return [(row.vendor_id, row.seen_at) for row in rows]
+
+
 _KNOWN = ByKeys(
     lambda ids: select(records.c.vendor_id).where(
         records.c.target == bindparam("target"), records.c.vendor_id.in_(ids)
@@ -437,6 +547,11 @@ _KNOWN = ByKeys(
 
 def known_records(conn: Connection, target: str, vendor_ids: Collection[str]) -> set[str]:
     return {vendor_id for (vendor_id,) in _KNOWN.run(conn, vendor_ids, {"target": target})}
+
+
+def count_records(conn: Connection, target: str) -> int:
+    held = select(func.count()).where(records.c.target == target, records.c.gone_at.is_(None))
+    return int(conn.execute(held).scalar_one())
 
 
 def gone(conn: Connection, target: str, unseen_since: float, now: float) -> list[bytes]:

@@ -172,7 +172,41 @@ lanes = table(
     may("parked_reason"),
     may("unsafe_since", Time),
     may("walked_at", Time),
+    may("places", Text),
+    may("live_since", Time),
+    may("by_hand_at", Time),
 )
+"""One row a target. `places` are the slots that its standing outs were marked for, `live_since` is
+when it was first read while we write there, `by_hand_at` when a person said that what is overdue
+was removed there by hand."""
+
+containers = table(
+    "containers",
+    key("target"),
+    key("id"),
+    need("name"),
+    need("class"),
+    need("first_seen", Time),
+    need("seen_at", Time),
+    rowid=False,
+)
+"""Lists, types and senders as the last reading of a target found them."""
+
+waves = table(
+    "waves",
+    key("id", Big),
+    need("target"),
+    need("state"),
+    need("opened_at", Time),
+    need("most", Integer),
+    may("decided_at", Time),
+)
+"""Opt-ins on their way to one target in one run: `open`, `waiting` for a person, `released` or
+`stopped`."""
+Index("waves_target", waves.c.target, waves.c.opened_at)
+
+wave_ons = table("wave_ons", key("wave", Big), key("hash", LargeBinary), rowid=False)
+Index("wave_ons_hash", wave_ons.c.hash)
 
 marks = table(
     "marks",

@@ -339,6 +339,17 @@ def owners(conn: Connection, controller: str, hashes: Collection[bytes]) -> list
     return sorted(rows.scalars())
 
 
+def page(conn: Connection, controller: str, after: int, size: int) -> list[Subject]:
+    """The subjects of a controller past an id, in order."""
+    ids = (
+        select(subjects.c.id)
+        .where(subjects.c.controller == controller, subjects.c.id > after)
+        .order_by(subjects.c.id)
+        .limit(size)
+    )
+    return by_ids(conn, list(conn.execute(ids).scalars()))
+
+
 def all_ids(conn: Connection, controller: str, size: int = 500) -> Iterable[list[int]]:
     """The ids of all subjects of a controller, in pages."""
     last = -1

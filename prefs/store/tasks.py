@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, delete, select, update
 
 from prefs.core.keys import Keyring
+from prefs.core.words import Kind
+from prefs.store import marks, subjects
 from prefs.store.counters import next_numbers
 from prefs.store.schema import tasks
+
+KEEP = 2 * 365 * 86400.0
+"""Seconds that a closed task is kept: it names people, and shows how they were answered."""
+WORKING_DAYS = 2
+"""Until a change or a question for staff is due."""
 
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -42,6 +50,31 @@ def add(
     return id_
 
 
+def due_at(now: float) -> float:
+    """The end of the second working day after now."""
+    day, left = datetime.fromtimestamp(now, UTC), WORKING_DAYS
+    while left:
+        day += timedelta(days=1)
+        left -= day.weekday() < 5
+    return day.replace(hour=17, minute=0, second=0, microsecond=0).timestamp()
+
+
+def person(conn: Connection, keys: Keyring, target: str, subject_id: int) -> dict[str, str]:
+    """Whom a task is about, as staff find them at a target."""
+    known = subjects.identifiers_of(conn, [subject_id], keys).get(subject_id, [])
+    found = {one.kind: one.spelling or "" for one in reversed(known)}
+    ids = marks.vendor_ids(conn, target, [one.hash for one in known])
+    names = [one.name for one in subjects.by_ids(conn, [subject_id]) if one.name]
+    first, _, last = (names[0] if names else "").strip().rpartition(" ")
+    return {
+        "first_name": first or last,
+        "last_name": last if first else "",
+        "email": found.get(Kind.EMAIL, ""),
+        "mobile": found.get(Kind.PHONE, ""),
+        "customer_id": next((id_ for some in ids.values() for id_ in some), ""),
+    }
+
+
 def _aad(id_: int) -> bytes:
     return b"task" + id_.to_bytes(8, "big")
 
@@ -67,9 +100,55 @@ def of_subject(conn: Connection, brand: str, kind: str, subject_id: int) -> list
     return list(conn.execute(wanted.order_by(tasks.c.id.desc())))
 
 
+def open_of(
+    conn: Connection, brand: str, kinds: Collection[str], subject_ids: Collection[int]
+) -> list[Any]:
+    """Open tasks of these kinds about these people."""
+    wanted = select(tasks).where(
+        tasks.c.subject_id.in_(sorted(subject_ids)),
+        tasks.c.kind.in_(sorted(kinds)),
+        tasks.c.brand == brand,
+        tasks.c.state == "open",
+    )
+    return list(conn.execute(wanted))
+
+
+def open_about(conn: Connection, keys: Keyring, brand: str, kind: str, **said: Any) -> list[Any]:
+    """Open tasks of a kind whose body says this; for kinds of which few are open at once."""
+    wanted = select(tasks).where(
+        tasks.c.brand == brand, tasks.c.kind == kind, tasks.c.state == "open"
+    )
+    return [row for row in conn.execute(wanted) if said.items() <= body(keys, row).items()]
+
+
+def open_past(conn: Connection, brand: str, kind: str, now: float) -> list[Any]:
+    """Open tasks of a kind that are past their due time."""
+    wanted = select(tasks).where(
+        tasks.c.brand == brand,
+        tasks.c.state == "open",
+        tasks.c.due_at < now,
+        tasks.c.kind == kind,
+    )
+    return list(conn.execute(wanted))
+
+
+def opened_since(conn: Connection, kinds: Collection[str], since: float) -> list[Any]:
+    """Open tasks of these kinds, of any brand."""
+    wanted = select(tasks).where(
+        tasks.c.kind.in_(sorted(kinds)), tasks.c.state == "open", tasks.c.created_at >= since
+    )
+    return list(conn.execute(wanted.order_by(tasks.c.id)))
+
+
 def body(keys: Keyring, row: Any) -> dict[str, Any]:
     found: dict[str, Any] = msgspec.msgpack.decode(keys.decrypt(row.body, _aad(row.id)))
     return found
+
+
+def rewrite(conn: Connection, keys: Keyring, id_: int, body: Mapping[str, Any]) -> None:
+    """More is known of what an open task is about."""
+    packed = keys.encrypt(_pack(body), _aad(id_))
+    conn.execute(update(tasks).where(tasks.c.id == id_).values(body=packed))
 
 
 def settle(
@@ -80,3 +159,7 @@ def settle(
         .where(tasks.c.id == id_)
         .values(state=state, body=keys.encrypt(_pack(body), _aad(id_)), closed_at=now)
     )
+
+
+def purge(conn: Connection, now: float) -> None:
+    conn.execute(delete(tasks).where(tasks.c.state != "open", tasks.c.closed_at < now - KEEP))

@@ -119,7 +119,9 @@ class LinksBody(Body):
 
 
 class TaskBody(Body):
-    state: Annotated[Literal["done", "out", "release"], Meta(extra_json_schema={"type": "string"})]
+    state: Annotated[
+        Literal["done", "out", "release", "stop"], Meta(extra_json_schema={"type": "string"})
+    ]
     note: Short
 
 

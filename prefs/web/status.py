@@ -15,11 +15,10 @@ from starlette.routing import Route
 from prefs import assisted
 from prefs.core.errors import BadInput, NotFound, PrefsError
 from prefs.core.ids import subject_text
-from prefs.core.signals import Evidence, Signal, Statement
-from prefs.core.words import Channel, Choice, Purpose, Scope, Source
 from prefs.metrics import REGISTRY
-from prefs.store import batches, ledger, marks, migrate, tasks
+from prefs.store import ledger, marks, migrate, tasks
 from prefs.store.access import ApiKey
+from prefs.tasks import KINDS, Settled, settle
 from prefs.web.auth import needs
 from prefs.web.bodies import BODY_LIMIT, TaskBody, parse, read_body
 from prefs.web.check import rfc3339
@@ -29,8 +28,6 @@ from prefs.web.people import json
 _decode_task = msgspec.json.Decoder(TaskBody)
 MOST = 1000
 LAG_WINDOW = 7 * 86400.0
-HELD = {"held_text": Channel.SMS, "held_mail": Channel.EMAIL}
-"""Tasks that a hold waits for, and the channel that it holds."""
 
 
 @needs("check", "rights", "admin")
@@ -109,6 +106,8 @@ def _lag(lags: list[float]) -> dict[str, float | None]:
 async def list_tasks(request: Request, served: Service, key: ApiKey) -> Response:
     """Work that waits for a person, the most urgent first."""
     state, kind = request.query_params.get("state"), request.query_params.get("kind")
+    if kind and kind not in KINDS:
+        raise BadInput(f"kind is one of: {', '.join(sorted(KINDS))}", field="kind")
     rows = await served.database.read(lambda conn: tasks.listed(conn, key.brand, state, kind))
     if "text/csv" in request.headers.get("accept", ""):
         return Response(assisted.listed(served.keys, rows), media_type="text/csv; charset=utf-8")
@@ -119,6 +118,8 @@ def _task(served: Service, row: Any) -> dict[str, Any]:
     return {
         "id": str(row.id),
         "kind": row.kind,
+        "what": KINDS[row.kind].what,
+        "settle_as": list(KINDS[row.kind].states) if row.state == "open" else [],
         "state": row.state,
         "subject_id": subject_text(row.subject_id) if row.subject_id else None,
         "created_at": rfc3339(row.created_at),
@@ -130,59 +131,16 @@ def _task(served: Service, row: Any) -> dict[str, Any]:
 
 @needs("staff", "admin")
 async def settle_task(request: Request, served: Service, key: ApiKey) -> Response:
-    """Close a task. A held text or mail is settled as `out` (they meant stop) or `release`d."""
+    """Close a task as its kind allows; each item of the list says how (`settle_as`)."""
     body = parse(_decode_task, await read_body(request, BODY_LIMIT))
     text = request.path_params["id"]
     if not re.fullmatch(r"[0-9]{1,18}", text):
         raise NotFound("there is no such task")
-    job = served.database.write(lambda conn: _settle(conn, served, key, int(text), body))
-    return json(await job)
-
-
-def _settle(
-    conn: Connection, served: Service, key: ApiKey, id_: int, body: TaskBody
-) -> dict[str, Any]:
-    row = tasks.one(conn, key.brand, id_)
-    if row is None:
-        raise NotFound("there is no such task")
-    if row.state != "open":
-        raise BadInput("this task is closed already", field="$.state", status=409)
-    if row.kind in HELD:
-        _decide_hold(conn, served, key, row, body)
-    elif row.kind == "batch" and body.state == "done":
-        batch = batches.by_label(conn, tasks.body(served.keys, row)["batch"])
-        batches.release(conn, batch, served.clock().timestamp())
-    elif body.state == "done" and row.kind in assisted.KINDS:
-        _look_again(conn, served, row)
-    elif body.state != "done":
-        raise BadInput("only a held text or mail can be settled as out or release", field="$.state")
-    now = served.clock().timestamp()
-    noted = {**tasks.body(served.keys, row), "settled_with": body.note}
-    tasks.settle(conn, served.keys, id_, body.state, noted, now)
-    return _task(served, tasks.one(conn, key.brand, id_))
-
-
-def _look_again(conn: Connection, served: Service, row: Any) -> None:
-    """The lane notes what staff say is done."""
-    target = served.settings.targets.get(tasks.body(served.keys, row)["target"])
-    if target:
-        assisted.look_again(conn, target, row.subject_id, served.clock().timestamp())
-
-
-def _decide_hold(conn: Connection, served: Service, key: ApiKey, row: Any, body: TaskBody) -> None:
-    if body.state == "done" or row.subject_id is None:
-        raise BadInput("settle a held text or mail as out or release", field="$.state")
-    evidence = Evidence(actor=f"key {key.id}", note=body.note)
-    channel = Channel(tasks.body(served.keys, row).get("channel") or HELD[row.kind])
-    if body.state == "release":
-        served.intake.release(conn, key.brand, row.subject_id, channel, evidence)
-        return
-    hashes = tuple(served.intake.hashes_of_subject(conn, row.subject_id, channel))
-    scope = Scope(channel, Purpose.MARKETING)
-    signal = Signal(
-        key.brand, Source.STAFF, (Statement(scope, Choice.OUT),), hashes=hashes, evidence=evidence
+    settled = Settled(body.state, body.note, f"key {key.id}")
+    row = await served.database.write(
+        lambda conn: settle(conn, served, key.brand, int(text), settled)
     )
-    served.intake.record(conn, signal)
+    return json(_task(served, row))
 
 
 # --- health ------------------------------------------------------------------------------------

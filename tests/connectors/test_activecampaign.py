@@ -49,7 +49,10 @@ FAST = Limit(1000, 1.0)
 
 class TestActiveCampaign(ConnectorContract):
     system = "activecampaign"
-    bulk = False  # one call for each contact and list: a bulk import names nobody until it is over
+    exempt: ClassVar[Mapping[str, str]] = {
+        "bulk": "one call for each contact and list: a bulk import names nobody until it is over"
+    }
+    small_pages = ("connectors.activecampaign.PAGE",)
     read_path = CONTACTS
     write_path = "/api/3/contactLists"
     scan_path = CONTACTS
@@ -122,6 +125,52 @@ class TestActiveCampaign(ConnectorContract):
         self.twin.bounces(self.ref(1).value)
         seen = self.read(self.ref(1)).values[TREATMENTS]
         assert (seen.value, seen.fact) == (Value.SILENT, "hard_bounce")
+
+    # --- proof of an opt-in ----------------------------------------------------------------------
+
+    def proof(self, ref: Ref, slot: Slot = TREATMENTS) -> Mapping[str, str] | None:
+        """What a read shows; a scan must show the same."""
+        read = self.read(ref).values
+        scanned = [record for page in self.pages() for record in page.records]
+        (listed,) = [found.values for one, found in scanned if one.value == ref.value]
+        assert listed == read
+        return read[slot].proof
+
+    @pytest.mark.parametrize("slot", [TREATMENTS, TEXTS])
+    def test_a_form_proves_with_its_time_and_ip(self, slot: Slot) -> None:
+        self.twin.new_contact(self.ref(1).value)
+        self.twin.person_subscribes(self.ref(1).value, slot.place, form="5", ip="192.0.2.7")
+        (row,) = self.twin.state.rows.values()
+        assert self.proof(self.ref(1), slot) == {
+            "at": row.subscribed.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "how": "sign-up form",
+            "form": "5",
+            "ip": "192.0.2.7",
+        }
+
+    @pytest.mark.parametrize("ip", ["", "198.51.100.4"])
+    def test_who_was_imported_with_a_time_and_an_ip_proves_nothing(self, ip: str) -> None:
+        self.twin.imported(self.ref(1).value, "1", ip=ip)
+        assert self.proof(self.ref(1)) is None
+
+    def test_who_staff_or_a_program_added_proves_nothing(self) -> None:
+        self.put(self.ref(1))
+        assert self.proof(self.ref(1)) is None
+        self.unset(self.ref(2))
+        self.apply(Wish.ON, self.ref(2))
+        assert self.held(self.ref(2)) is Value.ON
+        assert self.proof(self.ref(2)) is None
+
+    def test_who_was_put_back_proves_nothing(self) -> None:
+        for number in (1, 2):
+            self.twin.new_contact(self.ref(number).value)
+            self.twin.person_subscribes(self.ref(number).value, "1")
+            self.twin.person_unsubscribes(self.ref(number).value, "1")
+        self.apply(Wish.ON, self.ref(1))
+        assert self.proof(self.ref(1)) is None
+        self.twin.configure(clock_shift=30 * 86400)
+        self.twin.admin_sets(self.ref(2).value, "1", "1")
+        assert self.proof(self.ref(2)) is None
 
     def test_a_removed_membership_is_no_entry_and_no_opt_out(self) -> None:
         self.put(self.ref(1))
@@ -454,6 +503,66 @@ def test_statuses_come_as_texts_and_as_numbers(status: object) -> None:
     assert (seen.value, seen.at, seen.ever_on) == (Value.OFF, None, False)
     reply = {"contactList": {"contact": "42", "list": "1", "status": status}}
     assert isinstance(set_answers(reply), Applied)
+
+
+FORM = {
+    "contact": "42",
+    "list": "1",
+    "status": "1",
+    "form": "5",
+    "sdate": "2021-04-08T11:17:44-05:00",
+    "udate": None,
+    "sourceid": "1",
+    "ip4Sub": "3221225991",
+    "created_timestamp": "2021-04-08 11:17:44",
+}
+
+
+def proof_of_amy(changed: Mapping[str, Any]) -> Mapping[str, str] | None:
+    amy_is({**FORM, **changed})
+    read = run(lambda connector: connector.observe([AMY]))[AMY]
+    assert isinstance(read, Observed)
+    (seen,) = read.values.values()
+    return seen.proof
+
+
+@respx.mock
+@pytest.mark.parametrize(
+    ("changed", "ip"),
+    [
+        ({}, "192.0.2.7"),
+        ({"form": 5, "sourceid": 1, "ip4Sub": "192.0.2.7"}, "192.0.2.7"),
+        ({"ip4Sub": "0", "udate": "0000-00-00"}, None),
+        ({"ip4Sub": "XXXXXXXXXX"}, None),
+        ({"ip4Sub": "99999999999"}, None),
+    ],
+)
+def test_a_row_of_a_form_proves(changed: Mapping[str, Any], ip: str | None) -> None:
+    shown = {"at": "2021-04-08T16:17:44Z", "how": "sign-up form", "form": "5"}
+    assert proof_of_amy(changed) == (shown | {"ip": ip} if ip else shown)
+
+
+@respx.mock
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"form": None},
+        {"form": "0"},
+        {"form": ""},
+        {"sdate": None},
+        {"sdate": "0000-00-00 00:00:00"},
+        {"sdate": "2021-04-08 11:17:44"},
+        {"status": "0"},
+        {"status": "2"},
+        {"sourceid": "4"},
+        {"udate": "2021-03-01T00:00:00-05:00"},
+        {"created_timestamp": "2021-03-01 11:17:44"},
+    ],
+)
+def test_a_row_that_is_not_complete_or_not_theirs_proves_nothing(
+    changed: Mapping[str, Any],
+) -> None:
+    assert proof_of_amy(changed) is None
 
 
 @respx.mock

@@ -57,6 +57,7 @@ class Account(ConnectorContract):
     """A HubSpot account, with or without the batch calls of Marketing Hub Enterprise."""
 
     system = "hubspot"
+    small_pages = ("connectors.hubspot_line.BATCH",)
     enterprise: ClassVar[bool] = True
 
     def make_twin(self) -> HubspotTwin:
@@ -76,8 +77,16 @@ class Account(ConnectorContract):
     def reads_by_post(self) -> Sequence[tuple[str, str]]:
         return READS_BY_POST
 
+    def listen(self, url: str) -> Mapping[str, Any]:
+        self.twin.configure(webhook_url=url)
+        return {"signing_secret": self.twin.signing_secret}
+
+
+WALKED = "a walk sees properties, where a subscription has no word"
+
 
 class TestHubSpot(Account):
+    exempt: ClassVar[Mapping[str, str]] = {"walked words": WALKED}
     read_path = STATUSES
     write_path = STATUSES
     write_method = "POST"
@@ -111,6 +120,48 @@ class TestHubSpot(Account):
         self.put(self.ref(1))
         assert self.value(self.ref(1)) is Value.ON
         assert [call.path for call in self.twin.writes()] == ["/oauth/v1/token"]
+
+    # --- proof of an opt-in -----------------------------------------------------------------------
+
+    def proof(self, ref: Ref) -> Mapping[str, str] | None:
+        """What a read shows; a scan shows none."""
+        scanned = [record for page in self.pages() for record in page.records]
+        (listed,) = [found.values for one, found in scanned if one.value == ref.value]
+        assert not any(seen.proof for seen in listed.values())
+        seen = self.observe(ref)[ref].values[Slot("101", Channel.EMAIL, topics=("treatments",))]
+        assert seen.value is Value.ON
+        proof: Mapping[str, str] | None = seen.proof
+        return proof
+
+    def test_what_the_person_did_proves(self) -> None:
+        self.unset(self.ref(1))
+        self.twin.person_subscribes(self.ref(1).value, "101")
+        at = self.twin.state.statuses[self.ref(1).value]["101"].at
+        assert self.proof(self.ref(1)) == {
+            "at": at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "how": "by the person, on a page or form of HubSpot",
+        }
+
+    def test_a_form_with_a_notice_proves_with_its_words(self) -> None:
+        self.unset(self.ref(1))
+        basis, wording = "CONSENT_WITH_NOTICE", "I agree to get news by email"
+        self.twin.person_subscribes(self.ref(1).value, "101", basis, wording)
+        proof = self.proof(self.ref(1))
+        assert proof
+        assert (proof["basis"], proof["wording"]) == (basis, wording)
+
+    def test_another_legal_basis_than_consent_proves_none(self) -> None:
+        self.unset(self.ref(1))
+        self.twin.person_subscribes(self.ref(1).value, "101", "LEGITIMATE_INTEREST_CLIENT")
+        assert self.proof(self.ref(1)) is None
+
+    def test_who_staff_or_a_program_subscribed_proves_nothing(self) -> None:
+        for number in (1, 2):
+            self.unset(self.ref(number))
+        self.twin.admin_sets(self.ref(1).value, "101", "SUBSCRIBED")
+        self.apply(Wish.ON, self.ref(2))
+        assert self.proof(self.ref(1)) is None
+        assert self.proof(self.ref(2)) is None
 
     # --- bulk -------------------------------------------------------------------------------------
 
@@ -297,7 +348,10 @@ class TestWithoutBatches(TestHubSpot):
     """Any other account: batches answer 403 and everything goes one by one."""
 
     enterprise = False
-    bulk = False  # HubSpot keeps its batch calls for Marketing Hub Enterprise
+    exempt: ClassVar[Mapping[str, str]] = {
+        "bulk": "HubSpot keeps its batch calls for Marketing Hub Enterprise",
+        "walked words": WALKED,
+    }
 
     def test_many_are_read_and_turned_off_by_hundreds(self) -> None:
         """One by one here: three calls each, beside the refused batches."""
@@ -499,6 +553,13 @@ def test_who_said_it_and_when(said: str, source: Source | None) -> None:
     assert seen[NEWS] == Seen(Value.OFF, source, at)
     assert (seen[OFFERS].value, seen[OFFERS].source, seen[OFFERS].at) == (Value.ON, source, at)
     assert (seen[OFFERS].proof is not None) == (source is Source.VENDOR_PERSON)
+
+
+@respx.mock
+def test_an_opt_in_without_a_time_proves_nothing() -> None:
+    amy_holds(status(12, "SUBSCRIBED", "SOURCE_RECIPIENT") | {"timestamp": None})
+    seen = values()[OFFERS]
+    assert (seen.value, seen.proof) == (Value.ON, None)
 
 
 @respx.mock

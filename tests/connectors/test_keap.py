@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import httpx
 import pytest
@@ -52,8 +52,8 @@ class TestKeap(ConnectorContract):
     """A Keap account; everybody in it has a tag for reminders, which nobody may touch."""
 
     system = "keap"
-    bulk = False  # Keap sets email statuses one by one
-
+    exempt: ClassVar[Mapping[str, str]] = {"bulk": "Keap sets email statuses one by one"}
+    small_pages = ("connectors.keap_line.PAGE",)
     read_path = f"{ADDRESSES}/.+/status"
     write_path = f"{ADDRESSES}/.+/status"
     write_method = "PATCH"
@@ -78,6 +78,11 @@ class TestKeap(ConnectorContract):
                 await connector.close()
 
         return asyncio.run(inside())
+
+    def listen(self, url: str) -> Mapping[str, Any]:
+        """Told of opt-outs, too, which Keap may do or not."""
+        self.twin.configure(tells_opt_out=True)
+        return super().listen(url)
 
     def reads_by_post(self) -> Sequence[tuple[str, str]]:
         return READS_BY_POST
@@ -237,6 +242,42 @@ class TestKeap(ConnectorContract):
         seen = self.read(Ref(None, "", str(number))).values[EMAIL]
         assert (seen.value, seen.fact) == (value, None)
 
+    # --- proof of an opt-in -----------------------------------------------------------------------
+
+    def proof(self, ref: Ref) -> Mapping[str, str] | None:
+        """What a read shows; a scan must show the same."""
+        seen = self.read(ref).values[EMAIL]
+        scanned = [record for page in self.walk() for record in page.records]
+        assert [read.values[EMAIL] for one, read in scanned if one == ref] == [seen]
+        return seen.proof
+
+    def test_a_confirmation_by_the_person_proves(self) -> None:
+        self.twin.new_contact(self.ref(1).value, status="SINGLE_OPT_IN")
+        assert self.proof(self.ref(1)) is None
+        self.twin.person_confirms(self.ref(1).value)
+        began = self.twin.state.statuses[self.ref(1).value].created
+        assert self.proof(self.ref(1)) == {
+            "at": began.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "how": "double opt-in, confirmed at this time or later",
+        }
+
+    @pytest.mark.parametrize("status", ["SINGLE_OPT_IN", "UNENGAGED_MARKETABLE"])
+    def test_what_imports_and_staff_get_proves_nothing(self, status: str) -> None:
+        self.twin.new_contact(self.ref(1).value, status=status)
+        assert self.value(self.ref(1)) is Value.ON
+        assert self.proof(self.ref(1)) is None
+
+    def test_our_own_opt_in_proves_nothing(self) -> None:
+        self.twin.new_contact(self.ref(1).value)
+        self.apply(Wish.ON, self.ref(1))
+        assert self.value(self.ref(1)) is Value.ON
+        assert self.proof(self.ref(1)) is None
+
+    def test_one_confirmed_address_proves_nothing_for_another(self) -> None:
+        number = self.twin.new_contact("a@example.com b@example.com", status="SINGLE_OPT_IN")
+        self.twin.person_confirms("a@example.com")
+        assert self.read(Ref(None, "", str(number))).values[EMAIL] == Seen(Value.ON)
+
     def test_an_off_by_id_is_written_to_every_address_that_keap_knows(self) -> None:
         number = self.twin.new_contact("a@example.com b@example.com c@example.com", "", "CONFIRMED")
         self.twin.forget_status("c@example.com")
@@ -250,7 +291,7 @@ class TestKeap(ConnectorContract):
         other = Ref(Kind.PHONE, "+447700900999")
         found = self.observe(Ref(Kind.PHONE, NUMBER), other)
         assert found[Ref(Kind.PHONE, NUMBER)].vendor_id == str(number)
-        assert found[Ref(Kind.PHONE, NUMBER)].values[EMAIL] == Seen(Value.ON)
+        assert found[Ref(Kind.PHONE, NUMBER)].values[EMAIL].value is Value.ON
         assert isinstance(found[other], Absent)
 
     def test_a_wildcard_finds_nobody_else(self) -> None:
@@ -393,7 +434,7 @@ class TestKeap(ConnectorContract):
         number = self.twin.new_contact("amy@example.com", NUMBER, "CONFIRMED", tags=[NO_SMS])
         statuses, contacts = self.walk()
         assert statuses.records[0][0] == Ref(Kind.EMAIL, "amy@example.com")
-        assert statuses.records[0][1].values == {EMAIL: Seen(Value.ON)}
+        assert statuses.records[0][1].values[EMAIL].value is Value.ON
         ((ref, read),) = contacts.records
         assert ref == Ref(None, "", str(number))
         assert (read.values[SMS].value, read.values[PHONE].value) == (Value.OFF, Value.UNMARKED)
@@ -476,10 +517,10 @@ def run(job: Callable[[Keap], Awaitable[T]], **options: Any) -> T:
     return asyncio.run(inside())
 
 
-def amy_holds(status: object, opted_in: object) -> respx.Route:
+def amy_holds(status: object, opted_in: object, **more: object) -> respx.Route:
     respx.get(f"{BASE}{TAGS}").mock(return_value=httpx.Response(200, json={"tags": []}))
     respx.get(f"{BASE}{CONTACTS}").mock(return_value=httpx.Response(200, json={"contacts": []}))
-    shown = {"email": AMY.value, "status": status, "opted_in": opted_in}
+    shown = {"email": AMY.value, "status": status, "opted_in": opted_in, **more}
     return respx.get(AMYS).mock(return_value=httpx.Response(200, json=shown))
 
 
@@ -515,6 +556,26 @@ def read() -> Any:
 def test_what_a_status_means(status: str, opted_in: bool, seen: Seen) -> None:
     amy_holds(status, opted_in)
     assert read().values[EMAIL] == seen
+
+
+@respx.mock
+@pytest.mark.parametrize(
+    ("status", "opted_in", "at", "proves"),
+    [
+        ("CONFIRMED", True, "2024-05-21T14:30:00Z", True),
+        ("DOUBLE_OPT_IN", True, "2024-05-21T14:30:00.123+01:00", True),
+        ("CONFIRMED", False, "2024-05-21T14:30:00Z", False),
+        ("CONFIRMED", True, "2024-05-21T14:30:00", False),
+        ("CONFIRMED", True, "1970-01-01T00:00:00Z", False),
+        ("CONFIRMED", True, None, False),
+        ("SINGLE_OPT_IN", True, "2024-05-21T14:30:00Z", False),
+    ],
+)
+def test_only_a_confirmation_with_a_time_proves(
+    status: str, opted_in: bool, at: str | None, proves: bool
+) -> None:
+    amy_holds(status, opted_in, create_time=at)
+    assert bool(read().values[EMAIL].proof) == proves
 
 
 @respx.mock

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import httpx
 import pytest
 
 from connectors import mailchimp
 from connectors.mailchimp import Sdk
 from prefs.core.errors import Refused, Temporary, Unusable
-from prefs.core.propagation import Applied, Connector, Ref, Value, Wish
+from prefs.core.propagation import Applied, Connector, Observed, Ref, Seen, Slot, Value, Wish
 from prefs.core.words import Kind, Source
 from tests.connectors.contract import ConnectorContract
 from tests.twins.mailchimp import MailchimpTwin
@@ -20,6 +21,9 @@ VALUES = {"subscribed": Value.ON, "unsubscribed": Value.OFF, "pending": Value.UN
 
 class TestMailchimp(ConnectorContract):
     system = "mailchimp"
+    small_pages = ("connectors.mailchimp.PAGE",)
+    resumes = False  # pages are counted, and shift by what changes in between
+    echoes = False  # its webhooks are set to what people and admins do
     read_path = "/3.0/lists/[^/]+/members"
     write_path = "/3.0/lists/a1(/members/.*)?$"
     write_method = "PATCH"
@@ -49,6 +53,10 @@ class TestMailchimp(ConnectorContract):
 
     def break_word(self, ref: Ref) -> None:
         self.twin.member("a1", ref.value).status = "resting"
+
+    def listen(self, url: str) -> Mapping[str, Any]:
+        self.twin.old_webhook("a1", url, sources=["user", "admin"])
+        return {"webhook_key": "hook-key"}
 
     def reminders_untouched(self) -> bool:
         return all(not member.changed_by("api") for member in self.twin.service_members())
@@ -98,6 +106,85 @@ class TestMailchimp(ConnectorContract):
         found = self.observe(self.ref(1), self.ref(2))
         sources = [next(iter(read.values.values())).source for read in found.values()]
         assert sources == [Source.VENDOR_PERSON, Source.VENDOR_API]
+
+    # --- proof of an opt-in ------------------------------------------------------------------
+
+    def proof(self, ref: Ref) -> Mapping[str, str] | None:
+        """What a read shows; a scan must show the same."""
+        (seen,) = {slot.place: seen for slot, seen in self.statuses(ref).items()}.values()
+        return seen.proof
+
+    def statuses(self, ref: Ref) -> Mapping[Slot, Seen]:
+        def of_audience(read: Observed) -> dict[Slot, Seen]:
+            return {slot: seen for slot, seen in read.values.items() if ":" not in slot.place}
+
+        read = of_audience(self.observe(ref)[ref])
+        pages = [record for page in self.pages() for record in page.records]
+        (listed,) = [of_audience(found) for one, found in pages if one.value == ref.value]
+        assert listed == read
+        return read
+
+    @pytest.mark.parametrize("form", ["Hosted Signup Form", "Embed Form", "Landing Page"])
+    def test_a_form_of_mailchimps_proves_with_time_and_ip(self, form: str) -> None:
+        self.twin.subscribe_by_form("a1", self.ref(1).value, form=form)
+        at = self.twin.member("a1", self.ref(1).value).timestamp_opt.isoformat()
+        assert self.proof(self.ref(1)) == {
+            "at": at.replace("+00:00", "Z"),
+            "how": "sign-up form",
+            "form": form,
+            "ip": "192.0.2.7",
+        }
+
+    def test_a_confirmation_counts_from_its_click(self) -> None:
+        self.twin.new_audience("a1", double_optin=True)
+        self.twin.subscribe_by_form("a1", self.ref(1).value)
+        assert self.proof(self.ref(1)) is None
+        self.twin.configure(clock_shift=86400)
+        self.twin.person_confirms("a1", self.ref(1).value, ip="192.0.2.77")
+        member, proof = self.twin.member("a1", self.ref(1).value), self.proof(self.ref(1))
+        assert proof
+        assert proof["ip"] == "192.0.2.77"
+        assert proof["at"] == member.timestamp_opt.isoformat().replace("+00:00", "Z")
+        assert member.timestamp_opt > member.timestamp_signup
+
+    def test_a_time_alone_proves_nothing(self) -> None:
+        self.twin.new_member("a1", self.ref(1).value, source="")
+        assert self.twin.member("a1", self.ref(1).value).timestamp_opt
+        assert self.proof(self.ref(1)) is None
+
+    @pytest.mark.parametrize("how", ["admin_adds", "admin_imports", "a program"])
+    def test_who_others_added_with_time_and_ip_proves_nothing(self, how: str) -> None:
+        if how == "a program":
+            body = {"email_address": self.ref(1).value, "status": "subscribed"}
+            path, key = f"{self.url}/3.0/lists/a1/members", ("any", self.twin.api_key)
+            assert httpx.post(path, json=body, auth=key).status_code == 200
+            self.twin.calls.clear()
+        else:
+            getattr(self.twin, how)("a1", self.ref(1).value)
+        member = self.twin.member("a1", self.ref(1).value)
+        assert member.timestamp_opt
+        assert member.ip_opt
+        assert self.proof(self.ref(1)) is None
+
+    def test_a_form_proves_nothing_for_who_was_put_back_later(self) -> None:
+        self.twin.subscribe_by_form("a1", self.ref(1).value)
+        self.twin.admin_unsubscribes("a1", self.ref(1).value)
+        self.twin.configure(clock_shift=30 * 86400)
+        self.twin.admin_resubscribes("a1", self.ref(1).value)
+        assert self.proof(self.ref(1)) is None
+
+    def test_who_left_proves_nothing(self) -> None:
+        self.twin.subscribe_by_form("a1", self.ref(1).value)
+        self.twin.person_unsubscribes("a1", self.ref(1).value)
+        assert self.proof(self.ref(1)) is None
+
+    @pytest.mark.parametrize(("boxes", "proves"), [((), False), (("b2",), False), (("b1",), True)])
+    def test_where_boxes_are_asked_that_of_email_must_be_ticked(
+        self, boxes: tuple[str, ...], proves: bool
+    ) -> None:
+        self.twin.new_audience("a1", permissions={"b1": "E-mail", "b2": "Direct mail"})
+        self.twin.subscribe_by_form("a1", self.ref(1).value, boxes=boxes)
+        assert bool(self.proof(self.ref(1))) == proves
 
     def test_many_are_read_by_pages(self) -> None:
         refs = [self.ref(number) for number in range(200)]

@@ -1,14 +1,14 @@
-"""Messenger: the label for staff, tokens that vanish, the subscription that must live."""
+"""Messenger: the label for staff, tokens that vanish."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from connectors.budget import TokenBudget
-from connectors.messenger import FIELDS, Messenger
+from connectors.messenger import Messenger
 from prefs.core.errors import Refused, Temporary, Unusable
 from prefs.core.propagation import Connector, Local, Memory, Page, Ref, Target, Value, Wish
 from prefs.core.words import Kind, Source
@@ -20,8 +20,12 @@ class TestMessenger(ConnectorContract):
     """Exempt from reading: Meta holds no preference. "Off" is the label that staff see."""
 
     system = "messenger"
-    readable = False
-    bulk = False
+    exempt: ClassVar[Mapping[str, str]] = {
+        "reading": "Meta holds no preference that could be read",
+        "walking": "a walk shows whose tokens vanished, after two lists",
+        "bulk": "a label is set for one person at a time",
+    }
+    echoes = False  # a label set through the interface is not told
     done = Local
     read_path = scan_path = "/v25.0/[0-9]+/notification_message_tokens"
     write_path = "/v25.0/[0-9]+/label"
@@ -192,14 +196,11 @@ class TestMessenger(ConnectorContract):
 
         return asyncio.run(inside())
 
-    # --- subscription -----------------------------------------------------------------------------
+    # --- the walk alone ---------------------------------------------------------------------------
 
-    def test_a_lost_subscription_is_made_again(self) -> None:
+    def test_a_walk_does_not_look_at_the_subscription(self) -> None:
         self.twin.loses_subscription()
-        self.pages()
-        assert self.twin.state.subscribed == list(FIELDS)
-
-    def test_a_living_subscription_is_left_alone(self) -> None:
+        self.twin.faults.add("down", path=".*/subscribed_apps", times=None)
         self.pages()
         assert self.twin.writes() == []
 

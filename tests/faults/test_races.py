@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from prefs.store import waves
 from tests.faults.kit import count, dice, say
 from tests.served import Served, eventually, listening
 from tests.twins.hubspot import HubspotTwin
@@ -31,7 +32,9 @@ STATUSES = "/communication-preferences/v4/statuses/"
 
 
 @pytest.fixture
-def clinic(tmp_path: Path) -> Iterator[tuple[Served, HubspotTwin]]:
+def clinic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Served, HubspotTwin]]:
+    # So many opt-ins at once would wait for a person.
+    monkeypatch.setattr(waves, "FEW", 10 * PEOPLE)
     with ExitStack() as stack:
         twin, url = stack.enter_context(running(HubspotTwin()))
         twin.limits.windows = ()

@@ -16,6 +16,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from ipaddress import IPv4Address
 from typing import Any
 from urllib.parse import urlencode
 
@@ -30,6 +31,7 @@ from tests.twins.kit import (
     Courier,
     Letter,
     Limits,
+    Mark,
     Refusal,
     Row,
     Sent,
@@ -71,7 +73,8 @@ class Contact:
 
 @dataclass
 class Membership:
-    """`by` is person, admin or api: for the page and for tests."""
+    """`by` is person, admin or api: for the page and for tests. `form` and `ip` are those of a
+    sign-up by a form."""
 
     id: str
     contact: str
@@ -80,7 +83,10 @@ class Membership:
     subscribed: datetime | None
     left: datetime | None
     by: str
+    made: datetime
     source_id: str = "0"
+    form: str | None = None
+    ip: str = ""
 
 
 @dataclass
@@ -96,29 +102,33 @@ class Account:
 
 
 class ActiveCampaignTwin(Twin[Account]):
-    """See the module. Settings beside those of the kit: `token` (of the header Api-Token), and
-    `sideloads` (no: `include` is not understood). `webhook_url` hears every event."""
+    """See the module. Settings beside those of the kit: `token` (of the header Api-Token),
+    `sideloads` (no: `include` is not understood), and `shows_state` (no: the list of webhooks does
+    not say which are off). `webhook_url` hears every event and stands in no list."""
 
     name = "activecampaign"
+    title = "ActiveCampaign"
     default_limits = staticmethod(lambda: Limits(windows=[SPEED]))
 
     def __init__(self) -> None:
         super().__init__()
         self.courier = Courier((), lambda status: False)
         self.token = "twin-activecampaign-key"
-        self.sideloads = True
+        self.sideloads = self.shows_state = True
 
     def fresh(self) -> Account:
         return Account()
 
     def reset(self) -> None:
         super().reset()
-        self.token, self.sideloads = "twin-activecampaign-key", True
+        self.token = "twin-activecampaign-key"
+        self.sideloads = self.shows_state = True
 
     def configure(self, **settings: Any) -> None:
         """Its own settings by name, else as the kit."""
         self.token = str(settings.pop("token", self.token))
         self.sideloads = bool(settings.pop("sideloads", self.sideloads))
+        self.shows_state = bool(settings.pop("shows_state", self.shows_state))
         super().configure(**settings)
 
     def routes(self) -> Sequence[BaseRoute]:
@@ -130,7 +140,9 @@ class ActiveCampaignTwin(Twin[Account]):
             Route(f"{API}/contacts/{{id}}/contactLists", self.get_rows, methods=["GET"]),
             Route(f"{API}/contactLists", self.post_row, methods=["POST"]),
             Route(f"{API}/lists", self.get_lists, methods=["GET"]),
+            Route(f"{API}/webhooks", self.get_webhooks, methods=["GET"]),
             Route(f"{API}/webhooks", self.post_webhook, methods=["POST"]),
+            Route(f"{API}/webhooks/{{id}}", self.delete_webhook, methods=["DELETE"]),
         ]
 
     def problem(self, status: int, reason: str = "", code: str = "") -> Response:
@@ -258,7 +270,12 @@ class ActiveCampaignTwin(Twin[Account]):
             "sdate": row.subscribed and _time(row.subscribed),
             "udate": row.left and _time(row.left),
             "unsubreason": None,
+            "form": row.form,
             "sourceid": row.source_id,
+            "ip4Sub": str(int(IPv4Address(row.ip))) if row.ip else "0",
+            "ip4_last": "0",
+            "ip4Unsub": "0",
+            "created_timestamp": row.made.astimezone(ZONE).strftime("%Y-%m-%d %H:%M:%S"),
         }
 
     def _write(
@@ -270,7 +287,7 @@ class ActiveCampaignTwin(Twin[Account]):
         row = self.state.rows.get(key)
         before = row.status if row else None
         if row is None:
-            row = Membership(self._new_id(), contact.id, list_id, status, None, None, by)
+            row = Membership(self._new_id(), contact.id, list_id, status, None, None, by, now)
             self.state.rows[key] = row
         row.status = status
         if by == "api":
@@ -302,9 +319,28 @@ class ActiveCampaignTwin(Twin[Account]):
         fields = await self._fields(request, "webhook", needed | {"listid"}, needed)
         if set(fields["events"]) - EVENTS or set(fields["sources"]) - SOURCES:
             raise Refusal(self.problem(422, "no such event or source"))
-        hook = {**fields, "id": self._new_id(), "state": "1"}
+        return JSONResponse({"webhook": self._hook_shown(self._add_hook(fields))}, 201)
+
+    def _add_hook(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """`listid` 0 is every list."""
+        place = str(fields.get("listid", 0))
+        hook = {**fields, "listid": place, "id": self._new_id(), "state": "1"}
         self.state.webhooks[str(hook["id"])] = hook
-        return JSONResponse({"webhook": hook}, 201)
+        return hook
+
+    async def get_webhooks(self, request: Request) -> Response:
+        hooks = list(self.state.webhooks.values())
+        shown = [self._hook_shown(hook) for hook in _page(hooks, request.query_params)]
+        return JSONResponse({"webhooks": shown, "meta": {"total": str(len(hooks))}})
+
+    def _hook_shown(self, hook: Mapping[str, Any]) -> dict[str, Any]:
+        hidden = () if self.shows_state else ("state",)
+        return {name: value for name, value in hook.items() if name not in hidden}
+
+    async def delete_webhook(self, request: Request) -> Response:
+        if self.state.webhooks.pop(request.path_params["id"], None) is None:
+            raise Refusal(self.problem(404, "No Result found for Webhook"))
+        return JSONResponse({})
 
     def _tell(
         self, kind: str, contact: Contact, by: str, more: Iterable[tuple[str, str]], travel: Travel
@@ -328,7 +364,7 @@ class ActiveCampaignTwin(Twin[Account]):
             self.post(lambda attempt: letter, travel)
         for hook in self.state.webhooks.values():
             wanted = kind in hook["events"] and source in hook["sources"]
-            if wanted and hook["state"] == "1":
+            if wanted and hook["state"] == "1" and _is_about(hook, more):
                 self._send_to(hook, Letter(hook["url"], content, headers), travel)
 
     def _send_to(self, hook: dict[str, Any], letter: Letter, travel: Travel) -> None:
@@ -388,7 +424,8 @@ class ActiveCampaignTwin(Twin[Account]):
         for list_id, status in (statuses or {}).items():
             joined = now if status in ("1", "2", "3") else None
             left = now if status == "2" else None
-            row = Membership(self._new_id(), contact.id, list_id, status, joined, left, "admin")
+            who, id = contact.id, self._new_id()
+            row = Membership(id, who, list_id, status, joined, left, "admin", now)
             self.state.rows[f"{contact.id}/{list_id}"] = row
         return contact.id
 
@@ -398,8 +435,24 @@ class ActiveCampaignTwin(Twin[Account]):
         self._write(self._known(email), list, "2", "person", travel)
 
     @act
-    def person_subscribes(self, email: str, list: str, travel: Travel = PLAIN) -> None:
-        self._write(self._known(email), list, "1", "person", travel)
+    def person_subscribes(
+        self,
+        email: str,
+        list: str,
+        form: str = "5",
+        ip: str = "192.0.2.7",
+        travel: Travel = PLAIN,
+    ) -> None:
+        """By a form of the account."""
+        row = self._write(self._known(email), list, "1", "person", travel)
+        row.form, row.ip = form, ip
+
+    @act
+    def imported(self, email: str, list: str, ip: str = "198.51.100.4") -> None:
+        """From a file of staff's, with what it says of times and IPs. Imports fire no webhooks."""
+        now, contact = self.clock(), self._add(email, "")
+        row = Membership(self._new_id(), contact.id, list, "1", now, None, "admin", now, ip=ip)
+        self.state.rows[f"{contact.id}/{list}"] = row
 
     @act
     def admin_sets(self, email: str, list: str, status: str, travel: Travel = PLAIN) -> None:
@@ -423,35 +476,54 @@ class ActiveCampaignTwin(Twin[Account]):
         told = [("sms[id]", self._new_id()), ("sms[phone]", phone)]
         self._tell("sms_unsub", contact, "person", told, travel)
 
+    @act
+    def has_webhook(self, url: str, events: Sequence[str], listid: str = "0") -> None:
+        """A webhook as found at the start, made by staff."""
+        sources = ["public", "admin", "system"]
+        fields = {"name": "ours", "url": url, "events": list(events), "sources": sources}
+        self._add_hook({**fields, "listid": listid})
+
+    @act
+    def webhooks_vanish(self) -> None:
+        """Somebody deleted them all in ActiveCampaign."""
+        self.state.webhooks.clear()
+
     # --- the page ------------------------------------------------------------------------------
 
     def people(self) -> Sequence[Row]:
         return [self._row(contact) for contact in self.state.contacts.values()]
 
     def _row(self, contact: Contact) -> Row:
-        words: dict[bool, list[str]] = {True: [], False: []}
+        marks: dict[bool, list[Mark]] = {True: [], False: []}
         buttons = []
         for row in self._rows(contact.id):
-            marketing = self.state.lists[row.list].purpose == "marketing"
-            words[marketing].append(
-                f"{self.state.lists[row.list].name}: {WORDS.get(row.status, row.status)}"
-            )
+            one = self.state.lists[row.list]
+            marketing = one.purpose == "marketing"
+            said = WORDS.get(row.status, row.status)
+            on = {"1": True, "2": False}.get(row.status)
+            marks[marketing].append(Mark(f"{one.name}: {said}", on))
             fields = {"email": contact.email, "list": row.list}
-            if marketing:
-                buttons += [
-                    Button("Unsubscribe in a mail", "person_unsubscribes", fields),
-                    Button("Staff: off", "admin_sets", {**fields, "status": "2"}),
-                    Button("Staff: on", "admin_sets", {**fields, "status": "1"}),
-                ]
+            if marketing and on and one.channel == "email":
+                buttons.append(
+                    Button(f"Unsubscribe from {one.name}", "person_unsubscribes", fields)
+                )
+            elif marketing and not on:
+                again = {**fields, "status": "1"}
+                buttons.append(Button(f"Staff: put on {one.name}", "admin_sets", again))
         if contact.phone:
             buttons.append(Button("Text STOP", "texts_stop", {"phone": contact.phone}))
-        shown = ", ".join(words[True]), ", ".join(words[False])
-        return Row(contact.email, shown[0], shown[1], contact.phone, buttons)
+        return Row(contact.email, marks[True], marks[False], contact.phone, buttons)
 
 
 def _list_fields(list_id: str, by: str) -> list[tuple[str, str]]:
     """Staff and programs: `list`; the person: `list[][id]`, repeated for each list."""
     return [("list[][id]", list_id)] if by == "person" else [("list", list_id)]
+
+
+def _is_about(hook: Mapping[str, Any], fields: Iterable[tuple[str, str]]) -> bool:
+    """A webhook of one list hears events of that list only."""
+    places = {value for name, value in fields if name in ("list", "list[][id]")}
+    return hook["listid"] in ("0", *places)
 
 
 def _page(items: Sequence[Any], asked: Mapping[str, str]) -> Sequence[Any]:

@@ -35,6 +35,7 @@ from tests.twins.kit import (
     Courier,
     Letter,
     Limits,
+    Mark,
     Refusal,
     Row,
     Travel,
@@ -48,6 +49,7 @@ from tests.twins.kit import (
 SPEED = Window(100, 10.0)
 BATCH = 100
 STATES = ("SUBSCRIBED", "UNSUBSCRIBED", "NOT_SPECIFIED")
+STATE_ON = dict(zip(STATES, (True, False, None), strict=True))
 LEGAL = {
     "LEGITIMATE_INTEREST_PQL",
     "LEGITIMATE_INTEREST_CLIENT",
@@ -79,6 +81,8 @@ class Status:
     source: str
     at: datetime
     by: str
+    basis: str | None = None
+    wording: str | None = None
 
 
 @dataclass
@@ -146,6 +150,7 @@ class HubspotTwin(Twin[Account]):
     """
 
     name = "hubspot"
+    title = "HubSpot"
     default_limits = staticmethod(lambda: Limits(windows=[SPEED]))
 
     def __init__(self) -> None:
@@ -311,8 +316,8 @@ class HubspotTwin(Twin[Account]):
             "source": found.source if found else "",
             "timestamp": _iso(found.at if found else self.clock()),
             "businessUnitId": 0,
-            "legalBasis": None,
-            "legalBasisExplanation": None,
+            "legalBasis": found.basis if found else None,
+            "legalBasisExplanation": found.wording if found else None,
             "setStatusSuccessReason": None,
         }
 
@@ -709,8 +714,18 @@ class HubspotTwin(Twin[Account]):
             self._write(email.lower(), type_id, "UNSUBSCRIBED", "person", travel)
 
     @act
-    def person_subscribes(self, email: str, type_id: str, travel: Travel = PLAIN) -> None:
+    def person_subscribes(
+        self,
+        email: str,
+        type_id: str,
+        basis: str = "",
+        wording: str = "",
+        travel: Travel = PLAIN,
+    ) -> None:
+        """On a page or form; a form with a notice keeps the legal basis and its words."""
         self._write(email.lower(), type_id, "SUBSCRIBED", "person", travel)
+        held = self.state.statuses[email.lower()][type_id]
+        held.basis, held.wording = basis or None, wording or None
 
     @act
     def admin_sets(self, email: str, type_id: str, state: str, travel: Travel = PLAIN) -> None:
@@ -765,21 +780,28 @@ class HubspotTwin(Twin[Account]):
         return [self._row(email) for email in self.state.statuses]
 
     def _row(self, email: str) -> Row:
-        words: dict[str, list[str]] = {"marketing": [], "reminders": []}
+        marks: dict[bool, list[Mark]] = {True: [], False: []}
+        buttons = []
         for kind in self.state.types.values():
-            words.setdefault(kind.purpose, []).append(self._state(email, kind.id).lower())
-        marketing = [t.id for t in self.state.types.values() if t.purpose == "marketing"]
-        buttons = [
-            Button("Unsubscribe in a mail", "person_unsubscribes", {"email": email, "type_id": t})
-            for t in marketing
-        ]
-        everything = " (out of everything)" if email in self.state.out_of_all else ""
-        return Row(
-            email,
-            ", ".join(words["marketing"]) + everything,
-            ", ".join(words["reminders"]),
-            buttons=buttons,
-        )
+            marketing, state = kind.purpose == "marketing", self._state(email, kind.id)
+            said = state.replace("_", " ").lower()
+            marks[marketing].append(Mark(f"{kind.name}: {said}", STATE_ON[state]))
+            about = {"email": email, "type_id": kind.id}
+            if marketing and state == "SUBSCRIBED":
+                label = f"Unsubscribe from {kind.name} in a mail"
+                buttons.append(Button(label, "person_unsubscribes", about))
+            elif marketing:
+                again = {**about, "state": "SUBSCRIBED"}
+                buttons.append(Button(f"Staff: subscribe to {kind.name}", "admin_sets", again))
+        if email in self.state.out_of_all:
+            marks[True].append(Mark("out of everything", on=False))
+        return Row(email, marks[True], marks[False], self._custom(email), buttons)
+
+    def _custom(self, email: str) -> str:
+        contact = self._by_email(email)
+        held = contact.properties if contact else {}
+        names = sorted(self.state.properties & held.keys())
+        return ", ".join(f"{name}: {held[name]}" for name in names)
 
 
 def _iso(moment: datetime) -> str:

@@ -15,12 +15,13 @@ from __future__ import annotations
 import base64
 import json
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs
 
+import httpx
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -32,8 +33,10 @@ from tests.twins.kit import (
     Courier,
     Letter,
     Limits,
+    Mark,
     Refusal,
     Row,
+    Sent,
     Travel,
     Twin,
     Window,
@@ -51,6 +54,14 @@ SECOND, MINUTE = Window(10, 1.0), Window(240, 60.0)
 OWN = {"token", "client_id", "client_secret", "token_life", "opt_out_as"}
 OWN |= {"token_as_bearer", "hide_tags", "tells_opt_out", "odd_tag_events"}
 V2 = "/crm/rest/v2"
+HOOKS = "/crm/rest/v1/hooks"
+UNVERIFIED, VERIFIED, INACTIVE = "Unverified", "Verified", "Inactive"
+EVENT_KEYS = (
+    "contact.add", "contact.edit", "contact.delete", "contact.redact", "contactGroup.applied",
+    "contactGroup.removed", "order.add",
+)  # fmt: skip
+REFUSAL = "No marketing"
+"""How the tags begin that stand for a refusal, for the page."""
 
 
 @dataclass
@@ -70,12 +81,22 @@ class Contact:
 
 
 @dataclass
+class Hook:
+    key: str
+    event: str
+    url: str
+    status: str = UNVERIFIED
+
+
+@dataclass
 class Account:
     contacts: dict[int, Contact] = field(default_factory=dict)
     statuses: dict[str, Status] = field(default_factory=dict)
     tags: dict[int, str] = field(default_factory=dict)
     changed_by_api: set[str] = field(default_factory=set)
     """`status`, or names of tags."""
+    hooks: dict[str, Hook] = field(default_factory=dict)
+    """By key."""
     tokens: dict[str, datetime] = field(default_factory=dict)
     refresh_token: str = "twin-refresh"
     next_id: int = 11
@@ -84,14 +105,16 @@ class Account:
 class KeapTwin(Twin[Account]):
     """See the module. Settings beside those of the kit:
 
-    token          a personal access token; or OAuth with client_id and client_secret, the first
-                   refresh token being `twin-refresh`, each good for one use
+    token          a personal access token; or OAuth with client_id, client_secret and the first
+                   refresh_token (`twin-refresh`), each good for one use
     token_as_bearer  the personal token is taken as a bearer token only
     token_life     seconds that an OAuth token lives (default 86400)
     opt_out_as     the status that an API opt-out makes: MANUAL (default) or ADMIN
     hide_tags      contacts are shown without `tag_ids`
-    tells_opt_out  an opt-out fires `contact.edit` (default no)
+    tells_opt_out  an opt-out, the API's too, fires `contact.edit` (default no)
     odd_tag_events the other shape of tag events: `tagId` and lists of contact ids
+
+    `webhook_url` is a hook for every event that is never given up and stands in no list.
     """
 
     name = "keap"
@@ -120,6 +143,8 @@ class KeapTwin(Twin[Account]):
     def configure(self, **settings: Any) -> None:
         for name in OWN & settings.keys():
             setattr(self, name, type(getattr(self, name))(settings.pop(name)))
+        if "refresh_token" in settings:
+            self.state.refresh_token = str(settings.pop("refresh_token"))
         super().configure(**settings)
 
     def routes(self) -> Sequence[BaseRoute]:
@@ -136,6 +161,11 @@ class KeapTwin(Twin[Account]):
             Route(V2 + "/tags", self.post_tag, methods=["POST"]),
             Route(tag + "/contacts:applyTags", self.apply_tag, methods=["POST"]),
             Route(tag + "/contacts:removeTags", self.remove_tag, methods=["POST"]),
+            Route(HOOKS, self.list_hooks, methods=["GET"]),
+            Route(HOOKS, self.post_hook, methods=["POST"]),
+            Route(HOOKS + "/event_keys", self.list_event_keys, methods=["GET"]),
+            Route(HOOKS + "/{key}", self.delete_hook, methods=["DELETE"]),
+            Route(HOOKS + "/{key}/verify", self.verify_hook, methods=["POST"]),
         ]
 
     # --- errors, limits, getting in ------------------------------------------------------------
@@ -248,6 +278,7 @@ class KeapTwin(Twin[Account]):
         elif not body["opted_in"] and held.opted_in | (held.status in OPT_IN_FROM):
             self._set(email, self.opt_out_as)
         self.state.changed_by_api.add("status")
+        self._tell_holders(email)
         return JSONResponse(self._shown(email))
 
     def _set(self, email: str, status: str) -> None:
@@ -373,9 +404,48 @@ class KeapTwin(Twin[Account]):
 
     # --- hooks ---------------------------------------------------------------------------------
 
+    async def list_event_keys(self, request: Request) -> Response:
+        return JSONResponse(list(EVENT_KEYS))
+
+    async def list_hooks(self, request: Request) -> Response:
+        return JSONResponse([_hook(hook) for hook in self.state.hooks.values()])
+
+    async def post_hook(self, request: Request) -> Response:
+        """The URL is called before the answer; a hook that is not answered stays Unverified."""
+        body = await self._body(request, {"eventKey": str, "hookUrl": str})
+        if body["eventKey"] not in EVENT_KEYS or not body["hookUrl"].startswith("http"):
+            raise self._refuse(400, "Invalid eventKey or hookUrl")
+        hook = Hook(str(self._next()), body["eventKey"], body["hookUrl"])
+        self.state.hooks[hook.key] = hook
+        return JSONResponse(_hook(await self._shaken(hook)))
+
+    async def verify_hook(self, request: Request) -> Response:
+        return JSONResponse(_hook(await self._shaken(self._hook_of(request))))
+
+    async def delete_hook(self, request: Request) -> Response:
+        del self.state.hooks[self._hook_of(request).key]
+        return Response(status_code=204)
+
+    def _hook_of(self, request: Request) -> Hook:
+        hook = self.state.hooks.get(str(request.path_params["key"]))
+        if hook is None:
+            raise self._refuse(404, "Hook not found")
+        return hook
+
+    async def _shaken(self, hook: Hook) -> Hook:
+        """200, and the same header with the same value, make it Verified."""
+        secret = secrets.token_hex(16)
+        headers = {"X-Hook-Secret": secret, "Content-Type": "application/json"}
+        async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
+            try:
+                answer = await client.post(hook.url, content=b"{}", headers=headers)
+                good = answer.status_code == 200 and answer.headers.get("x-hook-secret") == secret
+            except httpx.HTTPError:
+                good = False
+        hook.status = VERIFIED if good else hook.status
+        return hook
+
     def _tell(self, event: str, contact: int, travel: Travel = PLAIN, tag: int = 0) -> None:
-        if not self.webhook_url:
-            return
         told: dict[str, Any] = {"id": tag or contact, "timestamp": _iso(self.clock())}
         if tag and self.odd_tag_events:
             told = {"tagId": tag, event.partition(".")[2]: [contact]}
@@ -384,7 +454,24 @@ class KeapTwin(Twin[Account]):
         kind = event.partition(".")[0]
         told |= {"apiUrl": ""}
         body = {"event_key": event, "object_type": kind, "object_keys": [told]}
-        self._deliver(json.dumps(body).encode(), {}, travel)
+        content = json.dumps(body).encode()
+        if self.webhook_url:
+            self._deliver(content, {}, travel)
+        for hook in self.state.hooks.values():
+            if hook.event == event and hook.status == VERIFIED:
+                headers = {"Content-Type": "application/json"}
+                self._send_to(hook, Letter(hook.url, content, headers), travel)
+
+    def _send_to(self, hook: Hook, letter: Letter, travel: Travel) -> None:
+        """After the fourth attempt that fails, or at once by a 410, the hook is Inactive."""
+
+        def answered(sent: Sent) -> None:
+            last = _again(sent.status) and sent.attempt >= len(self.courier.gaps)
+            if last or sent.status == 410:
+                with self.lock:
+                    hook.status = INACTIVE
+
+        self.post(lambda attempt: letter, travel, answered)
 
     def _deliver(self, content: bytes, more: Mapping[str, str], travel: Travel) -> None:
         headers = {"Content-Type": "application/json", **more}
@@ -399,6 +486,11 @@ class KeapTwin(Twin[Account]):
     def tags_of(self, contact: int) -> set[str]:
         with self.lock:
             return {self.state.tags[tag] for tag in self.state.contacts[contact].tags}
+
+    def hooks(self) -> dict[str, str]:
+        """Status by event."""
+        with self.lock:
+            return {hook.event: hook.status for hook in self.state.hooks.values()}
 
     def changed_by_api(self) -> set[str]:
         """What the API changed: `status`, or names of tags. Reminder tags must not be there."""
@@ -476,8 +568,11 @@ class KeapTwin(Twin[Account]):
         if email.lower() not in self.state.statuses or status not in MARKETABLE + NOT_MARKETABLE:
             raise ActError("no such address or status")
         self._set(email.lower(), status)
+        self._tell_holders(email.lower(), travel)
+
+    def _tell_holders(self, email: str, travel: Travel = PLAIN) -> None:
         for one in self.state.contacts.values():
-            if email.lower() in one.emails and self.tells_opt_out:
+            if email in one.emails and self.tells_opt_out:
                 self._tell("contact.edit", one.id, travel)
 
     @act
@@ -518,6 +613,22 @@ class KeapTwin(Twin[Account]):
         self._deliver(b"{}", {"X-Hook-Secret": secret}, travel)
         return secret
 
+    @act
+    def has_hooks(
+        self, url: str, events: Iterable[str] = EVENT_KEYS, status: str = VERIFIED
+    ) -> None:
+        """Hooks as found at the start, without a handshake."""
+        for event in events:
+            hook = Hook(str(self._next()), event, url, status)
+            self.state.hooks[hook.key] = hook
+
+    @act
+    def hooks_vanish(self, *events: str) -> None:
+        """Somebody deleted them in Keap; without events all."""
+        gone = events or EVENT_KEYS
+        kept = {key: one for key, one in self.state.hooks.items() if one.event not in gone}
+        self.state.hooks = kept
+
     # --- the page ------------------------------------------------------------------------------
 
     def page_buttons(self) -> Sequence[Button]:
@@ -527,22 +638,37 @@ class KeapTwin(Twin[Account]):
         return [self._row(one) for one in self.state.contacts.values()]
 
     def _row(self, one: Contact) -> Row:
-        held = {email: self.state.statuses.get(email) for email in one.emails}
-        words = [f"{email}: {s.status.lower() if s else 'none'}" for email, s in held.items()]
-        buttons = [
-            button
-            for email in one.emails
-            for button in (
-                Button("Unsubscribe in a mail", "person_unsubscribes", {"email": email}),
-                Button("Confirm by mail", "person_confirms", {"email": email}),
-                Button("Staff: opt out", "admin_opts_out", {"email": email}),
-            )
-        ]
-        tag = {"contact": str(one.id), "tag": "No marketing - sms"}
-        buttons += [Button("Tag: no SMS", "admin_tags", tag), Button("Untag", "admin_untags", tag)]
-        tags = ", ".join(sorted(self.state.tags[tag] for tag in one.tags))
+        tags = sorted(self.state.tags[tag] for tag in one.tags)
+        refusals = [tag for tag in tags if tag.startswith(REFUSAL)]
+        marks = [self._status_mark(email) for email in one.emails]
+        marks += [Mark(tag, on=False) for tag in refusals]
+        others = ", ".join(tag for tag in tags if tag not in refusals)
+        tag = {"contact": str(one.id), "tag": f"{REFUSAL} - sms"}
+        texts = Button("Staff: remove the SMS tag", "admin_untags", tag)
+        if tag["tag"] not in refusals:
+            texts = Button("Staff: tag as no SMS", "admin_tags", tag)
+        buttons = [button for email in one.emails for button in self._mail_buttons(email)]
         person = ", ".join([*one.emails, *one.phones])
-        return Row(person, ", ".join(words), "by one-to-one mail only", tags, buttons)
+        by_hand = [Mark("one-to-one mail goes on", on=True)]
+        return Row(person, marks, by_hand, f"tags: {others or 'none'}", [*buttons, texts])
+
+    def _status_mark(self, email: str) -> Mark:
+        held = self.state.statuses.get(email)
+        said = held.status.replace("_", " ").lower() if held else "no status"
+        return Mark(f"mail: {said}", held.opted_in if held else None)
+
+    def _mail_buttons(self, email: str) -> list[Button]:
+        fields = {"email": email}
+        return [
+            Button("Unsubscribe in a mail", "person_unsubscribes", fields),
+            Button("Staff: opt out", "admin_opts_out", fields),
+            Button("Confirm by mail", "person_confirms", fields),
+        ]
+
+
+def _hook(hook: Hook) -> dict[str, str]:
+    shown = {"key": hook.key, "eventKey": hook.event}
+    return {**shown, "hookUrl": hook.url, "status": hook.status}
 
 
 def _iso(moment: datetime) -> str:

@@ -24,9 +24,11 @@ class Received:
 
 @dataclass
 class Mailbox:
-    """What came, in order; `answers` are the next status codes (200 when used up)."""
+    """What came, in order; `answers` are the next status codes (200 when used up), `echoes` names a
+    header that a good answer repeats."""
 
     url: str = ""
+    echoes: str = ""
     got: list[Received] = field(default_factory=list)
     answers: list[int] = field(default_factory=list)
 
@@ -46,7 +48,10 @@ def mailbox() -> Iterator[Mailbox]:
             body = self.rfile.read(int(self.headers.get("content-length", "0")))
             headers = {name.lower(): value for name, value in self.headers.items()}
             box.got.append(Received(self.command, self.path, headers, body))
-            self.send_response(box.answers.pop(0) if box.answers else 200)
+            status = box.answers.pop(0) if box.answers else 200
+            self.send_response(status)
+            if status == 200 and box.echoes.lower() in headers:
+                self.send_header(box.echoes, headers[box.echoes.lower()])
             self.send_header("content-length", "0")
             self.end_headers()
 

@@ -15,6 +15,15 @@ Actor = Literal["user", "admin", "api"]
 UNSUBSCRIBED_FOR = "N/A (Unsubscribed by an admin)"
 """`unsubscribe_reason` where an administrator or the API did it; people give their own."""
 
+ADDED_BY: Mapping[Actor, str] = {
+    "admin": "Admin Add",
+    "api": "API - Generic",
+    "user": "Hosted Signup Form",
+}
+"""`source` of a new member."""
+OFFICE_IP = "198.51.100.9"
+"""Where staff and programs are: their IP stands as that of the opt-in."""
+
 EVENTS = (
     "subscribe",
     "unsubscribe",
@@ -126,6 +135,7 @@ class Audience:
     web_id: int
     created_at: datetime
     double_optin: bool = False
+    purpose: str = "marketing"
     members: dict[str, Member] = field(default_factory=dict)
     forgotten: set[str] = field(default_factory=set)
     """Hashes of addresses deleted for ever: no import takes them back."""

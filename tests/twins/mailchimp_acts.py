@@ -36,9 +36,12 @@ class Acts(Rules):
         double_optin: bool = False,
         interests: Mapping[str, str] | None = None,
         permissions: Mapping[str, str] | None = None,
+        purpose: str = "marketing",
     ) -> Audience:
-        """An audience; `interests` (one category, "Topics") and GDPR boxes: texts by id."""
+        """An audience; `interests` (one category, "Topics") and GDPR boxes: texts by id; `purpose`
+        is for the page."""
         audience = Audience(list_id, name, self.state.number(), self.clock(), bool(double_optin))
+        audience.purpose = purpose
         if interests:
             category = Category(derived("category", list_id, 10), "Topics", dict(interests))
             audience.categories[category.id] = category
@@ -77,6 +80,11 @@ class Acts(Rules):
         given = {"events": dict.fromkeys(events, True), "sources": dict.fromkeys(sources, True)}
         return self.add_webhook(self.audience(list_id), url, given, secret)
 
+    @act
+    def webhooks_vanish(self, list_id: str) -> None:
+        """Somebody deleted them in Mailchimp's own pages."""
+        self.audience(list_id).webhooks.clear()
+
     # Acts of people
 
     @act
@@ -99,9 +107,16 @@ class Acts(Rules):
 
     @act
     def subscribe_by_form(
-        self, list_id: str, email: str, ip: str = "192.0.2.7", travel: Travel = PLAIN
+        self,
+        list_id: str,
+        email: str,
+        ip: str = "192.0.2.7",
+        form: str = "Hosted Signup Form",
+        boxes: Sequence[str] = (),
+        travel: Travel = PLAIN,
     ) -> None:
-        """The person fills in Mailchimp's own form: the one way back for all who left."""
+        """The person fills in Mailchimp's own form: the one way back for all who left. `boxes` are
+        the ids of the GDPR boxes that they tick."""
         audience = self.audience(list_id)
         audience.forgotten.discard(subscriber_hash(email))
         held = audience.find(email)
@@ -111,12 +126,11 @@ class Acts(Rules):
         status: Status = "pending" if audience.double_optin else "subscribed"
         if status == "subscribed":
             facts["ip_opt"] = ip
-        given = {**facts, "status": status}
+        ticked = [{"marketing_permission_id": box, "enabled": True} for box in boxes]
+        given = {**facts, "status": status, "marketing_permissions": ticked}
         if held is None:
             number = self.state.number()
-            held = Member(
-                email, list_id, number, "archived", self.now(), source="Hosted Signup Form"
-            )
+            held = Member(email, list_id, number, "archived", self.now(), source=form)
             audience.members[held.id] = held
         self.change(audience, held, given, "user", new=True, travel=travel)
 
@@ -180,6 +194,23 @@ class Acts(Rules):
         given = {"status": "unsubscribed"}
         self.change(
             self.audience(list_id), self.member(list_id, email), given, "admin", travel=travel
+        )
+
+    @act
+    def admin_adds(self, list_id: str, email: str, travel: Travel = PLAIN) -> None:
+        """Staff type somebody in, as subscribed."""
+        self.put(self.audience(list_id), email, {}, "subscribed", "admin")
+
+    @act
+    def admin_imports(self, list_id: str, email: str, ip: str = "192.0.2.8") -> None:
+        """Staff import a file with columns for the opt-in's time and IP. No webhook tells."""
+        self.new_member(
+            list_id,
+            email,
+            source="List Import from CSV",
+            ip_signup=ip,
+            timestamp_signup=self.now(),
+            ip_opt=ip,
         )
 
     @act

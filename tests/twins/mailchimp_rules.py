@@ -23,7 +23,9 @@ from tests.twins.kit import (
     plain,
 )
 from tests.twins.mailchimp_account import (
+    ADDED_BY,
     EVENTS,
+    OFFICE_IP,
     SOURCES,
     UNSUBSCRIBED_FOR,
     Account,
@@ -181,7 +183,7 @@ class Rules(Twin[Account]):
             return self.change(audience, held, {**given, "status": status}, actor)
         number, now = self.state.number(), self.now()
         # A new member starts as `archived`, that is nothing, so that one path sets every status.
-        member = Member(email, audience.id, number, "archived", now)
+        member = Member(email, audience.id, number, "archived", now, source=ADDED_BY[actor])
         member.tags = list(given.get("tags", []))
         audience.members[member.id] = member
         return self.change(audience, member, {**given, "status": status}, actor, new=True)
@@ -255,6 +257,8 @@ class Rules(Twin[Account]):
             member.unsubscribed_at = None
             if "timestamp_opt" not in given:
                 member.timestamp_opt = now
+            if actor != "user" and "ip_opt" not in given:
+                member.ip_opt = OFFICE_IP
         elif status == "unsubscribed":
             if not member.in_compliance_state:
                 member.left_by = "person" if actor == "user" else actor

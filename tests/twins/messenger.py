@@ -17,6 +17,7 @@ import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 
 from starlette.requests import Request
@@ -29,8 +30,10 @@ from tests.twins.kit import (
     Button,
     Courier,
     Letter,
+    Mark,
     Refusal,
     Row,
+    Sent,
     Travel,
     Twin,
     act,
@@ -41,6 +44,8 @@ BASE = "/v25.0"
 NEEDED = ("messages", "messaging_postbacks", "messaging_optins")
 CODES = {401: (190, "Invalid OAuth access token"), 429: (613, "Calls have exceeded the limit")}
 YEAR = 365 * 86400
+PATIENCE = timedelta(hours=1)
+"""So long Meta delivers in vain before it ends a subscription."""
 
 
 @dataclass
@@ -59,6 +64,9 @@ class Account:
     labelled: set[tuple[str, str]] = field(default_factory=set)
     """(label id, psid)."""
     subscribed: list[str] = field(default_factory=list)
+    other_apps: list[list[str]] = field(default_factory=list)
+    """What other apps of the Page hear."""
+    failing_since: datetime | None = None
     sent_templates: list[str] = field(default_factory=list)
     next_id: int = 5001
 
@@ -74,6 +82,7 @@ class MessengerTwin(Twin[Account]):
     """
 
     name = "messenger"
+    title = "Facebook Messenger"
 
     def __init__(self) -> None:
         super().__init__()
@@ -173,15 +182,16 @@ class MessengerTwin(Twin[Account]):
     async def get_subscribed(self, request: Request) -> Response:
         self._own_page(request)
         fields = self.state.subscribed
-        app = {"id": "77", "name": "prefs", "subscribed_fields": fields}
-        return JSONResponse({"data": [app] if fields else []})
+        held = [*self.state.other_apps, *([fields] if fields else [])]
+        apps = [{"id": str(70 + n), "subscribed_fields": one} for n, one in enumerate(held)]
+        return JSONResponse({"data": apps})
 
     async def subscribe(self, request: Request) -> Response:
         self._own_page(request)
         fields = request.query_params.get("subscribed_fields", "")
         if not fields:
             raise Refusal(self._error(400, 100, "(#100) param subscribed_fields must be non-empty"))
-        self.state.subscribed = fields.split(",")
+        self.state.subscribed, self.state.failing_since = fields.split(","), None
         return JSONResponse({"success": True})
 
     # --- labels -------------------------------------------------------------------------------
@@ -281,6 +291,11 @@ class MessengerTwin(Twin[Account]):
         self.state.subscribed = []
 
     @act
+    def another_app(self, *fields: str) -> None:
+        """A chat program of somebody else hears these fields of the Page."""
+        self.state.other_apps.append(list(fields))
+
+    @act
     def staff_removes_label(self, psid: str, travel: Travel = PLAIN) -> None:
         self.state.labelled = {pair for pair in self.state.labelled if pair[1] != psid}
         self._tell(psid, {"inbox_labels": {"action": "remove"}}, travel)
@@ -305,7 +320,15 @@ class MessengerTwin(Twin[Account]):
         entry = {"id": self.page, "time": now, where: [event]}
         # Meta escapes what is not ASCII, in lower case: as json.dumps does.
         content = json.dumps({"object": "page", "entry": [entry]}).encode()
-        self.post(lambda attempt: self._letter(content), travel)
+        self.post(lambda attempt: self._letter(content), travel, self._answered)
+
+    def _answered(self, sent: Sent) -> None:
+        """An hour of failures ends the subscription."""
+        with self.lock:
+            now, since = self.clock(), self.state.failing_since
+            self.state.failing_since = (since or now) if not_2xx(sent.status) else None
+            if now - (self.state.failing_since or now) >= PATIENCE:
+                self.state.subscribed = []
 
     def _letter(self, content: bytes) -> Letter:
         signed = hmac.new(self.app_secret.encode(), content, hashlib.sha256).hexdigest()
@@ -318,6 +341,7 @@ class MessengerTwin(Twin[Account]):
         return {
             "people": {p.psid: sorted(p.tokens) for p in self.state.people.values()},
             "labelled": sorted(psid for _, psid in self.state.labelled),
+            "blocked": sorted(p.psid for p in self.state.people.values() if p.blocked),
             "subscribed": self.state.subscribed,
         }
 
@@ -325,12 +349,20 @@ class MessengerTwin(Twin[Account]):
         return [self._row(person) for person in self.state.people.values()]
 
     def _row(self, person: Person) -> Row:
-        state = "marketing token" if person.tokens else "no token"
-        if self.has_label(person.psid):
-            state += ", label of opt-out"
-        buttons = [
-            Button("Type STOP", "types", {"psid": person.psid, "text": "STOP"}),
-            Button("Stop messages", "stops", {"psid": person.psid}),
-            Button("Opt in", "opts_in", {"psid": person.psid}),
+        marks = [Mark("marketing token", on=True) if person.tokens else Mark("no token")]
+        marks += [
+            Mark(f"label: {self.state.labels[label]}", on=False)
+            for label, psid in sorted(self.state.labelled)
+            if psid == person.psid
         ]
-        return Row(person.name, state, "utility messages on", buttons=buttons)
+        who = {"psid": person.psid}
+        buttons = [
+            Button("Type STOP", "types", {**who, "text": "STOP"}),
+            Button("Stop marketing messages", "stops", who)
+            if person.tokens
+            else Button("Agree to marketing messages", "opts_in", who),
+        ]
+        utility = [
+            Mark(f"utility messages: {'blocked' if person.blocked else 'on'}", not person.blocked)
+        ]
+        return Row(person.name, marks, utility, f"PSID {person.psid}", buttons)

@@ -31,6 +31,7 @@ from tests.twins.kit import (
     Courier,
     Letter,
     Limits,
+    Mark,
     Refusal,
     Row,
     Sent,
@@ -43,9 +44,16 @@ from tests.twins.kit import (
 
 BURST, SEARCH_BURST = Window(20, 2.0), Window(10, 2.0)
 DAILY = 30_000
-COSTS = {"read": 1, "list": 10, "write": 5, "search": 20}
+COSTS = {"read": 1, "me": 2, "list": 10, "write": 5, "search": 20, "hooks": 10}
 MOST = 500
-V2 = "/api/v2"
+V1, V2 = "/v1", "/api/v2"
+ACTIONS = ("create", "change", "delete", "*")
+NEEDED_OF_HOOK = {"subscription_url", "event_action", "event_object", "name"}
+HOOK_FIELDS = NEEDED_OF_HOOK | {"user_id", "http_auth_user", "http_auth_password", "version"}
+MOST_HOOKS = 40
+OURSELVES = 1
+"""Id of the token's user."""
+BANNED_AFTER, BANNED_FOR = 10, timedelta(minutes=30)
 STATUSES = ("no_consent", "unsubscribed", "subscribed", "archived")
 STEPS = {
     "no_consent": {"subscribed", "unsubscribed", "archived"},
@@ -57,6 +65,9 @@ PATCHABLE = {
     *("visible_to", "label_ids", "marketing_status", "custom_fields"),
 }
 GIVES_UP = timedelta(days=3)
+MARKETING = "Marketing - "
+"""How the fields begin that stand for marketing, for the page."""
+STATUS_ON = {"subscribed": True, "unsubscribed": False}
 VALID = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 
 
@@ -96,18 +107,32 @@ class Write:
 
 @dataclass
 class Hook:
+    """`id` 0 is the one that the setting `webhook_url` stands for."""
+
+    id: int = 0
+    url: str = ""
+    action: str = "*"
+    object: str = "person"
+    user_id: int = 1
+    login: tuple[str, str] = ("", "")
+    version: str = "2.0"
     alive: bool = True
     failing_since: datetime | None = None
+    failed_firsts: int = 0
+    banned_until: datetime | None = None
 
 
 @dataclass
 class Account:
     persons: dict[int, Person] = field(default_factory=dict)
     statuses: dict[str, str] = field(default_factory=dict)
+    confirmed: set[str] = field(default_factory=set)
+    """Addresses with a confirmed double opt-in; when is not kept."""
     steps: dict[str, set[tuple[str, str]]] = field(default_factory=dict)
     fields: dict[str, Field] = field(default_factory=dict)
     writes: list[Write] = field(default_factory=list)
     hook: Hook = field(default_factory=Hook)
+    hooks: dict[int, Hook] = field(default_factory=dict)
     tokens_left: int = DAILY
     next_id: int = 101
     next_option: int = 31
@@ -118,7 +143,7 @@ class PipedriveTwin(Twin[Account]):
 
     token          of the API, header x-api-token
     campaigns      the Campaigns add-on is active (default); else the status is left out, ignored
-    admin          our user may make fields (default)
+    admin          our user may make fields, and sees every person (default)
     page_size      most items of a page, whatever is asked for
     tokens_left    of the company's daily budget
     webhook_user, webhook_password   HTTP credentials of the webhooks
@@ -163,6 +188,9 @@ class PipedriveTwin(Twin[Account]):
             Route(f"{V2}/persons/{{id}}", self.patch_person, methods=["PATCH"]),
             Route(f"{V2}/personFields", self.list_fields, methods=["GET"]),
             Route(f"{V2}/personFields", self.new_person_field, methods=["POST"]),
+            Route(f"{V1}/users/me", self.get_me, methods=["GET"]),
+            Route(f"{V1}/webhooks", self.list_webhooks, methods=["GET"]),
+            Route(f"{V1}/webhooks", self.new_webhook, methods=["POST"]),
         ]
 
     def problem(self, status: int, reason: str = "") -> Response:
@@ -315,8 +343,11 @@ class PipedriveTwin(Twin[Account]):
                 if codes is None or code in codes
             },
         }
-        if self.campaigns and "marketing_status" in query.get("include_fields", "").split(","):
+        included = query.get("include_fields", "").split(",")
+        if self.campaigns and "marketing_status" in included:
             shown["marketing_status"] = self._status(one)
+        if self.campaigns and "doi_status" in included:
+            shown["doi_status"] = "confirmed" if one.primary in self.state.confirmed else None
         return shown
 
     def _query(self, request: Request, known: set[str]) -> dict[str, str]:
@@ -325,7 +356,8 @@ class PipedriveTwin(Twin[Account]):
             raise self._bad("unknown parameter")
         if len(query.get("custom_fields", "").split(",")) > 15:
             raise self._bad("custom_fields takes at most 15 keys")
-        if query.get("include_fields", "marketing_status") != "marketing_status":
+        included = query.get("include_fields", "marketing_status").split(",")
+        if set(included) - {"marketing_status", "doi_status"}:
             raise self._bad("include_fields is not known to the twin")
         return query
 
@@ -396,16 +428,87 @@ class PipedriveTwin(Twin[Account]):
 
     # --- webhooks ------------------------------------------------------------------------------
 
+    async def get_me(self, request: Request) -> Response:
+        self._pay("me")
+        apps = ("global", "sales", "campaigns")
+        access = [{"app": app, "admin": self.admin, "permission_set_id": "p"} for app in apps]
+        return _success({"id": OURSELVES, "name": "Integration", "access": access})
+
+    async def list_webhooks(self, request: Request) -> Response:
+        """All of the company, deleted ones no more."""
+        self._pay("hooks")
+        return _success([self._hook(hook) for hook in self.state.hooks.values()])
+
+    async def new_webhook(self, request: Request) -> Response:
+        self._pay("hooks")
+        body = await self._json(request)
+        wrong = NEEDED_OF_HOOK - set(body) | set(body) - HOOK_FIELDS
+        wrong |= {"event_action"} if body.get("event_action") not in ACTIONS else set()
+        if wrong or len(self.state.hooks) >= MOST_HOOKS:
+            errors = {name: ["is not valid"] for name in wrong}
+            raise Refusal(
+                JSONResponse({"status": "error", "success": False, "errors": errors}, 400)
+            )
+        hook = self._add_hook(
+            url=body["subscription_url"],
+            action=body["event_action"],
+            object=body["event_object"],
+            user_id=body.get("user_id", OURSELVES),
+            login=(body.get("http_auth_user") or "", body.get("http_auth_password") or ""),
+            version=body.get("version", "2.0"),
+        )
+        return JSONResponse({"status": "ok", "success": True, "data": self._hook(hook)}, 201)
+
+    def _add_hook(self, **fields: Any) -> Hook:
+        hook = Hook(self.state.next_id, **fields)
+        self.state.next_id += 1
+        self.state.hooks[hook.id] = hook
+        return hook
+
+    def _hook(self, hook: Hook) -> dict[str, Any]:
+        return {
+            "id": hook.id,
+            "company_id": 9,
+            "user_id": hook.user_id,
+            "event_action": hook.action,
+            "event_object": hook.object,
+            "subscription_url": hook.url,
+            "version": hook.version,
+            "is_active": 1,
+            "remove_time": None,
+            "type": "general",
+            "http_auth_user": hook.login[0] or None,
+            "http_auth_password": hook.login[1] or None,
+            "remove_reason": None,
+        }
+
     def _touch(self, person: Person, action: str, source: str, travel: Travel) -> None:
         """The person changed; whoever subscribed to it is told."""
         person.updated = self.clock()
         self._tell(person, action, source, travel)
 
     def _tell(self, person: Person, action: str, source: str, travel: Travel) -> None:
-        if not (self.webhook_url and self.state.hook.alive):
-            return
+        for hook in self._listening(action):
+            event = self._event(person, action, source, hook)
+            self._send_to(hook, event, travel)
+
+    def _listening(self, action: str) -> list[Hook]:
+        if self.webhook_url:
+            login = self.webhook_user, self.webhook_password
+            self.state.hook.url, self.state.hook.login = self.webhook_url, login
+        held = [self.state.hook, *self.state.hooks.values()]
+        return [
+            hook
+            for hook in held
+            if hook.url
+            and hook.alive
+            and hook.action in (action, "*")
+            and (hook.banned_until is None or hook.banned_until <= self.clock())
+        ]
+
+    def _event(self, person: Person, action: str, source: str, hook: Hook) -> dict[str, Any]:
         gone = action == "delete"
-        event = {
+        return {
             "meta": {
                 "action": action,
                 "entity": "person",
@@ -415,32 +518,39 @@ class PipedriveTwin(Twin[Account]):
                 "change_source": source,
                 "user_id": 1,
                 "company_id": 9,
-                "webhook_id": 7,
+                "webhook_id": hook.id,
                 "correlation_id": str(uuid.uuid4()),
                 "is_bulk_edit": False,
-                "version": "2.0",
+                "version": hook.version,
             },
             "data": None if gone else self._shown(person, {}),
             "previous": {"id": person.id} if gone else {},
         }
-        self.post(lambda attempt: self._letter(event, attempt + 1), travel, self._answered)
 
-    def _letter(self, event: Mapping[str, Any], attempt: int) -> Letter:
-        content = json.dumps({**event, "meta": {**event["meta"], "attempt": attempt}}).encode()
-        return Letter(self.webhook_url, content, self.credentials())
+    def _send_to(self, hook: Hook, event: Mapping[str, Any], travel: Travel) -> None:
+        def letter(attempt: int) -> Letter:
+            meta = {**event["meta"], "attempt": attempt + 1}
+            content = json.dumps({**event, "meta": meta}).encode()
+            return Letter(hook.url, content, _credentials(*hook.login))
+
+        self.post(letter, travel, lambda sent: self._answered(hook, sent))
 
     def credentials(self) -> dict[str, str]:
         """The headers of a webhook: nothing is signed."""
-        pair = f"{self.webhook_user}:{self.webhook_password}".encode()
-        basic = f"Basic {base64.b64encode(pair).decode()}"
-        return {"Content-Type": "application/json", "Authorization": basic}
+        return _credentials(self.webhook_user, self.webhook_password)
 
-    def _answered(self, sent: Sent) -> None:
-        """Three days without success delete the subscription."""
+    def _answered(self, hook: Hook, sent: Sent) -> None:
+        """Ten failed first attempts ban a hook for half an hour; three days without success delete
+        it."""
         with self.lock:
-            hook, now = self.state.hook, self.clock()
-            hook.failing_since = (hook.failing_since or now) if not_2xx(sent.status) else None
+            now, failed = self.clock(), not_2xx(sent.status)
+            hook.failing_since = (hook.failing_since or now) if failed else None
+            hook.failed_firsts = hook.failed_firsts + (sent.attempt == 0) if failed else 0
+            if hook.failed_firsts >= BANNED_AFTER:
+                hook.failed_firsts, hook.banned_until = 0, now + BANNED_FOR
             hook.alive = hook.alive and now - (hook.failing_since or now) < GIVES_UP
+            if not hook.alive:
+                self.state.hooks.pop(hook.id, None)
 
     # --- reading for tests ---------------------------------------------------------------------
 
@@ -456,6 +566,23 @@ class PipedriveTwin(Twin[Account]):
             return held.options[value] if value is not None else ""
 
     # --- acts ----------------------------------------------------------------------------------
+
+    @act
+    def has_hook(
+        self,
+        url: str,
+        action: str = "*",
+        login: tuple[str, str] = ("", ""),
+        object: str = "person",
+        version: str = "2.0",
+    ) -> None:
+        """A webhook as found at the start, made by staff."""
+        self._add_hook(url=url, action=action, login=login, object=object, version=version)
+
+    @act
+    def hooks_vanish(self) -> None:
+        """Staff or Pipedrive deleted them all."""
+        self.state.hooks.clear()
 
     @act
     def new_field(self, name: str, options: Sequence[str] = (), type: str = "enum") -> str:
@@ -490,6 +617,7 @@ class PipedriveTwin(Twin[Account]):
     @act
     def person_subscribes(self, email: str, travel: Travel = PLAIN) -> None:
         """The person confirms in a form of Pipedrive: from any status."""
+        self.state.confirmed.add(email.lower())
         self._says(email, "subscribed", travel)
 
     @act
@@ -568,27 +696,48 @@ class PipedriveTwin(Twin[Account]):
         return [Button("New person", "new_person", {"status": "subscribed"}, ("emails",))]
 
     def _row(self, person: Person) -> Row:
-        marks = [
-            f"{held.name}: {held.options[number]}"
+        chosen = {
+            held.name: held.options[number]
             for held in self.state.fields.values()
             if (number := person.custom.get(held.code)) is not None
-        ]
+        }
+        ours = {name: label for name, label in chosen.items() if name.startswith(MARKETING)}
+        marks = [Mark(f"{n}: {label.lower()}", "out" not in label) for n, label in ours.items()]
+        if self.campaigns:
+            status = self._status(person)
+            marks.insert(0, Mark(f"Campaigns: {status}", STATUS_ON.get(status)))
+        others = "; ".join(f"{name}: {chosen[name]}" for name in chosen if name not in ours)
+        who = ", ".join([*person.emails, *person.phones]) or person.name
+        none = [Mark("Pipedrive sends none")]
+        return Row(who, marks, none, others, self._buttons_of(person, chosen))
+
+    def _buttons_of(self, person: Person, chosen: Mapping[str, str]) -> list[Button]:
+        """What is not so yet."""
+        buttons = []
+        if person.primary and self._status(person) == "subscribed":
+            email = {"email": person.primary}
+            buttons.append(Button("Unsubscribe in a campaign", "person_unsubscribes", email))
+        elif person.primary:
+            email = {"email": person.primary}
+            buttons.append(Button("Confirm in a form", "person_subscribes", email))
         about = {"person": str(person.id)}
-        buttons = [
+        buttons += [
             Button(
-                f"{held.name}: {label}", "staff_marks", about | {"name": held.name, "label": label}
+                f"Staff: {held.name}: {label}",
+                "staff_marks",
+                about | {"name": held.name, "label": label},
             )
             for held in self.state.fields.values()
             for label in held.options.values()
+            if held.name in chosen and chosen[held.name] != label
         ]
-        if person.primary:
-            email = {"email": person.primary}
-            buttons.insert(0, Button("Unsubscribe in a campaign", "person_unsubscribes", email))
-            buttons.insert(1, Button("Confirm in a form", "person_subscribes", email))
-        buttons.append(Button("Delete", "delete_person", about))
-        who = ", ".join([*person.emails, *person.phones]) or person.name
-        status = self._status(person) if self.campaigns else "(no Campaigns)"
-        return Row(who, status, "", "; ".join(marks), buttons)
+        return [*buttons, Button("Delete", "delete_person", about)]
+
+
+def _credentials(user: str, password: str) -> dict[str, str]:
+    basic = base64.b64encode(f"{user}:{password}".encode()).decode()
+    login = {"Authorization": f"Basic {basic}"} if user else {}
+    return {"Content-Type": "application/json", **login}
 
 
 def _success(data: Any, after: str | None = None) -> Response:

@@ -88,9 +88,16 @@ def test_a_header_that_is_no_secret_is_not_echoed(secret: str) -> None:
     assert keap.reply(delivery(b"", {"x-hook-secret": secret}, KEY), TARGET).headers == {}
 
 
-def test_an_event_with_a_secret_beside_it_is_still_an_event() -> None:
-    (recheck,) = found(event("contact.edit", changed(12)), {"x-hook-secret": "s"})
+def test_an_event_with_a_secret_beside_it_is_still_an_event_and_gets_no_echo() -> None:
+    body, headers = event("contact.edit", changed(12)), {"x-hook-secret": "s"}
+    (recheck,) = found(body, headers)
     assert isinstance(recheck, Recheck)
+    assert keap.reply(delivery(body, headers, KEY), TARGET).headers == {}
+
+
+def test_a_get_is_no_handshake() -> None:
+    request = delivery(b"", {"x-hook-secret": "s"}, KEY, method="GET")
+    assert keap.reply(request, TARGET).headers == {}
 
 
 def test_an_event_is_answered_by_a_plain_ok() -> None:
@@ -238,5 +245,5 @@ def test_outs_travel_both_ways_and_reminders_stay(tmp_path: Path, hold_to_specs:
             eventually(lambda: service.reason(ADAS_PHONE, channel="phone") == "objected")
             page = httpx.get(url).text
     assert ADA in page
-    assert "list_unsubscribe" in page
+    assert "list unsubscribe" in page
     assert twin.changed_by_api() == {"status", "No marketing - sms"}

@@ -161,8 +161,11 @@ def test_an_opt_in_is_consent_with_metas_record(status: dict[str, str]) -> None:
     assert isinstance(signal, Signal)
     assert signal.statements[0].choice is Choice.IN
     assert (signal.source, signal.basis) == (Source.VENDOR_PERSON, Basis.CONSENT)
-    assert signal.evidence.proof
-    assert "t" not in signal.evidence.proof.values()
+    assert signal.evidence.proof == {
+        "at": datetime.fromtimestamp(AT / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "how": "opt-in to marketing messages",
+        "form": "News and offers",
+    }
 
 
 def test_an_optin_of_another_kind_is_no_consent() -> None:
