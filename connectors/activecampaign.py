@@ -70,6 +70,7 @@ GONE = "91"
 FACT = {"3": "hard_bounce"}
 THEIRS = {Wish.ON: "1", Wish.OFF: "2"}
 BY_FORM = "sign-up form"
+SEVERAL = "contacts of several people share this; one of them may be out: switch it on by hand"
 CONFIRMS_WITHIN = timedelta(days=7)
 """Between a sign-up and the click that confirms it."""
 RESUBSCRIBE = 4
@@ -290,6 +291,8 @@ class ActiveCampaign:
         """None where the vendor's answer does not say what became of it."""
         if self._slots.get(change.slot.place) != change.slot or change.to not in THEIRS:
             return Refused("not one of this target's marketing lists")
+        if change.to is Wish.ON and len({self._who(contact) for contact in holders}) > 1:
+            return Refused(SEVERAL)
         on_list = [contact for contact in holders if _on_list(contact, change.slot.place)]
         done = [await self._tried(contact.id, change) for contact in on_list]
         failures = [one for one in done if isinstance(one, PropagationError)]
@@ -297,6 +300,10 @@ class ActiveCampaign:
             # What may be tried again, or may still be at work, says more than a refusal.
             return next((one for one in failures if not isinstance(one, Refused)), failures[0])
         return Applied() if done and all(done) else None
+
+    def _who(self, contact: Contact) -> tuple[str, str]:
+        number = self._phone_key(contact.phone) or contact.phone
+        return _email_key(contact.email), number
 
     async def _tried(self, contact_id: str, change: Change) -> bool | Failure:
         """One contact that fails keeps no other from its opt-out."""

@@ -140,8 +140,9 @@ class Push:
         token = URGENT.set(urgent)
         try:
             cases = await self.database.read(lambda conn: self._cases(conn, claimed))
+            await self._observe([record for case in cases for record in case.records])
+            await self._look_by_id(cases)
             records = [record for case in cases for record in case.records]
-            await self._observe(records)
             await self._learn(records)
             await self._apply(lease, records)
         finally:
@@ -218,6 +219,33 @@ class Push:
             record.read = found.get(record.ref)
             self._name(record)
 
+    async def _look_by_id(self, cases: Sequence[Case]) -> None:
+        """Whom no search finds a walk may have shown: numbers are typed in many ways. Such a record
+        is read by its id, and counts if it still shows what was searched for."""
+        lost = [one for case in cases for one in case.records if _unfound(one)]
+        hashes = {one.hash for one in lost if one.hash}
+        if not hashes:
+            return
+        ids = await self.database.read(
+            lambda conn: marks.vendor_ids(conn, self.target.label, hashes)
+        )
+        known = {
+            id(one): [_by_id(one, id_) for id_ in ids.get(one.hash or b"", ())] for one in lost
+        }
+        await self._observe([one for found in known.values() for one in found])
+        for case in cases:
+            case.records = [r for one in case.records for r in self._found(one, known)]
+
+    def _found(self, record: Record, known: Mapping[int, Sequence[Record]]) -> Sequence[Record]:
+        return [one for one in known.get(id(record), ()) if self._still_shows(one)] or [record]
+
+    def _still_shows(self, record: Record) -> bool:
+        """Also true of what could not be read: that is unknown, not absent."""
+        if not isinstance(record.read, Observed):
+            return not isinstance(record.read, Absent)
+        shown = identifiers_shown(record.read, self.target.region)
+        return any(record.hash in self.intake.keys.hashes(one) for one in shown)
+
     async def _read(
         self, refs: Sequence[Ref]
     ) -> Mapping[Ref, Observed | Absent | PropagationError]:
@@ -263,9 +291,7 @@ class Push:
         last = subjects.last_rows(conn, self.controller, hashes)
         for record in records:
             record.held = [held.get(hash_, NOBODY) for hash_ in sorted(record.hashes)]
-            record.receipts = {
-                place: receipt for (hash_, place), receipt in kept.items() if hash_ == record.hash
-            }
+            record.receipts = _kept_of(record, kept)
             times = [last[hash_] for hash_ in record.hashes if hash_ in last]
             record.last_row_at = max(times, default=None)
         if self.connector.facts.assisted:
@@ -401,7 +427,7 @@ class Push:
                     record, slot, wished, _settled(slot), None, value, read.read_began.timestamp()
                 )
             else:
-                self._note(record, slot, wished, *_unread_outcome(record, slot))
+                self._note(record, slot, wished, *_unread_outcome(record, slot, wished))
 
     async def _not_fought(
         self, records: Mapping[Ref, Record], outs: Sequence[Change]
@@ -752,6 +778,28 @@ class Push:
         return Delay(case.mark, now + wait, proof.outcome, reason, unsettled, urgent=urgent)
 
 
+def _kept_of(record: Record, kept: Mapping[tuple[bytes, str], Receipt]) -> dict[str, Receipt]:
+    """By place: what is kept under the record's own identifier, where that says nothing under
+    another one that it shows. Else our own write would be news when it is met by another name."""
+    found: dict[str, Receipt] = {}
+    for (hash_, place), receipt in kept.items():
+        tells = hash_ in record.hashes and (receipt.seen or receipt.written)
+        if tells and (hash_ == record.hash or place not in found):
+            found[place] = receipt
+    return found
+
+
+def _unfound(record: Record) -> bool:
+    return isinstance(record.read, Absent) and bool(record.ref.value and record.hash)
+
+
+def _by_id(record: Record, vendor_id: str) -> Record:
+    """The same identifier's record, to be read by the vendor's own id."""
+    ref = Ref(record.ref.kind, "", vendor_id)
+    hashes = set(record.hashes)
+    return Record(ref, record.hash, hashes, record.mark, maybe_ours=record.maybe_ours)
+
+
 def _fights(record: Record, change: Change) -> bool:
     """Somebody turned this on again, or cleared it, after it was seen off. A write of ours that
     never took is no fight."""
@@ -792,11 +840,11 @@ def _remembered(record: Record, slot: Slot) -> Seen:
     return Seen(Value.SILENT)
 
 
-def _unread_outcome(record: Record, slot: Slot) -> tuple[Outcome, str | None]:
+def _unread_outcome(record: Record, slot: Slot, wished: Wish) -> tuple[Outcome, str | None]:
     receipt = record.receipts.get(slot.place)
     if receipt and receipt.written:
         return Outcome.ACCEPTED, None
-    if receipt and receipt.seen:
+    if receipt and receipt.seen and meets(receipt.seen, wished):
         return Outcome.CONFIRMED, None
     return Outcome.LOCAL, "nothing to tell there"
 

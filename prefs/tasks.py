@@ -188,6 +188,10 @@ def _fight_alarm(body: Body) -> str:
     )
 
 
+def _warning_alarm(body: Body) -> str:
+    return f"{body['target']}: {body['text']}. See to it there: opt-outs are heard all the same."
+
+
 OUT_OR_RELEASE = ("out", "release")
 KINDS: Mapping[str, Kind] = {
     "held_text": Kind("Does this text mean stop?", OUT_OR_RELEASE, _read_by_staff),
@@ -243,6 +247,9 @@ KINDS: Mapping[str, Kind] = {
     "webhook_gone": Kind(
         "A system no longer tells us what happens there; the poll still does: register the webhook "
         "again.",
+    ),
+    "vendor_warning": Kind(
+        "A system warns us, or keeps us from sending: see to it there.", alarm=_warning_alarm
     ),
     "container": Kind(
         "A list that can send stands nowhere in the configuration: write it there as marketing, "

@@ -13,12 +13,24 @@ from typing import Any
 import pytest
 
 from prefs.core.errors import Refused, Temporary
-from prefs.core.propagation import Absent, Observed, Outcome, Ref, Value, Wish
-from prefs.core.words import Choice, Source
+from prefs.core.propagation import (
+    Absent,
+    Change,
+    Observed,
+    Outcome,
+    Readback,
+    Ref,
+    Seen,
+    Value,
+    Wish,
+)
+from prefs.core.words import Basis, Choice, Kind, Source
 from prefs.push import FIGHT
-from prefs.store import marks, permissions, subjects, tasks
+from prefs.store import ledger, marks, permissions, subjects, tasks
+from prefs.store.marks import Proof
 from tests.kit import (
     EMAIL,
+    FACTS,
     SLOT,
     SMS,
     TARGET,
@@ -30,7 +42,18 @@ from tests.kit import (
     push_of,
 )
 
-ADA = "ada@example.co.uk"
+ADA, BOB = "ada@example.co.uk", "bob@example.co.uk"
+
+
+class Unsearchable(MailingList):
+    """Its search finds nobody; by an id that a walk showed, it answers."""
+
+    def _read(self, ref: Ref, began: datetime) -> Observed | Absent:
+        return Absent(began) if ref.value else super()._read(ref, began)
+
+    def _do(self, change: Change) -> None:
+        address = (change.ref.vendor_id or "").removeprefix("id-")
+        self.held[address] = Value.ON if change.to is Wish.ON else Value.OFF
 
 
 @pytest.fixture
@@ -409,3 +432,88 @@ def test_an_observed_target_that_could_not_be_read_is_read_again_soon(rt: Clinic
 def test_a_clock_moves_at_every_look() -> None:
     clock = Clock()
     assert clock() < clock()
+
+
+def test_an_off_that_a_walk_saw_confirms_no_on(rt: Clinic) -> None:
+    """A target that cannot be asked tells of stops only: an opt-in after one is kept here alone."""
+    there = MailingList(rt.clock, facts=replace(FACTS, readback=Readback.NONE))
+    owner = rt.say(ADA, Source.VENDOR_PERSON).subject_id
+    off = Proof(
+        rt.hash(ADA), SLOT, Wish.OFF, Outcome.ACCEPTED, None, Value.OFF, rt.clock().timestamp()
+    )
+    rt.database.write_now(lambda conn: marks.write_receipts(conn, "rt/list", [off], 0.0))
+    rt.say(ADA, Source.DOUBLE_OPT_IN, Choice.IN, basis=Basis.CONSENT)
+    rounds(rt, there)
+    assert there.written == []
+    assert (receipt(rt).wish, receipt(rt).outcome) == (Wish.ON, Outcome.LOCAL)
+    assert rt.database.read_now(lambda conn: marks.of_subject(conn, owner)) == []
+
+
+def known(rt: Clinic, address: str, vendor_id: str) -> None:
+    """A walk saw this record with this address."""
+    found = [(vendor_id, [rt.hash(address)])]
+    rt.database.write_now(lambda conn: marks.keep_records(conn, "rt/list", found, 0.0))
+
+
+def test_whom_a_search_does_not_find_is_read_by_the_id_that_a_walk_showed(rt: Clinic) -> None:
+    """Numbers are typed in many ways, and no search knows them all."""
+    there = Unsearchable(rt.clock, held={ADA: Value.ON})
+    known(rt, ADA, f"id-{ADA}")
+    rt.say(ADA, Source.ONE_CLICK)
+    rounds(rt, there)
+    assert there.held[ADA] is Value.OFF
+    assert receipt(rt).outcome == Outcome.CONFIRMED
+    assert waiting(rt) == []
+
+
+def test_a_record_that_shows_the_address_no_more_is_somebody_else(rt: Clinic) -> None:
+    there = Unsearchable(rt.clock, held={BOB: Value.ON})
+    known(rt, ADA, f"id-{BOB}")
+    rt.say(ADA, Source.ONE_CLICK)
+    rounds(rt, there)
+    assert there.written == []
+    assert there.held[BOB] is Value.ON
+    assert receipt(rt).outcome == Outcome.ABSENT
+
+
+def test_a_read_by_id_that_fails_is_unknown_not_absent(rt: Clinic) -> None:
+    there = Unsearchable(rt.clock, held={ADA: Value.ON})
+
+    def break_down() -> None:
+        there.before_read = lambda: setattr(there, "read_fault", Temporary("HTTP 503"))
+
+    there.before_read = break_down
+    known(rt, ADA, f"id-{ADA}")
+    rt.say(ADA, Source.ONE_CLICK)
+    rounds(rt, there)
+    assert receipt(rt).outcome == Outcome.PENDING
+    assert len(waiting(rt)) == 1
+
+
+class TwoNames(MailingList):
+    """One record, found by either of two addresses; it calls every off the person's own."""
+
+    def _read(self, ref: Ref, began: datetime) -> Observed | Absent:
+        found = super()._read(Ref(Kind.EMAIL, ADA), began)
+        if not isinstance(found, Observed):
+            return found
+        value = self.held[ADA]
+        seen = Seen(value, Source.VENDOR_PERSON if value is Value.OFF else None)
+        shown = ((Kind.EMAIL, ADA), (Kind.EMAIL, BOB))
+        return replace(found, values={SLOT: seen}, identifiers=shown)
+
+    def _do(self, change: Change) -> None:
+        self.held[ADA] = Value.ON if change.to is Wish.ON else Value.OFF
+
+
+def test_our_own_write_is_no_wish_when_the_record_is_met_by_another_name(rt: Clinic) -> None:
+    there = TwoNames(rt.clock, held={ADA: Value.ON})
+    rt.say(ADA, Source.API, ref="ada")
+    rounds(rt, there)
+    assert receipt(rt).outcome == Outcome.CONFIRMED
+    rt.say(BOB, Source.API, ref="ada", scope=EMAIL._replace(topic="news"))
+    rounds(rt, there)
+    (owner,) = rt.database.read_now(lambda conn: subjects.owners(conn, "rt", [rt.hash(BOB)]))
+    rows = rt.database.read_now(lambda conn: ledger.history(conn, owner))
+    assert {row.source for row in rows} == {Source.API}
+    assert receipt(rt, BOB).outcome == Outcome.CONFIRMED

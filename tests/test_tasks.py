@@ -396,7 +396,18 @@ def test_no_alarm_names_a_person(kind: str) -> None:
     alarm: Callable[[Any], str] | None = KINDS[kind].alarm
     assert alarm
     body = dict.fromkeys(
-        ("target", "origin", "batch", "limit", "most", "container", "name", "after_go_live"), "x"
+        (
+            "target",
+            "origin",
+            "batch",
+            "limit",
+            "most",
+            "container",
+            "name",
+            "after_go_live",
+            "text",
+        ),
+        "x",
     )
     person = {"email": ADA, "mobile": "+447700900123", "first_name": "Ada", "subject": ADA}
     text = alarm(body | person)

@@ -269,6 +269,27 @@ class TestActiveCampaign(ConnectorContract):
         held = [self.twin.state.rows.get(f"{one}/1") for one in ids]
         assert [row and row.status for row in held] == ["2", "2", None, "91", "3"]
 
+    @pytest.mark.parametrize("numbers", [("+447700900101", "+447700900102"), (NUMBER, "")])
+    def test_several_people_of_one_address_are_not_switched_on_together(
+        self, numbers: tuple[str, str]
+    ) -> None:
+        """One of them may be out by a number that the others do not have."""
+        ids = [
+            self.twin.new_contact(self.ref(1).value, number, {"1": "2", "5": "2"})
+            for number in numbers
+        ]
+        answer = self.apply(Wish.ON, self.ref(1))[self.ref(1)]
+        assert isinstance(answer, Refused)
+        assert self.ref(1).value not in str(answer)
+        assert [self.twin.state.rows[f"{one}/1"].status for one in ids] == ["2", "2"]
+        assert isinstance(self.apply(Wish.OFF, self.ref(1))[self.ref(1)], Applied)
+
+    def test_doubles_of_one_person_are_switched_on_together(self) -> None:
+        for number in ("07700 900123", NUMBER):
+            self.twin.new_contact(self.ref(1).value, number, {"1": "2"})
+        assert isinstance(self.apply(Wish.ON, self.ref(1))[self.ref(1)], Applied)
+        assert {row.status for row in self.twin.state.rows.values()} == {"1"}
+
     def test_one_that_fails_keeps_no_other_from_its_opt_out(self) -> None:
         ids = [self.twin.new_contact(self.ref(1).value, statuses={"1": "1"}) for _ in range(2)]
         self.twin.faults.add("status", path=self.write_path, status=422)

@@ -52,7 +52,8 @@ OPT_IN_FROM = ("UNENGAGED_MARKETABLE", "UNENGAGED_NON_MARKETABLE", "NON_MARKETAB
 PHONE_FIELDS = {"PHONE1", "PHONE2", "PHONE3", "PHONE4", "PHONE5"}
 SECOND, MINUTE = Window(10, 1.0), Window(240, 60.0)
 OWN = {"token", "client_id", "client_secret", "token_life", "opt_out_as"}
-OWN |= {"token_as_bearer", "hide_tags", "tells_opt_out", "odd_tag_events"}
+OWN |= {"token_as_bearer", "hide_tags", "tells_opt_out", "odd_tag_events", "keeps_unpermitted"}
+OWN |= {"hide_statuses"}
 V2 = "/crm/rest/v2"
 HOOKS = "/crm/rest/v1/hooks"
 UNVERIFIED, VERIFIED, INACTIVE = "Unverified", "Verified", "Inactive"
@@ -110,6 +111,8 @@ class KeapTwin(Twin[Account]):
     token_as_bearer  the personal token is taken as a bearer token only
     token_life     seconds that an OAuth token lives (default 86400)
     opt_out_as     the status that an API opt-out makes: MANUAL (default) or ADMIN
+    keeps_unpermitted  an API opt-out of an address without permission leaves its status
+    hide_statuses  contacts are shown without the statuses of their addresses
     hide_tags      contacts are shown without `tag_ids`
     tells_opt_out  an opt-out, the API's too, fires `contact.edit` (default no)
     odd_tag_events the other shape of tag events: `tagId` and lists of contact ids
@@ -132,6 +135,7 @@ class KeapTwin(Twin[Account]):
         self.opt_out_as = "MANUAL"
         self.token_as_bearer = False
         self.hide_tags = self.tells_opt_out = self.odd_tag_events = False
+        self.keeps_unpermitted = self.hide_statuses = False
 
     def fresh(self) -> Account:
         return Account()
@@ -275,11 +279,15 @@ class KeapTwin(Twin[Account]):
         email, held = self._status_of(request)
         if body["opted_in"] and held.status in OPT_IN_FROM:
             self._set(email, "SINGLE_OPT_IN")
-        elif not body["opted_in"] and held.opted_in | (held.status in OPT_IN_FROM):
+        elif not body["opted_in"] and (held.opted_in or self._notes(held.status)):
             self._set(email, self.opt_out_as)
         self.state.changed_by_api.add("status")
         self._tell_holders(email)
         return JSONResponse(self._shown(email))
+
+    def _notes(self, status: str) -> bool:
+        """Whether an API opt-out of an address that is not opted in changes it."""
+        return status in OPT_IN_FROM and not self.keeps_unpermitted
 
     def _set(self, email: str, status: str) -> None:
         held = self.state.statuses.get(email)
@@ -293,7 +301,8 @@ class KeapTwin(Twin[Account]):
         shown: dict[str, Any] = {
             "id": str(one.id),
             "email_addresses": [
-                {"email": email, "field": f"EMAIL{n}"} for n, email in enumerate(one.emails, 1)
+                {"email": email, "field": f"EMAIL{n}", **self._told_of(email)}
+                for n, email in enumerate(one.emails, 1)
             ],
             "phone_numbers": [
                 {"number": phone, "field": f"PHONE{n}", "type": "Mobile"}
@@ -304,6 +313,13 @@ class KeapTwin(Twin[Account]):
         wanted = set(request.query_params.get("fields", ",".join(shown)).split(","))
         wanted -= {"tag_ids"} if self.hide_tags else set()
         return {name: value for name, value in shown.items() if name in wanted}
+
+    def _told_of(self, email: str) -> dict[str, Any]:
+        """A contact shows the status of its addresses, too."""
+        held = self.state.statuses.get(email)
+        if held is None or self.hide_statuses:
+            return {}
+        return {"is_opt_in": held.opted_in, "email_opt_status": held.status}
 
     async def list_contacts(self, request: Request) -> Response:
         wanted = self._criteria(

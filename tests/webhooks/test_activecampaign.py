@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import httpx
 import pytest
 
+from prefs.app import make_scan
 from prefs.core.errors import Unverified
 from prefs.core.propagation import Target
 from prefs.core.signals import Delivery, Found, Recheck, Signal, Statement, Unknown
 from prefs.core.words import Channel, Choice, Kind, Purpose, Scope, Source
+from prefs.store import marks
+from prefs.store.marks import Lease
+from tests.served import Served, eventually, listening
 from tests.twins.activecampaign import ActiveCampaignTwin
 from tests.twins.kit import running
 from webhooks import activecampaign
@@ -313,3 +320,103 @@ def test_numbers_are_read_as_the_brands_region_writes_them() -> None:
     abroad = replace(target(), region="AT")
     (out,) = signals(activecampaign.normalise(delivery(content), abroad, signed=False))
     assert out.identifiers[0].key == "+436641234567"
+
+
+# --- in the service ---------------------------------------------------------------------------
+
+TARGETS = """
+[brands.rt.targets.activecampaign]
+system = "activecampaign"
+mode = "live"
+base_url = "{url}"
+api_key = "env:AC"
+webhook_key = "env:AC_HOOK"
+marketing_lists = {{ 1 = "*" }}
+service_lists = ["9"]
+sms_lists = ["5"]
+limit = "1000/1s"
+"""
+PATH = "/webhooks/activecampaign/rt/activecampaign"
+AMY, BOB = "amy@example.com", "bob@example.com"
+
+
+@contextmanager
+def clinic(folder: Path) -> Iterator[tuple[Served, ActiveCampaignTwin]]:
+    with running(ActiveCampaignTwin()) as (twin, url):
+        twin.configure(windows=[])
+        for id_, name, channel in (("1", "News", "email"), ("5", "Texts", "sms")):
+            twin.new_list(id_, name, channel=channel)
+        twin.new_list("9", "Appointments", purpose="reminders")
+        environ = {"AC": twin.token, "AC_HOOK": KEY}
+        with listening(folder, TARGETS.format(url=url), environ=environ) as service:
+            twin.configure(webhook_url=f"{service.runtime.settings.public_url}{PATH}?key={KEY}")
+            eventually(lambda: lane(service).scanned_at)
+            yield service, twin
+            assert twin.api_changes_of_service() == set()
+
+
+def lane(service: Served) -> Any:
+    row = service.runtime.database.read_now(lambda conn: marks.lane(conn, "rt/activecampaign"))
+    assert row is not None
+    return row
+
+
+def poll(service: Served) -> None:
+    """As the lane does it when it is due."""
+    (target,) = service.runtime.targets
+    row = lane(service)
+
+    async def walk() -> None:
+        scan = make_scan(service.runtime, target)
+        await scan.run(Lease(target.label, row.holder, row.epoch), None)
+        await scan.connector.close()
+
+    asyncio.run(walk())
+
+
+def test_an_out_of_a_number_reaches_the_contact_however_it_was_typed(
+    tmp_path: Path, hold_to_specs: object
+) -> None:
+    """No search finds it; the walk shows whose it is, and the lane reads that contact."""
+    with clinic(tmp_path) as (service, twin):
+        twin.new_contact(AMY, "(07700) 900-123", {"1": "1", "5": "1", "9": "1"})
+        poll(service)
+        out = {"channel": "sms", "purpose": "marketing", "choice": "out"}
+        service.say("", subject={"phone": "+447700900123"}, changes=[out])
+        eventually(lambda: twin.status(AMY, "5") == "2")
+        assert twin.status(AMY, "9") == "1"
+
+
+def test_an_opt_in_of_one_switches_nobody_on_who_shares_the_address(
+    tmp_path: Path, hold_to_specs: object
+) -> None:
+    """Two contacts of one address, each with a number of its own; Bob is known by his alone."""
+    anns, bobs = "+447700900101", "+447700900102"
+    with clinic(tmp_path) as (service, twin):
+        ids = [
+            twin.new_contact("home@example.com", number, {"5": "0", "9": "1"})
+            for number in (anns, bobs)
+        ]
+        sms = {"channel": "sms", "purpose": "marketing"}
+        service.say("", subject={"phone": bobs}, changes=[{**sms, "choice": "out"}])
+        eventually(lambda: twin.state.rows[f"{ids[1]}/5"].status == "2")
+        ann = {"email": "home@example.com", "phone": anns, "ref": "ann"}
+        now = service.runtime.clock().isoformat()
+        evidence = {"actor": "Clara", "note": "asked for texts", "wording": "Yes please"}
+        service.say(
+            "",
+            "in",
+            "staff",
+            subject=ann,
+            changes=[{**sms, "choice": "in"}],
+            basis="consent",
+            evidence=evidence,
+            occurred_at=now,
+        )
+        eventually(lambda: twin.state.rows[f"{ids[0]}/5"].status == "1")
+        poll(service)
+        twin.courier.settle()
+        assert service.reason(bobs, channel="sms") == "opted_out"
+        rows = [call.json()["contactList"] for call in twin.writes()]
+        assert all(row["contact"] != ids[1] or row["status"] == "2" for row in rows)
+        assert twin.state.rows[f"{ids[1]}/5"].status == "2"
