@@ -440,7 +440,8 @@ class Push:
         hashes = {records[change.ref].hash or b"" for change in fought}
 
         def count(conn: Connection) -> dict[bytes, int]:
-            found = {h: marks.note_pushback(conn, self.target.label, h, now) for h in hashes}
+            label, most = self.target.label, PUSH_BACKS_AN_HOUR
+            found = {h: marks.note_pushback(conn, label, h, now, most) for h in hashes}
             for change in fought:
                 record = records[change.ref]
                 if found[record.hash or b""] >= ALARM_AT:

@@ -290,7 +290,7 @@ def test_an_out_found_at_the_vendor_is_taken_in(rt: Clinic) -> None:
     rt.consent(ADA)
     rounds(rt, there)
     there.held[ADA] = Value.OFF
-    rt.say(ADA, Source.IMPORT, Choice.OUT, EMAIL._replace(topic="offers"))
+    rt.say(ADA, Source.API, Choice.OUT, EMAIL._replace(topic="offers"))
     rounds(rt, there)
     held = rt.database.read_now(lambda conn: permissions.read(conn, "rt", [rt.hash(ADA)]))
     assert held[rt.hash(ADA)].views[EMAIL].word == "opted_out"
