@@ -254,19 +254,20 @@ class Push:
         if not isinstance(record.read, Observed):
             return
         for slot, seen in self._ours(record.read).items():
+            wished = wish(slot, record.held)
             judged = judge(
                 seen,
                 record.read.read_began,
                 record.receipts.get(slot.place),
-                wish(slot, record.held),
+                wished,
                 record.last_row_at,
             )
             if judged.verdict is Verdict.READ_AGAIN:
                 record.stale = True
-            if record.maybe_ours and seen.source is None:
+            if judged.verdict is not Verdict.OUT or judged.source is None:
                 continue
-            if judged.verdict is Verdict.OUT and judged.source:
-                yield heard_out(self.target, record.read, slot, seen, judged.source)
+            if source := _whose(record, seen, wished, judged.source):
+                yield heard_out(self.target, record.read, slot, seen, source)
 
     def _ours(self, read: Observed) -> dict[Slot, Seen]:
         """The slots that this target carries; a read may show others (reminders), for their
@@ -714,6 +715,18 @@ class Push:
         urgent = unsettled is not None or any(p.wish is not Wish.ON for _, p in open_)
         reason = proof.reason or ""
         return Delay(case.mark, now + wait, proof.outcome, reason, unsettled, urgent=urgent)
+
+
+def _whose(record: Record, seen: Seen, wished: Wish, source: Source) -> Source | None:
+    """Who said an `off` that a call of ours may have written, in words of the vendor's none: with
+    an `off` wished it may be our own, and says nothing new. Else it counts, for what we know no end
+    of may have been an `on`; of a worker that died nothing is known, and it is no person's own."""
+    if not record.maybe_ours or seen.source is not None:
+        return source
+    if wished is Wish.OFF:
+        return None
+    died = record.mark is not None and record.mark.claimed_before
+    return Source.VENDOR_API if died else source
 
 
 def _fights(record: Record, change: Change) -> bool:

@@ -17,7 +17,17 @@ from prefs.core.propagation import Absent, Observed, Outcome, Ref, Value, Wish
 from prefs.core.words import Choice, Source
 from prefs.push import FIGHT
 from prefs.store import marks, permissions, subjects, tasks
-from tests.kit import EMAIL, SLOT, TARGET, Clinic, Clock, MailingList, clinic, one_round, push_of
+from tests.kit import (
+    EMAIL,
+    SLOT,
+    TARGET,
+    Clinic,
+    Clock,
+    MailingList,
+    clinic,
+    one_round,
+    push_of,
+)
 
 ADA = "ada@example.co.uk"
 
@@ -193,6 +203,44 @@ def test_a_write_of_unknown_end_is_not_confirmed_by_the_first_equal_read(rt: Cli
     )
     (out,) = row.state.at("rt", EMAIL).outs
     assert out.source is Source.ONE_CLICK
+
+
+def test_an_out_at_the_vendor_wins_over_an_on_of_ours_that_may_still_be_on_its_way(
+    rt: Clinic,
+) -> None:
+    """What we sent was an `on`: an `off` that is read then is nobody's echo."""
+    lost = Temporary("timed out", unclear=True)
+    there = MailingList(rt.clock, held={ADA: Value.UNSET}, write_fault=lost)
+    rt.consent(ADA)
+    rounds(rt, there)
+    there.write_fault, there.held[ADA] = None, Value.OFF
+    rt.clock.forward(5)
+    rounds(rt, there)
+    rt.clock.forward(60)
+    rounds(rt, there)
+    assert there.held[ADA] is Value.OFF
+    assert [change.to for change in there.written] == [Wish.ON]
+    held = rt.database.read_now(lambda conn: permissions.read(conn, "rt", [rt.hash(ADA)]))
+    assert held[rt.hash(ADA)].views[EMAIL].word == "opted_out"
+
+
+def test_an_out_at_the_vendor_wins_over_an_on_of_a_worker_that_died(rt: Clinic) -> None:
+    there = MailingList(rt.clock, held={ADA: Value.OFF})
+    rt.consent(ADA)
+    now = rt.clock().timestamp()
+
+    def die(conn: Any) -> None:
+        lease = marks.take_lease(conn, TARGET.label, "dead", now, 1.0)
+        assert lease
+        assert marks.claim(conn, lease, now, 10)
+
+    rt.database.write_now(die)
+    rt.clock.forward(5)
+    rounds(rt, there)
+    assert there.written == []
+    (owner,) = rt.database.read_now(lambda conn: subjects.owners(conn, "rt", [rt.hash(ADA)]))
+    (one,) = rt.database.read_now(lambda conn: subjects.by_ids(conn, [owner]))
+    assert [out.source for out in one.state.at("rt", EMAIL).outs] == [Source.VENDOR_API]
 
 
 def test_an_item_that_the_reply_does_not_name_is_unknown_until_read(rt: Clinic) -> None:
