@@ -312,7 +312,8 @@ class Push:
         if ins:
             URGENT.set(False)
             admitted = await self._admitted(by_ref, ins)
-            await self._send(by_ref, await self._still_wished(lease, by_ref, admitted))
+            for part in self._parts(admitted):
+                await self._send(by_ref, await self._still_wished(lease, by_ref, part))
 
     def _plan(self, record: Record) -> list[Change]:
         """Prove what needs no write; the rest are changes."""
@@ -468,10 +469,13 @@ class Push:
             raise Lost
         return [c for c in ins if wish(c.slot, records[c.ref].held) is Wish.ON]
 
-    async def _send(self, records: Mapping[Ref, Record], changes: Sequence[Change]) -> None:
+    def _parts(self, changes: Sequence[Change]) -> Iterable[Sequence[Change]]:
+        """What goes in one call each."""
         size = self.connector.facts.write_batch
-        for start in range(0, len(changes), size):
-            part = changes[start : start + size]
+        return (changes[start : start + size] for start in range(0, len(changes), size))
+
+    async def _send(self, records: Mapping[Ref, Record], changes: Sequence[Change]) -> None:
+        for part in self._parts(changes):
             answers = await self._write(part)
             ended = self.clock().timestamp()
             for change in part:

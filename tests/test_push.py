@@ -19,6 +19,7 @@ from prefs.push import FIGHT
 from prefs.store import marks, permissions, subjects, tasks
 from tests.kit import (
     EMAIL,
+    FACTS,
     SLOT,
     TARGET,
     Clinic,
@@ -241,6 +242,23 @@ def test_an_out_at_the_vendor_wins_over_an_on_of_a_worker_that_died(rt: Clinic) 
     (owner,) = rt.database.read_now(lambda conn: subjects.owners(conn, "rt", [rt.hash(ADA)]))
     (one,) = rt.database.read_now(lambda conn: subjects.by_ids(conn, [owner]))
     assert [out.source for out in one.state.at("rt", EMAIL).outs] == [Source.VENDOR_API]
+
+
+def test_the_wish_is_read_again_before_each_part_of_many_ons(rt: Clinic) -> None:
+    bob = "bob@example.co.uk"
+    facts = replace(FACTS, write_batch=1)
+    there = MailingList(rt.clock, facts=facts, held=dict.fromkeys((ADA, bob), Value.UNSET))
+    rt.consent(ADA)
+    rt.consent(bob)
+
+    def opt_out_meanwhile(changes: Any) -> None:
+        there.before_write = None
+        (other,) = {ADA, bob} - {change.ref.value for change in changes}
+        rt.say(other, Source.ONE_CLICK)
+
+    there.before_write = opt_out_meanwhile
+    rounds(rt, there)
+    assert [change.to for change in there.written] == [Wish.ON]
 
 
 def test_an_item_that_the_reply_does_not_name_is_unknown_until_read(rt: Clinic) -> None:
