@@ -97,9 +97,9 @@ class Lane:
     async def _let_go(self) -> None:
         """What an earlier try of ours broke off may still be on its way to the vendor: we go on
         under another epoch, as another worker would."""
-        lease, self.lease = self.lease, None
-        if lease:
-            await self.database.write(partial(marks.give_lease_up, lease=lease))
+        if self.lease:
+            await self.database.write(partial(marks.give_lease_up, lease=self.lease))
+            self.lease = None
 
     async def _hold(self) -> bool:
         now = self.clock().timestamp()
