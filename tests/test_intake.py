@@ -223,3 +223,11 @@ def test_the_state_is_the_fold_of_the_ledger_and_the_ledger_verifies(rt: Clinic)
     assert encode_state(rebuilt) == encode_state(subject.state)
     findings = rt.database.read_now(lambda conn: list(ledger.verify(conn, rt.keys)))
     assert [one for one in findings if isinstance(one, ledger.Finding)] == []
+
+
+def test_the_owners_of_more_identifiers_than_a_statement_takes(rt: Clinic) -> None:
+    """A system from which hundreds of thousands were deleted at once."""
+    said = rt.say(ADA, Source.ONE_CLICK)
+    hashes = [number.to_bytes(16, "big") for number in range(260_000)]
+    found = rt.database.read_now(lambda conn: subjects.owners(conn, "rt", [*hashes, rt.hash(ADA)]))
+    assert found == [said.subject_id]

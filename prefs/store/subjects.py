@@ -320,15 +320,23 @@ def _spelled(keys: Keyring, spelling: bytes | None, hash_: bytes) -> str | None:
     return keys.decrypt(spelling, hash_).decode() if spelling else None
 
 
-def owners(conn: Connection, controller: str, hashes: Collection[bytes]) -> list[int]:
-    """Ids of everybody who has one of these identifiers."""
-    rows = conn.execute(
+_OWNERS = ByKeys(
+    lambda hashes: (
         select(links.c.subject_id)
         .join(identifiers, identifiers.c.id == links.c.identifier_id)
-        .where(identifiers.c.controller == controller, identifiers.c.hash.in_(sorted(hashes)))
+        .where(
+            identifiers.c.controller == bindparam("controller"),
+            identifiers.c.hash.in_(hashes),
+        )
         .distinct()
     )
-    return sorted(rows.scalars())
+)
+
+
+def owners(conn: Connection, controller: str, hashes: Collection[bytes]) -> list[int]:
+    """Ids of everybody who has one of these identifiers, however many these are."""
+    rows = _OWNERS.run(conn, hashes, {"controller": controller})
+    return sorted({subject_id for (subject_id,) in rows})
 
 
 def page(conn: Connection, controller: str, after: int, size: int) -> list[Subject]:
