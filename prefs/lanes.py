@@ -203,6 +203,14 @@ class Lane:
         log.error("target_unusable", target=self.target.label, reason=reason)
         await self.database.write(lambda conn: marks.park(conn, lease, claimed, until, reason))
 
+    async def _note_refusal(self, lease: Lease, reason: str) -> None:
+        """It cannot be read either: nothing that people do there is heard."""
+        log.error("target_unusable", target=self.target.label, reason=reason)
+        until = self.clock().timestamp() + 2 * PARKED_FIRST
+        await self.database.write(
+            lambda conn: marks.set_lane(conn, lease, parked_until=until, parked_reason=reason)
+        )
+
     async def _scan_loop(self) -> None:
         while True:
             lease = self.lease
@@ -210,6 +218,9 @@ class Lane:
                 return
             try:
                 await self.scan.when_due(lease, self.pace.poll_every)
+            except Unusable as fault:
+                await self._note_refusal(lease, str(fault))
+                await asyncio.sleep(min(self.pace.poll_every, PARKED_FIRST))
             except PrefsError as fault:
                 log.warning("scan_failed", target=self.target.label, reason=str(fault))
                 await asyncio.sleep(min(self.pace.poll_every, 30.0))
