@@ -15,7 +15,7 @@ import pytest
 from prefs.core.errors import Refused, Temporary
 from prefs.core.propagation import Absent, Observed, Outcome, Ref, Value, Wish
 from prefs.core.words import Choice, Source
-from prefs.push import FIGHT
+from prefs.push import FIGHT, Lost
 from prefs.store import marks, permissions, subjects, tasks
 from tests.kit import (
     EMAIL,
@@ -379,6 +379,35 @@ def test_a_worker_that_lost_its_lease_proves_nothing_and_marks_again(rt: Clinic)
     rt.clock.forward(31)
     asyncio.run(one_round(rt, other, holder="two"))
     assert receipt(rt).outcome == Outcome.CONFIRMED
+
+
+def test_no_on_sets_out_once_the_lease_has_ended(rt: Clinic) -> None:
+    there = MailingList(rt.clock, held={ADA: Value.UNSET})
+    there.before_read = lambda: rt.clock.forward(31)
+    rt.consent(ADA)
+    with pytest.raises(Lost):
+        rounds(rt, there)
+    assert there.written == []
+
+
+def test_what_was_done_under_a_lost_lease_is_not_proved(rt: Clinic) -> None:
+    """Another worker holds the lane by now, and has claimed nothing yet."""
+    there = MailingList(rt.clock, held={ADA: Value.ON})
+    rt.say(ADA, Source.ONE_CLICK)
+
+    def lose(_: object) -> None:
+        rt.clock.forward(31)
+        now = rt.clock().timestamp()
+        lease = rt.database.write_now(
+            lambda conn: marks.take_lease(conn, TARGET.label, "two", now, 30.0)
+        )
+        assert lease
+
+    there.before_write = lambda changes: _in_thread(lambda: lose(changes))
+    rounds(rt, there)
+    assert rt.database.read_now(lambda conn: marks.receipts_of(conn, [rt.hash(ADA)])) == []
+    (mark,) = waiting(rt)
+    assert (mark.urgent, mark.attempts) == (1, 0)
 
 
 def _in_thread(job: Any) -> None:
