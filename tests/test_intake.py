@@ -247,3 +247,11 @@ def test_a_page_of_people_sorts_nobody_else(rt: Clinic) -> None:
     ids = rt.database.read_now(lambda conn: list(subjects.all_ids(conn, "rt", 2)))
     assert [len(page) for page in ids] == [2, 2, 1]
     assert rt.database.read_now(lambda conn: list(subjects.all_ids(conn, "other", 2))) == []
+
+
+def test_everybody_who_shares_the_address_is_marked(rt: Clinic) -> None:
+    for ref in ("one", "two"):
+        rt.consent(ADA, ref=ref)
+    rt.database.write_now(lambda conn: conn.exec_driver_sql("DELETE FROM marks"))
+    rt.consent(ADA, EMAIL._replace(topic="news"), ref="one")
+    assert marked(rt) == 2

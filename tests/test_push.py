@@ -143,6 +143,21 @@ def test_retry_after_is_kept(rt: Clinic) -> None:
     assert mark.due_at >= rt.clock.at.timestamp() + 119
 
 
+def test_what_is_marked_again_meanwhile_is_due_at_once(rt: Clinic) -> None:
+    fault = Temporary("HTTP 429", retry_after=120.0)
+    there = MailingList(rt.clock, held={ADA: Value.UNSET}, write_fault=fault)
+    rt.consent(ADA)
+
+    def opt_out_meanwhile(_: object) -> None:
+        there.before_write = None
+        rt.say(ADA, Source.ONE_CLICK)
+
+    there.before_write = opt_out_meanwhile
+    rounds(rt, there)
+    (mark,) = waiting(rt)
+    assert mark.due_at <= rt.clock.at.timestamp()
+
+
 def test_an_opt_in_that_waited_through_an_outage_loses_to_a_later_out(rt: Clinic) -> None:
     there = MailingList(rt.clock, held={ADA: Value.OFF}, write_fault=Temporary("HTTP 503"))
     rt.consent(ADA)
