@@ -221,6 +221,16 @@ def test_what_a_person_said_long_ago_is_pushed_back_at_once_all_the_same(rt: Cli
     assert off == [early, late]
 
 
+def test_what_waited_before_the_batch_began_is_not_held_by_it(rt: Clinic) -> None:
+    crowd = people(FEW + 30)
+    there = MailingList(rt.clock, held=dict.fromkeys(crowd, Value.ON))
+    rt.say(crowd[5], Source.VENDOR_ADMIN, origin="rt/first")
+    rt.clock.forward(60)
+    turn_off(rt, crowd)
+    push(rt, there)
+    assert [one for one in crowd if there.held[one] is Value.OFF] == [crowd[5]]
+
+
 @pytest.mark.parametrize("source", [Source.VENDOR_PERSON, Source.STAFF, Source.API])
 def test_no_other_source_is_held(rt: Clinic, source: Source) -> None:
     crowd = people(FEW + 5)
