@@ -14,7 +14,7 @@ from typing import Protocol
 
 from connectors import http
 from prefs.core.errors import Temporary, Unusable
-from prefs.core.propagation import Vault
+from prefs.core.propagation import URGENT, Vault
 
 Now = Callable[[], datetime]
 
@@ -69,8 +69,16 @@ class OAuth:
     async def get(self) -> str:
         async with self._lock:
             if not self._held or self._now() >= self._until:
-                await self._renew()
+                await self._renew_at_once()
             return self._held
+
+    async def _renew_at_once(self) -> None:
+        """Whoever asks: an out may wait for the token, too."""
+        held = URGENT.set(True)
+        try:
+            await self._renew()
+        finally:
+            URGENT.reset(held)
 
     def check(self, reply: http.Reply, used: str) -> None:
         """A token may have been revoked before its time, which a new one mends; a token that was

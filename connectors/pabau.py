@@ -24,7 +24,7 @@ from datetime import datetime, timedelta
 from typing import Any, ClassVar
 from urllib.parse import quote
 
-from connectors import http
+from connectors import http, labels
 from connectors.index import Index, Shown
 from prefs.core.errors import PropagationError, Refused, SettingsError, Temporary, Unusable
 from prefs.core.propagation import (
@@ -217,7 +217,7 @@ class Pabau:
     def _observed(
         self, ref: Ref, found: Mapping[str, Client], began: datetime
     ) -> Observed | Absent | Failure:
-        """Of all clients that share the address: off only when each is."""
+        """All clients that share the address, taken together."""
         ids = self._index.find(ref)
         clients = [found[id_] for id_ in ids if id_ in found]
         if (not clients or len(clients) < len(ids)) and self._total is None:
@@ -226,20 +226,23 @@ class Pabau:
             return Absent(began)
         shown = tuple(dict.fromkeys(one for client in clients for one in client.shown))
         try:
-            return Observed(self._values(clients), began, clients[0].id, shown)
+            values = self._values(clients)
         except Refused as fault:
             return fault
+        hidden = {self._field} if self._field else set()
+        return Observed(values, began, clients[0].id, shown, frozenset(hidden - values.keys()))
 
     def _values(self, clients: Sequence[Client]) -> dict[Slot, Seen]:
         """Raises Refused for a flag that is neither 0 nor 1."""
         values = {}
         for slot, flag in self._slots.items():
             held = [_bit(client.flags[flag]) for client in clients]
-            values[slot] = Seen(Value.ON if any(held) else Value.OFF)
+            values[slot] = Seen(_together(held))
         if self._field and all(client.custom is not None for client in clients):
             name = self._field.place.removeprefix("field:")
-            marked = [(client.custom or {}).get(name) == OPTED_OUT for client in clients]
-            values[self._field] = Seen(Value.OFF if all(marked) else Value.UNMARKED)
+            values[self._field] = labels.seen(
+                [(client.custom or {}).get(name) == OPTED_OUT for client in clients]
+            )
         return values
 
     # --- writing -------------------------------------------------------------------------------
@@ -366,6 +369,13 @@ def _client(item: Mapping[str, Any]) -> Client:
         shown=tuple((kind, str(said[name])) for kind, name in pairs if said.get(name)),
         custom=custom if isinstance(custom, Mapping) else None,
     )
+
+
+def _together(bits: Sequence[int]) -> Value:
+    """Of all clients that share the address; where they differ, neither an out nor an in is met."""
+    if not any(bits):
+        return Value.OFF
+    return Value.ON if all(bits) else Value.UNSET
 
 
 def _bit(value: Any) -> int:

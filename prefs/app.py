@@ -32,7 +32,6 @@ from prefs.core.words import Channel
 from prefs.intake import Intake, TargetInfo
 from prefs.lanes import Lane, Pace, Worker, new_holder
 from prefs.metrics import REQUESTS
-from prefs.scan import Scan
 from prefs.settings import Settings, load
 from prefs.store import events, migrate
 from prefs.store.database import Database
@@ -134,8 +133,8 @@ def _channels(target: Target, clock: Clock) -> frozenset[Channel]:
 # --- the worker --------------------------------------------------------------------------------
 
 
-def make_worker(runtime: Runtime) -> Worker:
-    """The lanes of every target, and the chores beside them."""
+def make_worker(runtime: Runtime, *, polls: bool = True) -> Worker:
+    """The lanes of every target, and the chores beside them; without `polls` they only carry."""
     settings, clock = runtime.settings, runtime.clock
     pace = Pace(
         settings.worker.first_retry,
@@ -144,7 +143,7 @@ def make_worker(runtime: Runtime) -> Worker:
         settings.worker.lease,
     )
     holder = new_holder()
-    lanes = [_make_lane(runtime, target, pace, holder) for target in runtime.targets]
+    lanes = [_make_lane(runtime, target, pace, holder, polls) for target in runtime.targets]
     database = runtime.database
     sealer = Sealer(database)
     sweep = Sweep(database, runtime.targets, runtime.keys, clock, settings.alerts)
@@ -171,14 +170,10 @@ def make_connector(runtime: Runtime, target: Target) -> Connector:
     return cast(Connector, kind(replace(target, vault=vault), budget, runtime.clock))
 
 
-def make_scan(runtime: Runtime, target: Target) -> Scan:
-    connector = make_connector(runtime, target)
-    return Scan(target, connector, runtime.database, runtime.intake, runtime.clock)
-
-
-def _make_lane(runtime: Runtime, target: Target, pace: Pace, holder: str) -> Lane:
+def _make_lane(runtime: Runtime, target: Target, pace: Pace, holder: str, polls: bool) -> Lane:
     connector = make_connector(runtime, target)
     lane = Lane(target, connector, runtime.database, runtime.intake, runtime.clock, pace, holder)
+    lane.polls = polls
     if hasattr(connector, "message_time"):
         lane.answer_open = _answer_open
     return lane

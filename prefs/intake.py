@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 
 from prefs import merges
 from prefs.core.errors import NotFound
-from prefs.core.fold import RELEASED, Entry, Judgement, State, apply, judge, release
+from prefs.core.fold import RELEASED, Entry, Judgement, State, apply, judge, release, spoke_out
 from prefs.core.ids import subject_text
 from prefs.core.keys import Keyring
 from prefs.core.order import lacking, moment
@@ -401,7 +401,18 @@ class Intake:
             for subject_id in sorted(sharers)
         ]
         urgent = urgent or _any_out(changes)
-        marks.set_marks(conn, wanted, now, urgent=urgent, due_at=due_at)
+        if due_at is None:
+            marks.set_marks(conn, wanted, now, urgent=urgent, heard=True)
+            return
+        own = self._spoke_out(conn, signal.brand, sharers)
+        freed = [one for one in wanted if one[1] in own]
+        held = [one for one in wanted if one[1] not in own]
+        marks.set_marks(conn, freed, now, urgent=urgent, heard=True)
+        marks.set_marks(conn, held, now, urgent=urgent, due_at=due_at)
+
+    def _spoke_out(self, conn: Connection, brand: str, sharers: set[int]) -> set[int]:
+        """Whose own word is among what a batch says of them: it waits for nobody."""
+        return {one.id for one in subjects.by_ids(conn, sharers) if spoke_out(one.state, brand)}
 
     def _mark_refusal(
         self, conn: Connection, signal: Signal, changes: Sequence[_Change], now: float
@@ -504,10 +515,13 @@ class Intake:
     def release(
         self, conn: Connection, brand: str, subject_id: int, channel: Channel, evidence: Evidence
     ) -> None:
-        """Staff read an unclear wish as no stop: the hold ends, nothing else changes."""
+        """Staff read an unclear wish as no stop: the hold ends, nothing else changes. Nothing at
+        all where nothing is held."""
         now = self.clock()
         (subject,) = subjects.by_ids(conn, [subject_id])
         scope = Scope(channel, Purpose.MARKETING)
+        if not subject.state.at(brand, scope).hold:
+            return
         (event_id,) = next_numbers(conn, "event", 1)
         entry = Entry(event_id, brand, scope, None, Source.STAFF, now.timestamp())
         payload = ledger.add_payload(conn, self.keys, {"evidence": asdict(evidence)})
@@ -542,7 +556,7 @@ class Intake:
             if target.brand == brand
             for one in sorted(sharers)
         ]
-        marks.set_marks(conn, wanted, self.clock().timestamp(), urgent=False)
+        marks.set_marks(conn, wanted, self.clock().timestamp(), urgent=False, heard=True)
 
     # --- what is no wish -----------------------------------------------------------------------
 
@@ -588,7 +602,7 @@ class Intake:
                 if self.brands[target.brand] == controller
                 for subject_id in sorted(sharers)
             ]
-            marks.set_marks(conn, wanted, now, urgent=True)
+            marks.set_marks(conn, wanted, now, urgent=True, heard=True)
 
 
 def _only(sharers: list[Subject]) -> Subject | None:

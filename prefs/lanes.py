@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ import structlog
 from prefs.containers import EVERY as CENSUS_EVERY
 from prefs.containers import Census
 from prefs.core.errors import PrefsError, Unavailable, Unusable
-from prefs.core.propagation import Connector, Target, Tended
+from prefs.core.propagation import OUT_DUE, Connector, Target, Tended
 from prefs.intake import Intake
 from prefs.push import Backoff, Lost, Push
 from prefs.scan import Scan
@@ -33,6 +34,9 @@ log = structlog.get_logger()
 POLL = 0.5
 """Seconds between looks at the database for marks that another process set."""
 CLAIM = 500
+CALM_SECONDS = 1.0
+"""So long a round that carries no out may take, as far as the last one tells: the next out waits
+for its end."""
 PARKED_FIRST = 30.0
 
 
@@ -64,6 +68,8 @@ class Lane:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     answer_open: Callable[[Lane], Awaitable[None]] | None = None
     lease: Lease | None = None
+    polls: bool = True
+    """False where somebody else reads the vendor: this lane only carries."""
 
     def __post_init__(self) -> None:
         self.push = Push(
@@ -78,6 +84,7 @@ class Lane:
         self.census = Census(self.target, self.connector, self.database, self.intake, self.clock)
         self._parked_for = 0.0
         self._parked_until = 0.0
+        self._calm = 1
 
     async def run(self) -> None:
         """Work until cancelled. Every fault is logged and outlived."""
@@ -105,8 +112,8 @@ class Lane:
     async def _work_under_lease(self) -> None:
         """Push, scan, the reading of containers and the upkeep of webhooks side by side while the
         lease is renewed; all end when it is lost."""
-        work = [self._push_loop(), self._scan_loop(), self._census_loop(), *self._tending()]
-        jobs = [self._keep_lease(), *work]
+        jobs = [self._keep_lease(), self._push_loop(), self._census_loop(), *self._tending()]
+        jobs += [self._scan_loop()] if self.polls else []
         tasks = [asyncio.create_task(job) for job in jobs]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -129,36 +136,70 @@ class Lane:
     async def _push_loop(self) -> None:
         while True:
             self.wake.clear()
-            if not (self.target.live and await self._push_once()):
+            if not await self._push_once():
                 if self.answer_open:
                     await self.answer_open(self)
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self.wake.wait(), POLL)
 
     async def _push_once(self) -> bool:
-        """Carry one batch; True when there may be more at once."""
+        """Carry one batch, or look at it where nothing may be written; True when there may be more
+        at once."""
         lease = self.lease
         if lease is None:
             raise Lost
         if not await self._anything_due():
             return False
         claimed = await self.database.write(
-            lambda conn: marks.claim(conn, lease, self.clock().timestamp(), CLAIM)
+            lambda conn: marks.claim(conn, lease, self.clock().timestamp(), CLAIM, self._calm)
         )
         if not claimed:
             return False
+        began = time.monotonic()
         try:
-            await self.push.run(lease, claimed)
+            await self._carry(lease, claimed)
             self._parked_for = 0.0
         except Unusable as fault:
             await self._park(lease, claimed, str(fault))
+        self._measure(claimed, time.monotonic() - began)
         return True
 
-    async def _anything_due(self) -> bool:
+    async def _carry(self, lease: Lease, claimed: Sequence[Mark]) -> None:
+        """A round without an out takes no place in the budget that an out waits for. Where nothing
+        may be written, it is only looked."""
+        carry = self.push.run if self.target.live else self.push.look
+        if claimed[0].urgent:
+            await carry(lease, claimed)
+            return
+        waits = asyncio.Event()
+        token = OUT_DUE.set(waits.is_set)
+        watch = asyncio.create_task(self._watch_for_outs(waits))
+        try:
+            await carry(lease, claimed)
+        finally:
+            watch.cancel()
+            OUT_DUE.reset(token)
+
+    async def _watch_for_outs(self, waits: asyncio.Event) -> None:
+        while not waits.is_set():
+            with suppress(Unavailable):
+                if await self._anything_due(urgent=True):
+                    waits.set()
+            await asyncio.sleep(POLL)
+
+    def _measure(self, claimed: Sequence[Mark], took: float) -> None:
+        """How many marks the next round without an out claims."""
+        if not claimed[0].urgent:
+            fitting = int(len(claimed) * CALM_SECONDS / max(took, 0.001))
+            self._calm = max(1, min(CLAIM, fitting))
+
+    async def _anything_due(self, *, urgent: bool = False) -> bool:
         now = self.clock().timestamp()
         if now < self._parked_until:
             return False
-        return await self.database.read(lambda conn: marks.any_due(conn, self.target.label, now))
+        return await self.database.read(
+            lambda conn: marks.any_due(conn, self.target.label, now, urgent=urgent)
+        )
 
     async def _park(self, lease: Lease, claimed: Sequence[Mark], reason: str) -> None:
         """The target refuses us as a whole: keep its marks, try again later, tell a person."""

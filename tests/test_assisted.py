@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,6 +88,41 @@ def test_from_the_opt_out_to_the_proof(tmp_path: Path) -> None:
         eventually(lambda: made.outcomes(amy)["email"] == "confirmed")
         assert made.tasks() == []
         assert made.twin.reminders_on()
+
+
+def test_the_export_alone_is_proof_and_nobodys_new_wish(tmp_path: Path) -> None:
+    """Staff did what the list said and ticked nothing: what is off now is what we asked for."""
+    with clinic(tmp_path, work=True) as made:
+        made.bring(made.twin.export(), "--apply")
+        amy = made.service.say(AMY)["subject_id"]
+        eventually(lambda: made.tasks())
+        assert made.twin.staff_do_the_list(made.list_of_tasks()) == 1
+        made.bring(made.twin.export())  # without a difference
+        made.bring(made.twin.export(), "--apply")
+        eventually(lambda: made.outcomes(amy)["email"] == "confirmed")
+        assert made.tasks() == []
+        history = made.service.get(f"/v1/subjects/{amy}/history").json()["items"]
+        assert [row["source"] for row in history] == ["api"]
+
+
+def test_what_was_done_once_is_not_done_for_the_next_out(tmp_path: Path) -> None:
+    """No export was ever brought: only staff know what stands at Timely."""
+    with clinic(tmp_path, work=True) as made:
+        amy = made.service.say(AMY)["subject_id"]
+        eventually(lambda: made.tasks())
+        (task,) = made.tasks()
+        made.service.post(f"/v1/tasks/{task['id']}", {"state": "done", "note": "by hand"})
+        eventually(lambda: made.outcomes(amy)["email"] == "accepted")
+        evidence = {"actor": "Clara", "note": "asked for news again", "wording": "Yes please"}
+        now = made.service.runtime.clock().isoformat()
+        made.service.say(AMY, "in", "staff", basis="consent", evidence=evidence, occurred_at=now)
+        eventually(lambda: made.service.reason(AMY) == "consent")
+        time.sleep(1.1)  # permission rows know whole seconds
+        made.service.say(AMY)
+        eventually(lambda: made.tasks())
+        (again,) = made.tasks()
+        assert again["id"] != task["id"]
+        assert made.outcomes(amy)["email"] == "waiting_for_staff"
 
 
 def test_an_export_that_shows_on_against_an_out_is_new_work(tmp_path: Path) -> None:

@@ -25,12 +25,14 @@ from prefs.core.propagation import (
     Wish,
 )
 from prefs.core.words import Basis, Choice, Kind, Source
-from prefs.store import ledger, marks, permissions, subjects
+from prefs.push import FIGHT
+from prefs.store import ledger, marks, permissions, subjects, tasks
 from prefs.store.marks import Proof
 from tests.kit import (
     EMAIL,
     FACTS,
     SLOT,
+    SMS,
     TARGET,
     Clinic,
     Clock,
@@ -122,6 +124,53 @@ def test_a_failed_read_plans_nothing_and_keeps_the_mark(rt: Clinic) -> None:
     assert mark.outcome == Outcome.PENDING
 
 
+def test_a_read_without_an_answer_wrote_nothing(rt: Clinic) -> None:
+    """Its connection broke; there is no call to wait for and no write of ours to know again."""
+    lost = Temporary("the connection broke", unclear=True)
+    there = MailingList(rt.clock, held={ADA: Value.ON}, read_fault=lost)
+    rt.say(ADA, Source.ONE_CLICK)
+    rounds(rt, there)
+    assert receipt(rt).written is None
+    there.read_fault = None
+    rt.clock.forward(5)
+    rounds(rt, there)
+    assert waiting(rt) == []
+    assert receipt(rt).outcome == Outcome.CONFIRMED
+
+
+@pytest.mark.parametrize("fault", [Temporary("HTTP 503"), Temporary("HTTP 429", retry_after=120)])
+def test_a_record_that_nobody_is_known_for_is_read_again_after_a_failed_read(
+    rt: Clinic, fault: Temporary
+) -> None:
+    """A webhook told of it: the next walk may be a day away."""
+    there = MailingList(rt.clock, held={ADA: Value.OFF}, read_fault=fault)
+    now, wanted = rt.clock().timestamp(), [(TARGET.label, 0, f"id-{ADA}")]
+    rt.database.write_now(lambda conn: marks.set_marks(conn, wanted, now, urgent=True))
+    rounds(rt, there)
+    (mark,) = rt.database.read_now(lambda conn: marks.of_subject(conn, 0))
+    assert mark.outcome == Outcome.PENDING
+    assert mark.due_at >= now + (fault.retry_after or 0)
+    there.read_fault = None
+    rt.clock.forward(300)
+    rounds(rt, there)
+    held = rt.database.read_now(lambda conn: permissions.read(conn, "rt", [rt.hash(ADA)]))
+    assert held[rt.hash(ADA)].views[EMAIL].word == "opted_out"
+
+
+def test_a_record_that_the_answer_leaves_out_stays_marked(
+    rt: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing(_: object) -> dict[Any, Any]:
+        return {}
+
+    there = MailingList(rt.clock, held={ADA: Value.ON})
+    monkeypatch.setattr(there, "observe", nothing)
+    rt.say(ADA, Source.ONE_CLICK)
+    rounds(rt, there)
+    (mark,) = waiting(rt)
+    assert mark.outcome == Outcome.PENDING
+
+
 def test_retry_after_is_kept(rt: Clinic) -> None:
     fault = Temporary("HTTP 429", retry_after=120.0)
     there = MailingList(rt.clock, held={ADA: Value.ON}, write_fault=fault)
@@ -201,6 +250,24 @@ def test_an_item_that_the_reply_does_not_name_is_unknown_until_read(rt: Clinic) 
     assert receipt(rt).outcome == Outcome.PENDING
 
 
+def test_a_switch_that_the_target_does_not_show_is_said_to_be_so(rt: Clinic) -> None:
+    """And not that there is no such record, which would be a proof."""
+    there = Hiding(rt.clock, held={ADA: Value.ON})
+    rt.say(ADA, Source.ONE_CLICK)
+    rounds(rt, there)
+    assert receipt(rt).outcome == Outcome.UNSUPPORTED
+    assert "does not show" in receipt(rt).reason
+
+
+class Hiding(MailingList):
+    """Its answers leave the configured switch out."""
+
+    def _read(self, ref: Ref, began: datetime) -> Observed | Absent:
+        read = super()._read(ref, began)
+        assert isinstance(read, Observed)
+        return replace(read, values={}, hidden=frozenset({SLOT}))
+
+
 def test_a_refused_off_stays_marked_and_names_the_reason(rt: Clinic) -> None:
     there = MailingList(rt.clock, held={ADA: Value.ON}, write_fault=Refused("archived there"))
     rt.say(ADA, Source.ONE_CLICK)
@@ -240,12 +307,15 @@ def test_our_own_write_is_not_heard_as_a_wish(rt: Clinic) -> None:
     assert [out.source for out in one.state.at("rt", EMAIL).outs] == [Source.STAFF]
 
 
-def test_somebody_who_turns_it_on_again_is_pushed_back_four_times_an_hour(rt: Clinic) -> None:
+@pytest.mark.parametrize("value", [Value.ON, Value.UNSET, Value.UNMARKED])
+def test_somebody_who_turns_it_on_again_is_pushed_back_four_times_an_hour(
+    rt: Clinic, value: Value
+) -> None:
     there = MailingList(rt.clock, held={ADA: Value.ON})
     said = rt.say(ADA, Source.ONE_CLICK)
     rounds(rt, there)
     for _ in range(8):
-        there.held[ADA] = Value.ON
+        there.held[ADA] = value
         rt.clock.forward(60)
         again = [(TARGET.label, said.subject_id, "")]
         now = rt.clock().timestamp()
@@ -254,6 +324,17 @@ def test_somebody_who_turns_it_on_again_is_pushed_back_four_times_an_hour(rt: Cl
     assert len([change for change in there.written if change.to is Wish.OFF]) == 1 + 4
     (mark,) = waiting(rt)
     assert "fighting" in mark.reason
+
+
+def test_a_write_that_never_takes_is_no_fight_and_is_tried_on(rt: Clinic) -> None:
+    """Nobody turns it on again: it never was off."""
+    there = MailingList(rt.clock, held={ADA: Value.ON}, deaf=True)
+    rt.say(ADA, Source.ONE_CLICK)
+    for _ in range(10):
+        rounds(rt, there)
+        rt.clock.forward(300)
+    assert len(there.written) == 10
+    assert rt.database.read_now(lambda conn: tasks.listed(conn, "rt", "open", FIGHT)) == []
 
 
 def test_a_worker_that_lost_its_lease_proves_nothing_and_marks_again(rt: Clinic) -> None:
@@ -288,6 +369,64 @@ def _in_thread(job: Any) -> None:
     thread = threading.Thread(target=job)
     thread.start()
     thread.join()
+
+
+def look(rt: Clinic, there: MailingList) -> int:
+    """What the lane of a target does that is only observed."""
+
+    async def one() -> int:
+        push, now = push_of(rt, there), rt.clock().timestamp()
+        lease = await rt.database.write(
+            lambda conn: marks.take_lease(conn, TARGET.label, "one", now, 30.0)
+        )
+        assert lease is not None
+        claimed = await rt.database.write(lambda conn: marks.claim(conn, lease, now, 100))
+        await push.look(lease, claimed)
+        return len(claimed)
+
+    return asyncio.run(one())
+
+
+def test_an_observed_target_is_read_again_and_never_written(rt: Clinic) -> None:
+    """A scan that was too early to tell has set the mark; nothing else would read it in time."""
+    there = MailingList(rt.clock, held={ADA: Value.OFF, "bob@example.com": Value.ON})
+    rt.say(ADA, Source.STAFF, scope=SMS)
+    rt.say("bob@example.com", Source.ONE_CLICK)
+    said = rt.say(ADA, Source.STAFF, scope=EMAIL._replace(topic="news"))
+    assert look(rt, there) == 2
+    (one,) = rt.database.read_now(lambda conn: subjects.by_ids(conn, [said.subject_id]))
+    assert one.state.at("rt", EMAIL).outs, "the out found there counts here"
+    assert there.written == []
+    assert {mark.reason for mark in waiting(rt)} == {marks.OBSERVED}
+    while look(rt, there):
+        continue
+    now = rt.clock().timestamp()
+    rt.database.write_now(lambda conn: marks.went_live(conn, TARGET.label, now))
+    rounds(rt, there)
+    assert there.held["bob@example.com"] is Value.OFF
+    assert waiting(rt) == []
+
+
+def test_an_observed_target_is_not_asked_about_opt_ins(rt: Clinic) -> None:
+    there = MailingList(rt.clock, held={ADA: Value.UNSET}, read_fault=Temporary("down"))
+    rt.consent(ADA)
+    assert look(rt, there) == 1
+    assert {mark.reason for mark in waiting(rt)} == {marks.OBSERVED}
+
+
+def test_an_observed_target_that_could_not_be_read_is_read_again_soon(rt: Clinic) -> None:
+    there = MailingList(rt.clock, held={ADA: Value.OFF}, read_fault=Temporary("down"))
+    rt.say(ADA, Source.STAFF, scope=EMAIL._replace(topic="news"))
+    now, wanted = rt.clock().timestamp(), [(TARGET.label, 0, "id-bob@example.com")]
+    rt.database.write_now(partial(marks.set_marks, wanted=wanted, now=now, urgent=True))
+    there.held["bob@example.com"] = Value.OFF
+    assert look(rt, there) == 2
+    there.read_fault = None
+    rt.clock.forward(600)
+    assert look(rt, there) == 2
+    hashes = [rt.hash(ADA), rt.hash("bob@example.com")]
+    held = rt.database.read_now(lambda conn: permissions.read(conn, "rt", hashes))
+    assert [held[hash_].views[EMAIL].word for hash_ in hashes] == ["opted_out"] * 2
 
 
 def test_a_clock_moves_at_every_look() -> None:

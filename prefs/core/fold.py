@@ -387,6 +387,15 @@ def denies(state: State, brand: str, channels: Collection[Channel]) -> bool:
     return state.restricted is not None or any(one.outs or one.hold for one in marketing)
 
 
+def spoke_out(state: State, brand: str) -> bool:
+    """Whether an out by the person or by staff stands, on any channel."""
+    return any(
+        strength(out.source) > Strength.MACHINE
+        for standing in state.scopes.get(brand, {}).values()
+        for out in standing.outs
+    )
+
+
 def merge(one: State, other: State) -> State:
     """Two subjects found to be one person: per scope the first of out, hold, in, unset."""
     brands = {*one.scopes, *other.scopes}

@@ -26,6 +26,9 @@ from prefs.core.words import Channel, Kind, Purpose, Source
 URGENT: ContextVar[bool] = ContextVar("urgent", default=False)
 """Set by the lane while it carries an `off`: such calls may use the whole budget."""
 
+OUT_DUE: ContextVar[Callable[[], bool]] = ContextVar("out_due", default=lambda: False)
+"""Set by the lane while it carries no `off`: whether one waits for the end of that round."""
+
 
 class Wish(StrEnum):
     ON = "on"
@@ -39,7 +42,8 @@ class Value(StrEnum):
     ON = "on"
     OFF = "off"
     UNSET = "unset"
-    """Never chosen there; the vendor may send by its default or later, so an `off` is written."""
+    """Never chosen there; the vendor may send by its default or later, so an `off` is written. Also
+    where several records of one address differ: neither an `off` nor an `on` is met."""
     SILENT = "silent"
     """The vendor cannot send marketing here (bounced, archived, transactional only): an `off`
     needs no write and an `on` is not forced."""
@@ -149,6 +153,8 @@ class Observed:
     vendor_id: str | None = None
     identifiers: tuple[tuple[Kind, str], ...] = ()
     """What the vendor shows as the record's own addresses and numbers, unnormalised."""
+    hidden: frozenset[Slot] = frozenset()
+    """Slots that are configured and that the vendor does not show: nothing is known of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,7 +354,8 @@ class Budget(Protocol):
     """One budget a target: every call of its adapter, by SDK or httpx, passes through it."""
 
     async def acquire(self) -> None:
-        """Wait for a place. Calls without URGENT leave half of the budget untouched."""
+        """Wait for a place. Calls without URGENT leave half of the budget untouched. Raises
+        Temporary where one of these would wait while an out is due (OUT_DUE)."""
 
     def release(self) -> None: ...
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, exists, func, insert, or_, select, update
 
 from prefs.core.errors import NotFound
 from prefs.core.words import PERSONAL, Choice, Source
@@ -145,26 +145,26 @@ def rows_of_one(conn: Connection, batch: Batch, subject_id: int) -> list[Any]:
 
 
 def hold(conn: Connection, batch: Batch) -> None:
-    """Marks of its people wait until it is due, but not of those who said something themselves
-    or through staff since it began."""
-    spoke = _strings([*PERSONAL, Source.STAFF])
-    themselves = select(ledger.c.subject_id).where(
-        ledger.c.received_at >= batch.opened_at, ledger.c.source.in_(spoke)
-    )
+    """Marks of its people wait until it is due, but not of those who ever said out themselves or
+    through staff, or said anything since it began."""
+    spoke = ledger.c.source.in_(_strings([*PERSONAL, Source.STAFF]))
+    since = or_(ledger.c.choice == Choice.OUT.value, ledger.c.received_at >= batch.opened_at)
     conn.execute(
         update(marks)
         .where(
             marks.c.subject_id.in_(_people(batch)),
-            marks.c.subject_id.not_in(themselves),
+            ~exists().where(ledger.c.subject_id == marks.c.subject_id, spoke, since),
             marks.c.since >= batch.opened_at,
             marks.c.due_at < batch.due_at,
         )
-        .values(due_at=batch.due_at)
+        .values(due_at=batch.due_at, attempts=0)
     )
 
 
 def release(conn: Connection, batch: Batch, now: float) -> Batch:
-    """A person says go."""
+    """A person says go; nothing goes that was taken back."""
+    if batch.state == RETRACTED:
+        return batch
     conn.execute(
         update(marks)
         .where(marks.c.subject_id.in_(_people(batch)), marks.c.due_at == batch.due_at)

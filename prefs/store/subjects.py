@@ -291,17 +291,25 @@ def hashes_of(conn: Connection, subject_ids: Collection[int]) -> dict[int, list[
     return found
 
 
+_LAST_ROWS = ByKeys(
+    lambda hashes: (
+        select(identifiers.c.hash, func.max(subjects.c.last_row_at))
+        .join(links, links.c.identifier_id == identifiers.c.id)
+        .join(subjects, subjects.c.id == links.c.subject_id)
+        .where(
+            identifiers.c.controller == bindparam("controller"),
+            identifiers.c.hash.in_(hashes),
+        )
+        .group_by(identifiers.c.hash)
+    )
+)
+
+
 def last_rows(
     conn: Connection, controller: str, hashes: Collection[bytes]
 ) -> dict[bytes, datetime]:
     """hash -> when the newest ledger row of anybody who has it was received."""
-    rows = conn.execute(
-        select(identifiers.c.hash, func.max(subjects.c.last_row_at))
-        .join(links, links.c.identifier_id == identifiers.c.id)
-        .join(subjects, subjects.c.id == links.c.subject_id)
-        .where(identifiers.c.controller == controller, identifiers.c.hash.in_(sorted(hashes)))
-        .group_by(identifiers.c.hash)
-    )
+    rows = _LAST_ROWS.run(conn, hashes, {"controller": controller})
     return {hash_: datetime.fromtimestamp(at, UTC) for hash_, at in rows if at is not None}
 
 

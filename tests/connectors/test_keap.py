@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import httpx
 import pytest
@@ -52,8 +52,8 @@ class TestKeap(ConnectorContract):
     """A Keap account; everybody in it has a tag for reminders, which nobody may touch."""
 
     system = "keap"
-    bulk = False  # Keap sets email statuses one by one
-
+    exempt: ClassVar[Mapping[str, str]] = {"bulk": "Keap sets email statuses one by one"}
+    small_pages = ("connectors.keap_line.PAGE",)
     read_path = f"{ADDRESSES}/.+/status"
     write_path = f"{ADDRESSES}/.+/status"
     write_method = "PATCH"
@@ -78,6 +78,11 @@ class TestKeap(ConnectorContract):
                 await connector.close()
 
         return asyncio.run(inside())
+
+    def listen(self, url: str) -> Mapping[str, Any]:
+        """Told of opt-outs, too, which Keap may do or not."""
+        self.twin.configure(tells_opt_out=True)
+        return super().listen(url)
 
     def reads_by_post(self) -> Sequence[tuple[str, str]]:
         return READS_BY_POST

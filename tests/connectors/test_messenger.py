@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -36,8 +36,12 @@ class TestMessenger(ConnectorContract):
     """Exempt from reading: Meta holds no preference. "Off" is the label that staff see."""
 
     system = "messenger"
-    readable = False
-    bulk = False
+    exempt: ClassVar[Mapping[str, str]] = {
+        "reading": "Meta holds no preference that could be read",
+        "walking": "a walk shows whose tokens vanished, after two lists",
+        "bulk": "a label is set for one person at a time",
+    }
+    echoes = False  # a label set through the interface is not told
     done = Local
     read_path = scan_path = "/v25.0/[0-9]+/notification_message_tokens"
     write_path = "/v25.0/[0-9]+/label"
@@ -220,71 +224,74 @@ class TestMessenger(ConnectorContract):
         reads = [read for page in pages for _, read in page.records]
         return [seen for read in reads for seen in read.values.values()]
 
-    def test_a_token_that_vanished_twice_is_a_stop(self) -> None:
+    def test_a_token_that_vanished_is_a_stop_once_a_second_list_lacks_it_too(self) -> None:
         self.put(self.ref(1))
         self.put(self.ref(2))
-
-        def nothing() -> None:
-            pass
-
-        before, once, twice = self.walks(nothing, lambda: self.twin.stops("1001"), nothing)
-        assert self.told(before) == self.told(once) == []
-        assert self.told(twice) == [self.ref(1).value]
-        (seen,) = self.seen(twice)
+        before, then = self.walks(lambda: None, lambda: self.twin.stops("1001"))
+        assert self.told(before) == []
+        assert self.told(then) == [self.ref(1).value]
+        (seen,) = self.seen(then)
         assert (seen.value, seen.source) == (Value.OFF, Source.VENDOR_PERSON)
-        assert [seen.at] == [datetime.fromisoformat(page.next_cursor or "") for page in once]
+        assert [seen.at] == [datetime.fromisoformat(page.next_cursor or "") for page in then]
 
     def test_a_stop_is_told_where_times_come_in_seconds(self) -> None:
         """The unit is not described; taken for milliseconds, every token would have ended."""
         self.twin.configure(seconds=True)
         self.put(self.ref(1))
-        *_, twice = self.walks(lambda: None, lambda: self.twin.stops("1001"), lambda: None)
-        assert self.told(twice) == [self.ref(1).value]
+        _, then = self.walks(lambda: None, lambda: self.twin.stops("1001"))
+        assert self.told(then) == [self.ref(1).value]
 
     def test_a_stop_is_told_by_every_later_walk(self) -> None:
         """A walk that came to nothing is made up for by the next one."""
         self.put(self.ref(1))
-        *_, twice, later = self.walks(
-            lambda: None, lambda: self.twin.stops("1001"), lambda: None, lambda: None
-        )
+        _, then, later = self.walks(lambda: None, lambda: self.twin.stops("1001"), lambda: None)
         assert self.told(later) == [self.ref(1).value]
-        assert self.seen(later) == self.seen(twice)
+        assert self.seen(later) == self.seen(then)
 
     def test_who_agreed_again_after_a_stop_is_told_to_be_back(self) -> None:
         """Else their next stop would look like the old one."""
         self.put(self.ref(1))
-
-        def nothing() -> None:
-            pass
-
-        *_, told, back, still, quiet, once, twice = self.walks(
-            nothing,
+        _, told, back, still, quiet, then = self.walks(
+            lambda: None,
             lambda: self.twin.stops("1001"),
-            nothing,
             lambda: self.twin.opts_in("1001"),
-            nothing,
-            nothing,
+            lambda: None,
+            lambda: None,
             lambda: self.twin.stops("1001"),
-            nothing,
         )
-        assert [seen.value for seen in self.seen(told)] == [Value.OFF]
-        assert [seen.value for pages in (back, still) for seen in self.seen(pages)] == [
-            Value.ON
-        ] * 2
-        assert self.told(quiet) == self.told(once) == []
-        (seen,) = self.seen(twice)
+        values = [[seen.value for seen in self.seen(pages)] for pages in (told, back, still)]
+        assert values == [[Value.OFF], [Value.ON], [Value.ON]]
+        assert self.told(quiet) == []
+        (seen,) = self.seen(then)
         assert seen.value is Value.OFF
-        assert [seen.at] == [datetime.fromisoformat(page.next_cursor or "") for page in once]
+        assert [seen.at] == [datetime.fromisoformat(page.next_cursor or "") for page in then]
 
-    def test_a_token_that_came_back_is_none(self) -> None:
+    def test_a_token_that_one_list_left_out_is_none(self) -> None:
+        """Lists shift while people come and go."""
         self.put(self.ref(1))
-        walks = self.walks(
-            lambda: None,
-            lambda: self.twin.stops("1001"),
-            lambda: self.twin.opts_in("1001"),
-            lambda: None,
-        )
-        assert [self.told(pages) for pages in walks] == [[], [], [], []]
+
+        def lie() -> None:
+            path = f"{self.read_path}$"
+            self.twin.faults.add("status", path=path, status=200, body='{"data": []}')
+
+        walks = self.walks(lambda: None, lie, lambda: None)
+        assert [self.told(pages) for pages in walks] == [[], [], []]
+
+    def test_nor_is_one_that_another_took_the_place_of(self) -> None:
+        self.put(self.ref(1))
+
+        def renew() -> None:
+            self.twin.tokens_expire("1001")
+            self.twin.opts_in("1001")
+
+        walks = self.walks(lambda: None, renew, lambda: None)
+        assert [self.told(pages) for pages in walks] == [[], [], []]
+
+    def test_a_quiet_list_is_read_once(self) -> None:
+        self.put(self.ref(1))
+        self.walks(lambda: None, lambda: None)
+        lists = [call for call in self.twin.calls if call.path.endswith("_message_tokens")]
+        assert sum("after" not in dict(call.query) for call in lists) == 2
 
     def test_a_token_that_expired_is_none(self) -> None:
         self.twin.clock.move(-365 * 86400)

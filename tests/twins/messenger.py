@@ -31,6 +31,7 @@ from tests.twins.kit import (
     Button,
     Courier,
     Letter,
+    Mark,
     Refusal,
     Row,
     Sent,
@@ -83,6 +84,7 @@ class MessengerTwin(Twin[Account]):
     """
 
     name = "messenger"
+    title = "Facebook Messenger"
 
     def __init__(self) -> None:
         super().__init__()
@@ -388,6 +390,7 @@ class MessengerTwin(Twin[Account]):
         return {
             "people": {p.psid: sorted(p.tokens) for p in self.state.people.values()},
             "labelled": sorted(psid for _, psid in self.state.labelled),
+            "blocked": sorted(p.psid for p in self.state.people.values() if p.blocked),
             "subscribed": self.state.subscribed,
         }
 
@@ -395,13 +398,20 @@ class MessengerTwin(Twin[Account]):
         return [self._row(person) for person in self.state.people.values()]
 
     def _row(self, person: Person) -> Row:
-        state = "marketing token" if person.tokens else "no token"
-        if self.has_label(person.psid):
-            state += ", label of opt-out"
-        buttons = [
-            Button("Type STOP", "types", {"psid": person.psid, "text": "STOP"}),
-            Button("Stop messages", "stops", {"psid": person.psid}),
-            Button("Opt in", "opts_in", {"psid": person.psid}),
+        marks = [Mark("marketing token", on=True) if person.tokens else Mark("no token")]
+        marks += [
+            Mark(f"label: {self.state.labels[label]}", on=False)
+            for label, psid in sorted(self.state.labelled)
+            if psid == person.psid
         ]
-        service = "blocked the Page" if person.blocked else "utility messages on"
-        return Row(person.name, state, service, buttons=buttons)
+        who = {"psid": person.psid}
+        buttons = [
+            Button("Type STOP", "types", {**who, "text": "STOP"}),
+            Button("Stop marketing messages", "stops", who)
+            if person.tokens
+            else Button("Agree to marketing messages", "opts_in", who),
+        ]
+        utility = [
+            Mark(f"utility messages: {'blocked' if person.blocked else 'on'}", not person.blocked)
+        ]
+        return Row(person.name, marks, utility, f"PSID {person.psid}", buttons)
