@@ -12,12 +12,14 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import ClassVar, NamedTuple
 
 import phonenumbers
 
-from prefs.core.errors import BadInput, Refused
+from prefs.core import identity
+from prefs.core.errors import BadIdentifier, BadInput, Refused
 from prefs.core.propagation import (
     Answer,
     Assisted,
@@ -52,7 +54,8 @@ ONLY_MARKETING = "Leave appointment notifications and reminders as they are."
 
 
 class Export(NamedTuple):
-    """What an uploaded file shows. `bad` counts rows that could not be read."""
+    """What an uploaded file shows. `bad` counts rows that could not be read, or not in full: what
+    they do say counts, but nobody passes for gone then."""
 
     page: Page
     rows: int
@@ -116,12 +119,14 @@ class Timely:
         reader = csv.DictReader(io.StringIO(_text(data)), delimiter=_delimiter(data))
         headings = {name.strip().lower(): name for name in reader.fieldnames or ()}
         self._check(headings)
-        records, rows = [], 0
+        records, rows, bad = [], 0, 0
         for row in reader:
             rows += 1
-            record = self._record({key: row.get(headings[key]) or "" for key in headings}, began)
+            cells = {key: row.get(headings[key]) or "" for key in headings}
+            record, whole = self._record(cells, began)
             records += [record] if record else []
-        return Export(Page(tuple(records), complete=True), rows, rows - len(records))
+            bad += not whole
+        return Export(Page(tuple(records), complete=not bad), rows, bad)
 
     def _check(self, headings: Mapping[str, str]) -> None:
         needed = ("email", "mobile", "sms_marketing", "email_marketing")
@@ -132,22 +137,29 @@ class Timely:
                 f"{', '.join(headings) or 'none'}: say in `columns` how Timely calls it"
             )
 
-    def _record(self, row: Mapping[str, str], began: datetime) -> tuple[Ref, Observed] | None:
-        """None for a row with a word that no table knows, or without any address."""
+    def _record(
+        self, row: Mapping[str, str], began: datetime
+    ) -> tuple[tuple[Ref, Observed] | None, bool]:
+        """What a row shows, and whether that is all it says: not where a word is in no table, or
+        no address can be read of those given. Without any address nothing can be sent to them."""
         cells = {ours: row.get(theirs, "").strip() for ours, theirs in self._columns.items()}
         shown = tuple(self._shown(cells))
-        words = {channel: cells[name].lower() for channel, name in FLAGS.items()}
-        if not shown or not all(word in WORDS for word in words.values()):
-            return None
-        values = {self._slots[channel]: Seen(WORDS[word]) for channel, word in words.items()}
+        if not shown:
+            return None, not (cells["email"] or cells["mobile"])
+        words = {self._slots[channel]: cells[name].lower() for channel, name in FLAGS.items()}
+        values = {slot: Seen(WORDS[word]) for slot, word in words.items() if word in WORDS}
         (kind, value), id_ = shown[0], cells["id"] or shown[0][1]
-        return Ref(kind, value, id_), Observed(values, began, id_, shown)
+        record = Ref(kind, value, id_), Observed(values, began, id_, shown)
+        return record, len(values) == len(words)
 
     def _shown(self, cells: Mapping[str, str]) -> Iterator[tuple[Kind, str]]:
-        if cells["email"]:
-            yield Kind.EMAIL, cells["email"]
-        if cells["mobile"]:
-            yield Kind.PHONE, mobile(cells["mobile"], self._region)
+        """Those that are any."""
+        with suppress(BadIdentifier):
+            yield Kind.EMAIL, identity.email(cells["email"]).spelling
+        with suppress(BadIdentifier):
+            number = mobile(cells["mobile"], self._region)
+            identity.phone(number, self._region)
+            yield Kind.PHONE, number
 
 
 def mobile(text: str, region: str) -> str:

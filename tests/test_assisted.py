@@ -180,6 +180,19 @@ def test_somebody_a_complete_export_does_not_show_is_no_work(tmp_path: Path) -> 
         eventually(lambda: made.outcomes(ben).get("email") == "waiting_for_staff")
 
 
+def test_an_export_that_cannot_be_read_whole_shows_nobody_to_be_gone(tmp_path: Path) -> None:
+    """AMY stands in it, in words that nobody knows: her opt-out is still work for staff."""
+    with clinic(tmp_path, work=True) as made:
+        amy = made.service.say(AMY)["subject_id"]
+        eventually(lambda: made.tasks())
+        broken = made.twin.export().replace(b"Yes,Yes", b"Yes,As asked")
+        answer = made.bring(broken, "--apply", code=75)
+        assert answer["targets"][0]["complete"] is False
+        made.service.say("ben@example.com")
+        eventually(lambda: len(made.tasks()) == 2)
+        assert made.outcomes(amy)["email"] == "waiting_for_staff"
+
+
 def test_a_choice_taken_back_closes_the_task(tmp_path: Path) -> None:
     with clinic(tmp_path, work=True) as made:
         made.service.say(AMY)

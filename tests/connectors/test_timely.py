@@ -109,9 +109,25 @@ def test_an_empty_cell_says_nothing() -> None:
 
 
 def test_a_word_that_nobody_knows_is_not_guessed() -> None:
-    text = "email,mobile,sms_marketing,email_marketing\namy@example.com,,maybe,Yes\n"
+    """What the other column says still counts: an off in it is somebody's opt-out."""
+    text = "email,mobile,sms_marketing,email_marketing\namy@example.com,,maybe,No\n"
     export = read(text, {})
-    assert (export.rows, export.bad, values(export)) == (1, 1, [])
+    assert (export.rows, export.bad) == (1, 1)
+    assert values(export) == [{Channel.EMAIL: Value.OFF}]
+
+
+@pytest.mark.parametrize("row", ["amy@example.com,,maybe,Yes", "amy at home,none,No,No"])
+def test_an_export_with_a_row_that_cannot_be_read_is_no_complete_one(row: str) -> None:
+    """Who stands in that row must not pass for gone."""
+    export = read(f"email,mobile,sms_marketing,email_marketing\n{row}\n", {})
+    assert (export.rows, export.bad, export.page.complete) == (1, 1, False)
+
+
+def test_a_customer_without_any_address_is_passed_over() -> None:
+    """Nothing can be sent to them, and nobody is looked for there."""
+    export = read("email,mobile,sms_marketing,email_marketing\n,,Yes,Yes\n", {})
+    assert (export.rows, export.bad, values(export)) == (1, 0, [])
+    assert export.page.complete
 
 
 @pytest.mark.parametrize(
