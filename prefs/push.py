@@ -304,7 +304,7 @@ class Push:
         if row is None or row.walked_at is None:
             return
         hashes = {record.hash for record in records if record.hash}
-        known = marks.vendor_ids(conn, self.target.label, hashes)
+        known = marks.vendor_ids(conn, self.target.label, hashes, present=True)
         for record in records:
             record.listed = record.hash in known
 

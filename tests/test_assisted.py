@@ -193,6 +193,24 @@ def test_an_export_that_cannot_be_read_whole_shows_nobody_to_be_gone(tmp_path: P
         assert made.outcomes(amy)["email"] == "waiting_for_staff"
 
 
+def test_a_customer_whom_two_complete_exports_lack_is_no_work_any_more(tmp_path: Path) -> None:
+    with clinic(tmp_path, work=True) as made:
+        made.bring(made.twin.export(), "--apply")
+        amy = made.service.say(AMY)["subject_id"]
+        eventually(lambda: made.tasks())
+        made.twin.new_customer("8", "Ben", "", "ben@example.com", "")
+        made.twin.deletes("7")
+        for _ in range(2):
+            made.bring(made.twin.export(), "--apply")
+        eventually(lambda: made.outcomes(amy)["email"] == "absent")
+        assert made.tasks() == []
+        made.twin.new_customer("9", "Amy", "", AMY, "")
+        made.bring(made.twin.export(), "--apply")
+        eventually(lambda: made.outcomes(amy)["email"] == "waiting_for_staff")
+        (task,) = made.tasks()
+        assert task["body"]["customer_id"] == "9"
+
+
 def test_a_choice_taken_back_closes_the_task(tmp_path: Path) -> None:
     with clinic(tmp_path, work=True) as made:
         made.service.say(AMY)

@@ -63,7 +63,7 @@ def person(conn: Connection, keys: Keyring, target: str, subject_id: int) -> dic
     """Whom a task is about, as staff find them at a target."""
     known = subjects.identifiers_of(conn, [subject_id], keys).get(subject_id, [])
     found = {one.kind: one.spelling or "" for one in reversed(known)}
-    ids = marks.vendor_ids(conn, target, [one.hash for one in known])
+    ids = marks.vendor_ids(conn, target, [one.hash for one in known], present=True)
     names = [one.name for one in subjects.by_ids(conn, [subject_id]) if one.name]
     first, _, last = (names[0] if names else "").strip().rpartition(" ")
     return {
