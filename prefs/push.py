@@ -66,6 +66,7 @@ LOOK_AGAIN = 3600.0
 """Seconds until a task of staff that is past its due time is looked at again."""
 HIDDEN = "the system does not show what is configured here; only our check guards"
 UNANSWERED = "the read says nothing of this record"
+SAID_MISSING = "staff found nobody like that there; whoever appears is looked at again"
 SAID_DONE = "staff say it is done; the next read proves it"
 REFUSED_AGAIN_AFTER = 3600.0
 """A refused `off` is tried again this often: staff may have mended it at the vendor."""
@@ -709,6 +710,8 @@ class Push:
             proof.reason or "",
             now,
         )
+        if found.missing:
+            return proof._replace(outcome=Outcome.ABSENT, reason=SAID_MISSING)
         if found.done_at:
             return proof._replace(outcome=Outcome.ACCEPTED, reason=SAID_DONE)
         if proof.outcome is Outcome.WAITING_FOR_STAFF:

@@ -211,6 +211,22 @@ def test_a_customer_whom_two_complete_exports_lack_is_no_work_any_more(tmp_path:
         assert task["body"]["customer_id"] == "9"
 
 
+def test_a_customer_whom_staff_do_not_find_waits_for_the_next_export(tmp_path: Path) -> None:
+    with clinic(tmp_path, work=True) as made:
+        ben = made.service.say("ben@example.com")["subject_id"]
+        eventually(lambda: made.tasks())
+        (task,) = made.tasks()
+        settled = {"state": "not_found", "note": "no such customer"}
+        assert made.service.post(f"/v1/tasks/{task['id']}", settled).status_code == 200
+        eventually(lambda: made.outcomes(ben)["email"] == "absent")
+        assert made.tasks() == []
+        made.twin.new_customer("8", "Ben", "", "ben@example.com", "")
+        made.bring(made.twin.export(), "--apply")
+        eventually(lambda: made.outcomes(ben)["email"] == "waiting_for_staff")
+        (again,) = made.tasks()
+        assert again["id"] != task["id"]
+
+
 def test_a_choice_taken_back_closes_the_task(tmp_path: Path) -> None:
     with clinic(tmp_path, work=True) as made:
         made.service.say(AMY)
