@@ -10,17 +10,17 @@ https://help.gettimely.com/hc/en-gb/articles/360000394936
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import ClassVar, NamedTuple
 
-import phonenumbers
-
 from prefs.core import identity
 from prefs.core.errors import BadIdentifier, BadInput, Refused
 from prefs.core.propagation import (
+    UNNAMED,
     Answer,
     Assisted,
     Budget,
@@ -43,6 +43,7 @@ from prefs.core.propagation import (
 from prefs.core.words import Channel, Kind
 
 OURS = ("id", "first_name", "last_name", "email", "mobile", "sms_marketing", "email_marketing")
+NEEDED = frozenset({"email", "mobile", "sms_marketing", "email_marketing"})
 FLAGS = {Channel.EMAIL: "email_marketing", Channel.SMS: "sms_marketing"}
 WORDS = {
     **dict.fromkeys(("yes", "true", "1", "on", "y"), Value.ON),
@@ -87,7 +88,7 @@ class Timely:
 
     def __init__(self, target: Target, budget: Budget, now: Callable[[], datetime]) -> None:
         self._now, self._region = now, target.region
-        given = target.table("columns")
+        given = self._named = target.table("columns")
         self._columns = {name: str(given.get(name, name)).strip().lower() for name in OURS}
         self._slots = {channel: Slot(channel.value, channel) for channel in FLAGS}
 
@@ -114,9 +115,18 @@ class Timely:
         return []
 
     def read_export(self, data: bytes) -> Export:
-        """Timely's export of customers. Raises BadInput that names a missing column."""
+        """Timely's own export of customers. Raises BadInput that names a missing column."""
+        try:
+            return self._export(data)
+        except csv.Error:
+            raise BadInput(
+                "the file is no CSV: bring Timely's export as it was downloaded"
+            ) from None
+
+    def _export(self, data: bytes) -> Export:
         began = self._now()
-        reader = csv.DictReader(io.StringIO(_text(data)), delimiter=_delimiter(data))
+        text = io.StringIO(_text(data), newline="")
+        reader = csv.DictReader(text, delimiter=_delimiter(data))
         headings = {name.strip().lower(): name for name in reader.fieldnames or ()}
         self._check(headings)
         records, rows, bad = [], 0, 0
@@ -129,7 +139,8 @@ class Timely:
         return Export(Page(tuple(records), complete=not bad), rows, bad)
 
     def _check(self, headings: Mapping[str, str]) -> None:
-        needed = ("email", "mobile", "sms_marketing", "email_marketing")
+        """All that must be there, and all that the configuration names."""
+        needed = [name for name in OURS if name in NEEDED or name in self._named]
         missing = [self._columns[name] for name in needed if self._columns[name] not in headings]
         if missing:
             raise BadInput(
@@ -148,7 +159,7 @@ class Timely:
             return None, not (cells["email"] or cells["mobile"])
         words = {self._slots[channel]: cells[name].lower() for channel, name in FLAGS.items()}
         values = {slot: Seen(WORDS[word]) for slot, word in words.items() if word in WORDS}
-        (kind, value), id_ = shown[0], cells["id"] or shown[0][1]
+        (kind, value), id_ = shown[0], cells["id"] or _id_of(*shown[0])
         record = Ref(kind, value, id_), Observed(values, began, id_, shown)
         return record, len(values) == len(words)
 
@@ -157,17 +168,21 @@ class Timely:
         with suppress(BadIdentifier):
             yield Kind.EMAIL, identity.email(cells["email"]).spelling
         with suppress(BadIdentifier):
-            number = mobile(cells["mobile"], self._region)
-            identity.phone(number, self._region)
-            yield Kind.PHONE, number
+            yield Kind.PHONE, mobile(cells["mobile"], self._region)
 
 
 def mobile(text: str, region: str) -> str:
-    """Timely shows mobiles without the country's code and without the leading 0."""
-    digits = text.replace(" ", "")
-    if digits.startswith(("+", "0")) or not digits.isdigit():
-        return text
-    return f"+{phonenumbers.country_code_for_region(region)}{digits}"
+    """E.164. Timely shows mobiles without the leading 0, and spreadsheets take the plus away.
+    Raises BadIdentifier."""
+    with suppress(BadIdentifier):
+        return identity.phone(text, region).key
+    return identity.phone(f"0{text}", region).key
+
+
+def _id_of(kind: Kind, text: str) -> str:
+    """Where the export has no ids: one of our own, for ids outlive the address they stand for."""
+    key = identity.email(text).key if kind is Kind.EMAIL else text
+    return UNNAMED + hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
 def instruction(change: Change) -> str:

@@ -244,6 +244,27 @@ def test_a_file_that_lacks_a_column_is_refused_whole(tmp_path: Path) -> None:
         assert "receive sms marketing" in output
 
 
+def test_a_file_that_is_no_table_is_refused_plainly(tmp_path: Path) -> None:
+    with clinic(tmp_path, work=False) as made:
+        output = made.bring(b'task_id,done_at\n"' + b"x" * 140_000, "--apply", code=1)
+        assert "is no CSV" in output
+
+
+def test_an_id_of_our_own_is_shown_to_no_staff(tmp_path: Path) -> None:
+    """The export may come without ids."""
+    columns = "".join(f'{ours} = "{theirs}"\n' for ours, theirs in COLUMNS.items() if ours != "id")
+    plain = TARGETS[: TARGETS.index("columns =")] + f"[brands.rt.targets.timely.columns]\n{columns}"
+    with served(tmp_path, plain, work=True, environ=ENVIRON) as service:
+        made = Clinic(tmp_path, service, TimelyTwin())
+        made.twin.new_customer("7", "Amy", "Pond", AMY, "")
+        bare = b"\n".join(row.partition(b",")[2] for row in made.twin.export().split(b"\n"))
+        made.bring(bare, "--apply")
+        service.say(AMY)
+        eventually(lambda: made.tasks())
+        (task,) = made.tasks()
+        assert (task["body"]["email"], task["body"]["customer_id"]) == (AMY, "")
+
+
 @pytest.mark.parametrize("key", ["", "?key=wrong"])
 def test_the_hook_wants_its_key(tmp_path: Path, key: str) -> None:
     with clinic(tmp_path, work=False) as made:

@@ -30,6 +30,10 @@ OUT_DUE: ContextVar[Callable[[], bool]] = ContextVar("out_due", default=lambda: 
 """Set by the lane while it carries no `off`: whether one waits for the end of that round."""
 
 
+UNNAMED = "~"
+"""How a vendor id begins that is ours, where the vendor shows none: it tells people nothing."""
+
+
 class Wish(StrEnum):
     ON = "on"
     OFF = "off"
