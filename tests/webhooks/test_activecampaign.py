@@ -15,11 +15,11 @@ import pytest
 
 from prefs.core.errors import Unverified
 from prefs.core.propagation import Target
-from prefs.core.signals import Delivery, Found, Recheck, Signal, Statement, Unknown
+from prefs.core.signals import Delivery, Found, Recheck, Signal, Statement, Unknown, Work
 from prefs.core.words import Channel, Choice, Kind, Purpose, Scope, Source
 from tests.served import Served, eventually, listening, poll, walked
 from tests.twins.activecampaign import ActiveCampaignTwin
-from tests.twins.kit import running
+from tests.twins.kit import Travel, running
 from webhooks import activecampaign
 
 NOW = datetime(2026, 3, 2, 16, 0, tzinfo=UTC)
@@ -167,11 +167,20 @@ def test_a_time_without_a_zone_is_none(stamp: str, at: datetime | None) -> None:
 
 
 def test_a_stop_by_text_is_out_of_texts() -> None:
-    out, recheck = heard(body("sms_unsub", ("sms[id]", "7"), ("sms[phone]", "+447700900123")))
+    out, work, recheck = heard(body("sms_unsub", ("sms[id]", "7"), ("sms[phone]", "+447700900123")))
     assert isinstance(out, Signal)
     assert [one.scope for one in out.statements] == [SMS]
     assert [(one.kind, one.key) for one in out.identifiers] == [(Kind.PHONE, "+447700900123")]
+    assert isinstance(work, Work)
+    assert (work.kind, work.about) == ("reminders_blocked_at_gateway", out.identifiers[0])
     assert isinstance(recheck, Recheck)
+
+
+def test_where_no_reminders_are_sent_from_nobody_must_remind_another_way() -> None:
+    content = body("sms_unsub", ("sms[phone]", "+447700900123"))
+    assert not [one for one in heard(content, service_lists=None) if isinstance(one, Work)]
+    named = heard(content, service_lists=None, service_containers=["9"])
+    assert [one for one in named if isinstance(one, Work)]
 
 
 @pytest.mark.parametrize(
@@ -282,7 +291,7 @@ def test_what_the_vendor_sends_is_understood() -> None:
         ["Signal", "Recheck"],
         ["Recheck"],
         ["Signal", "Recheck"],
-        ["Signal", "Recheck"],
+        ["Signal", "Work", "Recheck"],
         ["Recheck"],
     ]
     scopes = [[one.scope.channel for one in s.statements] for each in found for s in signals(each)]
@@ -397,3 +406,20 @@ def test_an_opt_in_of_one_switches_nobody_on_who_shares_the_address(
         rows = [call.json()["contactList"] for call in twin.writes()]
         assert all(row["contact"] != ids[1] or row["status"] == "2" for row in rows)
         assert twin.state.rows[f"{ids[1]}/5"].status == "2"
+
+
+def test_a_texted_stop_is_an_opt_out_and_work_about_reminders(
+    tmp_path: Path, hold_to_specs: object
+) -> None:
+    """The number is blocked there for every text; whether reminders go another way, staff know."""
+    number = "+447700900123"
+    with clinic(tmp_path) as (service, twin):
+        twin.new_contact(AMY, number, {"1": "1", "5": "1", "9": "1"})
+        twin.texts_stop(number, travel=Travel(duplicate=1))
+        eventually(lambda: service.reason(number, channel="sms") == "opted_out")
+        twin.courier.settle()
+        path = "/v1/tasks?kind=reminders_blocked_at_gateway"
+        (task,) = service.get(path).json()["items"]
+        assert task["body"]["phone"] == number
+        assert service.reason(number, channel="sms", purpose="reminders") == "service"
+        assert service.reason(AMY) == "no_basis"
