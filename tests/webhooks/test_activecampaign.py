@@ -423,3 +423,30 @@ def test_a_texted_stop_is_an_opt_out_and_work_about_reminders(
         assert task["body"]["phone"] == number
         assert service.reason(number, channel="sms", purpose="reminders") == "service"
         assert service.reason(AMY) == "no_basis"
+
+
+def test_an_unsubscribe_counts_at_once_and_as_the_persons_when_the_read_agrees(
+    tmp_path: Path, hold_to_specs: object
+) -> None:
+    """The event alone, which nobody signed, is never more than a program's word."""
+    forged = "forged@example.com"
+    with clinic(tmp_path) as (service, twin):
+        for address in (AMY, forged):
+            twin.new_contact(address, statuses={"1": "1", "9": "1"})
+        poll(service, "rt/activecampaign")
+        twin.person_unsubscribes(AMY, "1")
+        event = body("unsubscribe", ("list", "1"), id="42", email=forged)
+        path = f"{PATH}?key={KEY}"
+        form = {"content-type": "application/x-www-form-urlencoded"}
+        assert service.client.post(path, content=event, headers=form).status_code == 200
+        eventually(lambda: sources(service, AMY) == ["vendor_admin", "vendor_person"])
+        eventually(lambda: twin.status(forged, "1") == "2")
+        assert sources(service, forged) == ["vendor_admin"]
+        assert twin.status(forged, "9") == "1"
+
+
+def sources(service: Served, address: str) -> list[str]:
+    found = service.post("/v1/subjects/search", {"brand": "rt", "email": address}).json()["items"]
+    paths = [f"/v1/subjects/{one['subject_id']}/history" for one in found]
+    rows = [row for path in paths for row in service.get(path).json()["items"]]
+    return sorted(row["source"] for row in rows if row["result"] == "applied")
