@@ -55,11 +55,8 @@ HOST = "https://graph.facebook.com"
 VERSION = "v25.0"
 PAGE = 1000
 AT_ONCE = 4
-MISSES = 2
-"""Complete lists without a token before its absence counts: two of one walk, since a list may
-shift while it is read."""
 RETURNS = 2
-"""Lists that tell of somebody's return: one may come to nothing."""
+"""Walks that tell of somebody's return: one may come to nothing."""
 TOKENS = "tokens"
 MOST_SECONDS = 1e11
 
@@ -79,25 +76,20 @@ class Unreachable(Refused):
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A marketing token as it was last listed; times are seconds since 1970. `misses` counts
-    complete lists without it, `missed` is when the first of these began."""
+    """A marketing token as it was last listed; times are seconds since 1970."""
 
     psid: str
     expires: float
-    misses: int = 0
     missed: float = 0.0
+    """When the walk began that found it gone; 0 while it is listed."""
     returns: int = 0
-    """Lists in which the person had another token after this one counted as stopped."""
-
-    @property
-    def stopped(self) -> bool:
-        return self.misses >= MISSES
+    """Walks in which the person had another token after this one was gone."""
 
     def after(self, began: float, *, back: bool) -> Token:
-        """As remembered after one more list without it, in which the person is `back` or not."""
+        """As remembered after one more walk without it, in which the person is `back` or not."""
         if back:
             return replace(self, returns=self.returns + 1)
-        return replace(self, misses=self.misses + 1, missed=self.missed or began, returns=0)
+        return replace(self, missed=self.missed or began, returns=0)
 
 
 class Messenger:
@@ -204,7 +196,7 @@ class Messenger:
             return self._label_id
 
     async def _known_label(self) -> str | None:
-        async for page in self._listed(self._label_path, {"fields": "id,page_label_name"}):
+        async for page in self._paged(self._label_path, {"fields": "id,page_label_name"}):
             for one in page:
                 if one.get("page_label_name") == self._label:
                     return _id(one)
@@ -216,7 +208,7 @@ class Messenger:
 
     # --- reading lists -------------------------------------------------------------------------
 
-    async def _listed(self, path: str, params: Mapping[str, str]) -> AsyncIterator[list[Json]]:
+    async def _paged(self, path: str, params: Mapping[str, str]) -> AsyncIterator[list[Json]]:
         """Page by page; after the last one comes an empty one, or none.
         https://developers.facebook.com/docs/graph-api/results"""
         asked = {"limit": str(PAGE), **params, **self._proof}
@@ -237,30 +229,25 @@ class Messenger:
         tokens all vanished before they expired has stopped; a list may shift while it is read, so
         that a second one must lack them too."""
         began = self._now()
-        listed = await self._all_tokens()
-        missing = _missing(await self._held(), listed, began.timestamp())
-        doubted = {name: token for name, token in missing.items() if not token.stopped}
-        if doubted:
-            listed |= await self._all_tokens()
-            known = {name: token for name, token in missing.items() if token.stopped}
-            missing = known | _missing(doubted, listed, began.timestamp())
-        records = tuple(self._told(listed, missing, began))
-        yield Page(records, began.isoformat(), complete=True)
+        held, listed = await self._held(), await self._listed()
+        if _lacks(held, listed, began.timestamp()):
+            listed |= await self._listed()
+        missing = _missing(held, listed, began.timestamp())
+        yield Page(tuple(self._told(listed, missing, began)), began.isoformat(), complete=True)
         await self._keep(listed | missing)
 
-    async def _all_tokens(self) -> dict[str, Token]:
+    async def _listed(self) -> dict[str, Token]:
         listed: dict[str, Token] = {}
-        async for part in self._tokens():
-            listed |= part
-        return listed
-
-    async def _tokens(self) -> AsyncIterator[dict[str, Token]]:
-        path = f"{self._base}/{self._page}/notification_message_tokens"
-        async for page in self._listed(path, {}):
+        async for page in self._paged(self._tokens, {}):
             try:
-                yield {_name(one): _token(one) for one in page}
+                listed |= {_name(one): _token(one) for one in page}
             except (KeyError, TypeError, ValueError):
                 raise Temporary("Meta's list of tokens cannot be read") from None
+        return listed
+
+    @property
+    def _tokens(self) -> str:
+        return f"{self._base}/{self._page}/notification_message_tokens"
 
     async def _held(self) -> dict[str, Token]:
         """What earlier lists showed; names are hashes of the tokens."""
@@ -278,16 +265,13 @@ class Messenger:
         """Who stopped, and who had stopped and is back: a state, told by each walk. That somebody
         is on is told of no others, whose opt-out may stand here and cannot be set there."""
         alive = {token.psid for token in listed.values()}
-        gone: defaultdict[str, list[Token]] = defaultdict(list)
+        gone: defaultdict[str, float] = defaultdict(float)
         for token in missing.values():
-            gone[token.psid].append(token)
-        for psid, tokens in sorted(gone.items()):
-            if psid in alive and any(token.stopped for token in tokens):
-                yield self._record(psid, Seen(Value.ON), began)
-            elif psid not in alive and all(token.stopped for token in tokens):
-                at = datetime.fromtimestamp(max(token.missed for token in tokens), UTC)
-                seen = Seen(Value.OFF, Source.VENDOR_PERSON, at, ever_on=True)
-                yield self._record(psid, seen, began)
+            gone[token.psid] = max(gone[token.psid], token.missed)
+        for psid, at in sorted(gone.items()):
+            stopped = datetime.fromtimestamp(at, UTC)
+            off = Seen(Value.OFF, Source.VENDOR_PERSON, stopped, ever_on=True)
+            yield self._record(psid, Seen(Value.ON) if psid in alive else off, began)
 
     def _record(self, psid: str, seen: Seen, began: datetime) -> tuple[Ref, Observed]:
         name = f"{self._page}:{psid}"
@@ -322,17 +306,23 @@ class Messenger:
         return []
 
 
+def _lacks(held: Mapping[str, Token], listed: Mapping[str, Token], began: float) -> bool:
+    """Whether a list shows no token of somebody who had one until the last walk."""
+    lasting = {one.psid for one in held.values() if one.expires > began and not one.missed}
+    return bool(lasting - {one.psid for one in listed.values()})
+
+
 def _missing(
     held: Mapping[str, Token], listed: Mapping[str, Token], began: float
 ) -> dict[str, Token]:
-    """Tokens that this list lacks before their end. What was only replaced is forgotten."""
+    """Tokens that this walk lacks before their end. What was only replaced is forgotten."""
     alive = {token.psid for token in listed.values()}
     return {
         name: token.after(began, back=token.psid in alive)
         for name, token in held.items()
         if name not in listed
         and token.expires > began
-        and (token.stopped or token.psid not in alive)
+        and (token.missed or token.psid not in alive)
     }
 
 

@@ -32,7 +32,6 @@ from prefs.core.words import Channel
 from prefs.intake import Intake, TargetInfo
 from prefs.lanes import Lane, Pace, Worker, new_holder
 from prefs.metrics import REQUESTS
-from prefs.scan import Scan
 from prefs.settings import Settings, load
 from prefs.store import events, migrate
 from prefs.store.database import Database
@@ -169,12 +168,6 @@ def make_connector(runtime: Runtime, target: Target) -> Connector:
     vault = StoreVault(runtime.database, runtime.keys, target.label, runtime.clock)
     budget = TokenBudget(target.limit or kind.facts.limit)
     return cast(Connector, kind(replace(target, vault=vault), budget, runtime.clock))
-
-
-def make_scan(runtime: Runtime, target: Target) -> Scan:
-    """One target's reading, without a lane."""
-    connector = make_connector(runtime, target)
-    return Scan(target, connector, runtime.database, runtime.intake, runtime.clock)
 
 
 def _make_lane(runtime: Runtime, target: Target, pace: Pace, holder: str, polls: bool) -> Lane:

@@ -22,6 +22,8 @@ from prefs.store import marks, tasks
 from prefs.texts import next_working_day
 
 REFUSED = "refused"
+DONE, NOT_FOUND = "done", "not_found"
+"""How staff may settle a change that they carry."""
 COLUMNS = (
     "task_id",
     "created_at",
@@ -52,10 +54,12 @@ class Asked(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """Where the task stands. `done_at` is set when staff said that it is done."""
+    """Where the task stands. `done_at` is set when staff said that it is done, or that nobody like
+    that is there: `missing`."""
 
     due_at: float
     done_at: float | None
+    missing: bool = False
 
 
 def change_of(target: Target) -> str:
@@ -72,13 +76,14 @@ def ask(
     instruction: str,
     now: float,
 ) -> Answered:
-    """The task that stands for this, made where there is none. One that was done counts where that
-    was `since` the wish was said and the target was last seen otherwise."""
+    """The task that stands for this, made where there is none. One that was done, or whose person
+    was not found, counts where that was `since` the wish was said and the target was last seen
+    otherwise."""
     for row, to in _tasks_of(conn, keys, target, asked):
         if row.state == "open" and to == asked.to:
             return Answered(row.due_at, None)
-        if row.state == "done" and to == asked.to and row.closed_at > since:
-            return Answered(row.due_at, row.closed_at)
+        if row.state in (DONE, NOT_FOUND) and to == asked.to and row.closed_at > since:
+            return Answered(row.due_at, row.closed_at, row.state == NOT_FOUND)
         if row.state != "open":
             break
     due = tasks.due_at(now)

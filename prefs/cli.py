@@ -10,7 +10,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -541,8 +540,7 @@ async def _onboard(
             if wanted.attestation:
                 onboarding.check(scan, wanted.attestation)
             if wanted.file:
-                brought = sync.export_of(scan, wanted.file.read_bytes())
-                export = replace(brought.page, complete=brought.bad == 0)
+                export = sync.export_of(scan, wanted.file.read_bytes()).page
         walks = [
             onboarding.walk(
                 scan,

@@ -160,7 +160,9 @@ async def walk(
     except PropagationError as fault:
         report.error = str(fault)
     if apply and export and export.complete:
-        await scan.upload(Page(()))  # its records were taken above: now everybody there is known
+        await scan.upload(
+            Page((), complete=True)
+        )  # its records were taken above: now everybody there is known
     names = await scan.database.read(lambda conn: containers.unclassified(conn, report.target))
     report.unclassified = tuple(sorted(names.values()))
     if not report.complete and await _may_hold_outs(scan, export):

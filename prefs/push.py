@@ -66,6 +66,7 @@ LOOK_AGAIN = 3600.0
 """Seconds until a task of staff that is past its due time is looked at again."""
 HIDDEN = "the system does not show what is configured here; only our check guards"
 UNANSWERED = "the read says nothing of this record"
+SAID_MISSING = "staff found nobody like that there; whoever appears is looked at again"
 SAID_DONE = "staff say it is done; the next read proves it"
 REFUSED_AGAIN_AFTER = 3600.0
 """A refused `off` is tried again this often: staff may have mended it at the vendor."""
@@ -140,9 +141,7 @@ class Push:
         token = URGENT.set(urgent)
         try:
             cases = await self.database.read(lambda conn: self._cases(conn, claimed))
-            await self._observe([record for case in cases for record in case.records])
-            await self._look_by_id(cases)
-            records = [record for case in cases for record in case.records]
+            records = await self._read_all(cases)
             await self._learn(records)
             await self._apply(lease, records)
         finally:
@@ -154,9 +153,7 @@ class Push:
         written, and the marks wait for go-live. Raises Unusable."""
         cases = await self.database.read(lambda conn: self._cases(conn, claimed))
         if any(mark.urgent for mark in claimed):
-            records = [record for case in cases for record in case.records]
-            await self._observe(records)
-            await self._learn(records)
+            await self._learn(await self._read_all(cases))
         now = self.clock().timestamp()
         hints = [case.mark for case in cases if not case.mark.subject_id and not _unread(case)]
         later = [
@@ -210,6 +207,11 @@ class Push:
         return [Ref(one.kind, "", vendor_id) for vendor_id in found.get(one.hash, [])]
 
     # --- read ----------------------------------------------------------------------------------
+
+    async def _read_all(self, cases: Sequence[Case]) -> list[Record]:
+        await self._observe([record for case in cases for record in case.records])
+        await self._look_by_id(cases)
+        return [record for case in cases for record in case.records]
 
     async def _observe(self, records: Collection[Record]) -> None:
         if self.connector.facts.readback is Readback.NONE:
@@ -303,7 +305,7 @@ class Push:
         if row is None or row.walked_at is None:
             return
         hashes = {record.hash for record in records if record.hash}
-        known = marks.vendor_ids(conn, self.target.label, hashes)
+        known = marks.vendor_ids(conn, self.target.label, hashes, present=True)
         for record in records:
             record.listed = record.hash in known
 
@@ -714,6 +716,8 @@ class Push:
             proof.reason or "",
             now,
         )
+        if found.missing:
+            return proof._replace(outcome=Outcome.ABSENT, reason=SAID_MISSING)
         if found.done_at:
             return proof._replace(outcome=Outcome.ACCEPTED, reason=SAID_DONE)
         if proof.outcome is Outcome.WAITING_FOR_STAFF:

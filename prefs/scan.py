@@ -183,7 +183,7 @@ class Scan:
         return len(found), cursor
 
     async def upload(self, page: Page) -> None:
-        """A complete export that staff brought: taken as a walk of everybody."""
+        """An export that staff brought: a complete one is taken as a walk of everybody."""
         now = self.clock().timestamp()
 
         def walked(conn: Connection) -> None:
@@ -198,7 +198,8 @@ class Scan:
         for start in range(0, len(page.records), UPLOAD):
             part = Page(page.records[start : start + UPLOAD])
             await self.database.write(partial(self._act_on, page=part))
-        await self.database.write(walked)
+        if page.complete:
+            await self.database.write(walked)
 
     def _act_on(self, conn: Connection, page: Page) -> None:
         self.act(conn, self.compare(conn, page))

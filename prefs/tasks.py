@@ -215,7 +215,11 @@ KINDS: Mapping[str, Kind] = {
     "reminders_blocked_at_gateway": Kind(
         "The gateway sends this number no reminders by SMS any more: remind another way."
     ),
-    "timely_change": Kind("Change this customer's marketing at Timely.", follow=_look_again),
+    "timely_change": Kind(
+        "Change this customer's marketing at Timely; not_found where there is none like that.",
+        (assisted.DONE, assisted.NOT_FOUND),
+        _look_again,
+    ),
     "refused": Kind(
         "The system refuses this opt-out: switch it off there by hand.", follow=_look_again
     ),

@@ -7,7 +7,10 @@ repeats our input confirms nothing: only a later read does.
 
 from __future__ import annotations
 
+import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +28,10 @@ URGENT: ContextVar[bool] = ContextVar("urgent", default=False)
 
 OUT_DUE: ContextVar[Callable[[], bool]] = ContextVar("out_due", default=lambda: False)
 """Set by the lane while it carries no `off`: whether one waits for the end of that round."""
+
+
+UNNAMED = "~"
+"""How a vendor id begins that is ours, where the vendor shows none: it tells people nothing."""
 
 
 class Wish(StrEnum):
@@ -275,12 +282,20 @@ class Vault(Protocol):
     async def put(self, name: str, value: str) -> None:
         """Returns once it is on disk."""
 
+    def alone(self, name: str) -> AbstractAsyncContextManager[None]:
+        """Within, nobody else is within for this name, in no other process either. Raises Temporary
+        where somebody stays there too long."""
+
 
 class Memory:
     """A vault that lasts as long as its process."""
 
     def __init__(self) -> None:
         self._held: dict[str, str] = {}
+        self._alone: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    def alone(self, name: str) -> AbstractAsyncContextManager[None]:
+        return self._alone[name]
 
     async def get(self, name: str) -> str | None:
         return self._held.get(name)

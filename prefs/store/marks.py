@@ -570,14 +570,21 @@ def gone(conn: Connection, target: str, unseen_since: float, now: float) -> list
     return hashes
 
 
-def vendor_ids(conn: Connection, target: str, hashes: Collection[bytes]) -> dict[bytes, list[str]]:
+def vendor_ids(
+    conn: Connection, target: str, hashes: Collection[bytes], *, present: bool = False
+) -> dict[bytes, list[str]]:
+    """Every record that was ever known by one of these; with `present`, those that complete walks
+    still show."""
     found: dict[bytes, list[str]] = {}
-    rows = conn.execute(
-        select(record_identifiers.c.hash, record_identifiers.c.vendor_id).where(
-            record_identifiers.c.target == target, record_identifiers.c.hash.in_(sorted(hashes))
-        )
+    wanted = select(record_identifiers.c.hash, record_identifiers.c.vendor_id).where(
+        record_identifiers.c.target == target, record_identifiers.c.hash.in_(sorted(hashes))
     )
-    for hash_, vendor_id in rows:
+    if present:
+        there = select(records.c.vendor_id).where(
+            records.c.target == target, records.c.gone_at.is_(None)
+        )
+        wanted = wanted.where(record_identifiers.c.vendor_id.in_(there))
+    for hash_, vendor_id in conn.execute(wanted):
         found.setdefault(hash_, []).append(vendor_id)
     return found
 

@@ -10,6 +10,7 @@ import msgspec
 from sqlalchemy import Connection, delete, select, update
 
 from prefs.core.keys import Keyring
+from prefs.core.propagation import UNNAMED
 from prefs.core.words import Kind
 from prefs.store import marks, subjects
 from prefs.store.counters import next_numbers
@@ -63,7 +64,8 @@ def person(conn: Connection, keys: Keyring, target: str, subject_id: int) -> dic
     """Whom a task is about, as staff find them at a target."""
     known = subjects.identifiers_of(conn, [subject_id], keys).get(subject_id, [])
     found = {one.kind: one.spelling or "" for one in reversed(known)}
-    ids = marks.vendor_ids(conn, target, [one.hash for one in known])
+    there = marks.vendor_ids(conn, target, [one.hash for one in known], present=True)
+    ids = [id_ for some in there.values() for id_ in some if not id_.startswith(UNNAMED)]
     names = [one.name for one in subjects.by_ids(conn, [subject_id]) if one.name]
     first, _, last = (names[0] if names else "").strip().rpartition(" ")
     return {
@@ -71,7 +73,7 @@ def person(conn: Connection, keys: Keyring, target: str, subject_id: int) -> dic
         "last_name": last if first else "",
         "email": found.get(Kind.EMAIL, ""),
         "mobile": found.get(Kind.PHONE, ""),
-        "customer_id": next((id_ for some in ids.values() for id_ in some), ""),
+        "customer_id": next(iter(ids), ""),
     }
 
 

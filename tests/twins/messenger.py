@@ -68,7 +68,6 @@ class Account:
     other_apps: list[list[str]] = field(default_factory=list)
     """What other apps of the Page hear."""
     failing_since: datetime | None = None
-    sent_templates: list[str] = field(default_factory=list)
     next_id: int = 5001
 
 

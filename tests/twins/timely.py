@@ -103,6 +103,11 @@ class TimelyTwin(Twin[Account]):
         self.state.customers[id_] = Customer(id_, first, last, email, mobile, flags)
 
     @act
+    def deletes(self, id_: str) -> None:
+        """Staff delete the customer, or anonymise them: exports lack them from now on."""
+        del self.state.customers[self.customer(id_).id]
+
+    @act
     def staff_sets(self, id_: str, channel: str, on: bool, travel: Travel = PLAIN) -> None:
         """On the Notifications tab; an automation tool may tell of the updated customer."""
         one = self.customer(id_)

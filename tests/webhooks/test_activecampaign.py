@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,16 +13,13 @@ from urllib.parse import urlencode
 import httpx
 import pytest
 
-from prefs.app import make_scan
 from prefs.core.errors import Unverified
 from prefs.core.propagation import Target
-from prefs.core.signals import Delivery, Found, Recheck, Signal, Statement, Unknown
+from prefs.core.signals import Delivery, Found, Recheck, Signal, Statement, Unknown, Work
 from prefs.core.words import Channel, Choice, Kind, Purpose, Scope, Source
-from prefs.store import marks
-from prefs.store.marks import Lease
-from tests.served import Served, eventually, listening
+from tests.served import Served, eventually, listening, poll, walked
 from tests.twins.activecampaign import ActiveCampaignTwin
-from tests.twins.kit import running
+from tests.twins.kit import Travel, running
 from webhooks import activecampaign
 
 NOW = datetime(2026, 3, 2, 16, 0, tzinfo=UTC)
@@ -171,11 +167,20 @@ def test_a_time_without_a_zone_is_none(stamp: str, at: datetime | None) -> None:
 
 
 def test_a_stop_by_text_is_out_of_texts() -> None:
-    out, recheck = heard(body("sms_unsub", ("sms[id]", "7"), ("sms[phone]", "+447700900123")))
+    out, work, recheck = heard(body("sms_unsub", ("sms[id]", "7"), ("sms[phone]", "+447700900123")))
     assert isinstance(out, Signal)
     assert [one.scope for one in out.statements] == [SMS]
     assert [(one.kind, one.key) for one in out.identifiers] == [(Kind.PHONE, "+447700900123")]
+    assert isinstance(work, Work)
+    assert (work.kind, work.about) == ("reminders_blocked_at_gateway", out.identifiers[0])
     assert isinstance(recheck, Recheck)
+
+
+def test_where_no_reminders_are_sent_from_nobody_must_remind_another_way() -> None:
+    content = body("sms_unsub", ("sms[phone]", "+447700900123"))
+    assert not [one for one in heard(content, service_lists=None) if isinstance(one, Work)]
+    named = heard(content, service_lists=None, service_containers=["9"])
+    assert [one for one in named if isinstance(one, Work)]
 
 
 @pytest.mark.parametrize(
@@ -286,7 +291,7 @@ def test_what_the_vendor_sends_is_understood() -> None:
         ["Signal", "Recheck"],
         ["Recheck"],
         ["Signal", "Recheck"],
-        ["Signal", "Recheck"],
+        ["Signal", "Work", "Recheck"],
         ["Recheck"],
     ]
     scopes = [[one.scope.channel for one in s.statements] for each in found for s in signals(each)]
@@ -350,28 +355,9 @@ def clinic(folder: Path) -> Iterator[tuple[Served, ActiveCampaignTwin]]:
         environ = {"AC": twin.token, "AC_HOOK": KEY}
         with listening(folder, TARGETS.format(url=url), environ=environ) as service:
             twin.configure(webhook_url=f"{service.runtime.settings.public_url}{PATH}?key={KEY}")
-            eventually(lambda: lane(service).scanned_at)
+            walked(service, "rt/activecampaign")
             yield service, twin
             assert twin.api_changes_of_service() == set()
-
-
-def lane(service: Served) -> Any:
-    row = service.runtime.database.read_now(lambda conn: marks.lane(conn, "rt/activecampaign"))
-    assert row is not None
-    return row
-
-
-def poll(service: Served) -> None:
-    """As the lane does it when it is due."""
-    (target,) = service.runtime.targets
-    row = lane(service)
-
-    async def walk() -> None:
-        scan = make_scan(service.runtime, target)
-        await scan.run(Lease(target.label, row.holder, row.epoch), None)
-        await scan.connector.close()
-
-    asyncio.run(walk())
 
 
 def test_an_out_of_a_number_reaches_the_contact_however_it_was_typed(
@@ -380,7 +366,7 @@ def test_an_out_of_a_number_reaches_the_contact_however_it_was_typed(
     """No search finds it; the walk shows whose it is, and the lane reads that contact."""
     with clinic(tmp_path) as (service, twin):
         twin.new_contact(AMY, "(07700) 900-123", {"1": "1", "5": "1", "9": "1"})
-        poll(service)
+        poll(service, "rt/activecampaign")
         out = {"channel": "sms", "purpose": "marketing", "choice": "out"}
         service.say("", subject={"phone": "+447700900123"}, changes=[out])
         eventually(lambda: twin.status(AMY, "5") == "2")
@@ -414,9 +400,53 @@ def test_an_opt_in_of_one_switches_nobody_on_who_shares_the_address(
             occurred_at=now,
         )
         eventually(lambda: twin.state.rows[f"{ids[0]}/5"].status == "1")
-        poll(service)
+        poll(service, "rt/activecampaign")
         twin.courier.settle()
         assert service.reason(bobs, channel="sms") == "opted_out"
         rows = [call.json()["contactList"] for call in twin.writes()]
         assert all(row["contact"] != ids[1] or row["status"] == "2" for row in rows)
         assert twin.state.rows[f"{ids[1]}/5"].status == "2"
+
+
+def test_a_texted_stop_is_an_opt_out_and_work_about_reminders(
+    tmp_path: Path, hold_to_specs: object
+) -> None:
+    """The number is blocked there for every text; whether reminders go another way, staff know."""
+    number = "+447700900123"
+    with clinic(tmp_path) as (service, twin):
+        twin.new_contact(AMY, number, {"1": "1", "5": "1", "9": "1"})
+        twin.texts_stop(number, travel=Travel(duplicate=1))
+        eventually(lambda: service.reason(number, channel="sms") == "opted_out")
+        twin.courier.settle()
+        path = "/v1/tasks?kind=reminders_blocked_at_gateway"
+        (task,) = service.get(path).json()["items"]
+        assert task["body"]["phone"] == number
+        assert service.reason(number, channel="sms", purpose="reminders") == "service"
+        assert service.reason(AMY) == "no_basis"
+
+
+def test_an_unsubscribe_counts_at_once_and_as_the_persons_when_the_read_agrees(
+    tmp_path: Path, hold_to_specs: object
+) -> None:
+    """The event alone, which nobody signed, is never more than a program's word."""
+    forged = "forged@example.com"
+    with clinic(tmp_path) as (service, twin):
+        for address in (AMY, forged):
+            twin.new_contact(address, statuses={"1": "1", "9": "1"})
+        poll(service, "rt/activecampaign")
+        twin.person_unsubscribes(AMY, "1")
+        event = body("unsubscribe", ("list", "1"), id="42", email=forged)
+        path = f"{PATH}?key={KEY}"
+        form = {"content-type": "application/x-www-form-urlencoded"}
+        assert service.client.post(path, content=event, headers=form).status_code == 200
+        eventually(lambda: sources(service, AMY) == ["vendor_admin", "vendor_person"])
+        eventually(lambda: twin.status(forged, "1") == "2")
+        assert sources(service, forged) == ["vendor_admin"]
+        assert twin.status(forged, "9") == "1"
+
+
+def sources(service: Served, address: str) -> list[str]:
+    found = service.post("/v1/subjects/search", {"brand": "rt", "email": address}).json()["items"]
+    paths = [f"/v1/subjects/{one['subject_id']}/history" for one in found]
+    rows = [row for path in paths for row in service.get(path).json()["items"]]
+    return sorted(row["source"] for row in rows if row["result"] == "applied")

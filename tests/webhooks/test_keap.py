@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -12,13 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
-from prefs.app import make_scan
 from prefs.core.errors import Unverified
 from prefs.core.propagation import Target
 from prefs.core.signals import Delivery, Found, Recheck, Unknown
-from prefs.store import marks
-from prefs.store.marks import Lease
-from tests.served import Served, eventually, listening, served
+from tests.served import Served, eventually, listening, poll, served, walked
 from tests.twins.keap import KeapTwin
 from tests.twins.kit import running
 from webhooks import keap
@@ -259,12 +255,11 @@ def test_an_out_meets_a_new_contact_without_any_hook(tmp_path: Path, hold_to_spe
         twin.configure(windows=[])
         environ = {"KEAP": twin.token, "KEAP_HOOK": KEY}
         with listening(tmp_path, TARGETS.format(url=url), environ=environ) as service:
-            eventually(lambda: lane(service).scanned_at)
-            cursor = lane(service).cursor
+            cursor = walked(service, "rt/keap").cursor
             ada = service.say(ADA)["subject_id"]
             eventually(lambda: outcome(service, ada) == "absent")
             twin.new_contact(ADA, status="SINGLE_OPT_IN")
-            poll(service, cursor)
+            poll(service, "rt/keap", cursor)
             eventually(lambda: twin.status(ADA) == "MANUAL")
             eventually(lambda: outcome(service, ada) == "confirmed")
 
@@ -272,22 +267,3 @@ def test_an_out_meets_a_new_contact_without_any_hook(tmp_path: Path, hold_to_spe
 def outcome(service: Served, subject: str) -> str | None:
     items = service.get(f"/v1/subjects/{subject}/targets").json()["items"]
     return next((one["outcome"] for one in items if one["channel"] == "email"), None)
-
-
-def lane(service: Served) -> Any:
-    row = service.runtime.database.read_now(lambda conn: marks.lane(conn, "rt/keap"))
-    assert row is not None
-    return row
-
-
-def poll(service: Served, cursor: str | None) -> None:
-    """As the lane does it when it is due."""
-    (target,) = service.runtime.targets
-    row = lane(service)
-
-    async def walk() -> None:
-        scan = make_scan(service.runtime, target)
-        await scan.run(Lease(target.label, row.holder, row.epoch), cursor)
-        await scan.connector.close()
-
-    asyncio.run(walk())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import json
@@ -16,15 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefs.app import make_scan
 from prefs.core import identity
 from prefs.core.errors import Forbidden, Unverified
 from prefs.core.propagation import Target
 from prefs.core.signals import Delivery, Evidence, Found, Recheck, Signal, Statement, Unknown, Work
 from prefs.core.words import Basis, Channel, Choice, Purpose, Source
-from prefs.store import marks
-from prefs.store.marks import Lease
-from tests.served import Served, eventually, listening, served
+from tests.served import Served, eventually, listening, poll, served
 from tests.twins.kit import Travel, running
 from tests.twins.messenger import MessengerTwin
 from webhooks import messenger
@@ -275,22 +271,6 @@ def clinic(folder: Path) -> Iterator[tuple[Served, MessengerTwin]]:
             yield service, twin
 
 
-def poll(service: Served, times: int = 1) -> None:
-    """As the lane does it when it is due."""
-    (target,) = service.runtime.targets
-    row = service.runtime.database.read_now(lambda conn: marks.lane(conn, target.label))
-    assert row is not None
-    lease = Lease(target.label, row.holder, row.epoch)
-
-    async def walks() -> None:
-        scan = make_scan(service.runtime, target)
-        for _ in range(times):
-            await scan.run(lease, None)
-        await scan.connector.close()
-
-    asyncio.run(walks())
-
-
 def reason(service: Served, psid: str) -> str:
     return service.reason(f"900100:{psid}", channel="messenger")
 
@@ -315,16 +295,16 @@ def test_a_second_stop_whose_event_was_lost_counts_like_the_first(
     lost = Travel(drop=True)
     with clinic(tmp_path) as (service, twin):
         twin.new_person("1001", "Amy", token=True)
-        poll(service)
+        poll(service, "rt/messenger")
         twin.stops("1001", travel=lost)
-        poll(service, 2)
+        poll(service, "rt/messenger", times=2)
         assert reason(service, "1001") == "opted_out"
         confirm(service, "1001")
         twin.opts_in("1001", travel=lost)
-        poll(service, 2)
+        poll(service, "rt/messenger", times=2)
         assert reason(service, "1001") == "consent"
         twin.stops("1001", travel=lost)
-        poll(service, 2)
+        poll(service, "rt/messenger", times=2)
         assert reason(service, "1001") == "opted_out"
 
 
