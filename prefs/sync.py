@@ -98,6 +98,8 @@ async def settle(scan: Scan, report: Report) -> None:
     for start in range(0, len(report.open), AT_ONCE):
         rows = report.open[start : start + AT_ONCE]
         await scan.database.write(partial(act, rows=rows))
+    if report.open:
+        await scan.database.write(scan.over)
 
 
 def _told(conn: Connection, scan: Scan, one: Finding) -> dict[str, Any]:
@@ -160,7 +162,7 @@ async def upload(scan: Scan, data: bytes, *, apply: bool) -> Report:
     Raises BadInput."""
     report = Report(scan.target.label, scan.target.system, scan.target.live)
     if is_list(data):
-        await _ticked(scan, list(_rows(data)), report, apply=apply)
+        await _ticked(scan, _table(data), report, apply=apply)
         return report
     export = export_of(scan, data)
 
@@ -178,12 +180,18 @@ async def upload(scan: Scan, data: bytes, *, apply: bool) -> Report:
 
 
 def is_list(data: bytes) -> bool:
-    """Whether it is our own list of tasks that came back."""
-    return assisted.is_list(_rows(data).fieldnames or ())
+    """Whether it is our own list of tasks that came back. Raises BadInput."""
+    rows = _table(data)
+    return bool(rows) and assisted.is_list(list(rows[0]))
 
 
-def _rows(data: bytes) -> csv.DictReader[str]:
-    return csv.DictReader(io.StringIO(data.decode("utf-8-sig", "replace")))
+def _table(data: bytes) -> list[dict[str, str]]:
+    """Raises BadInput."""
+    text = io.StringIO(data.decode("utf-8-sig", "replace"), newline="")
+    try:
+        return list(csv.DictReader(text))
+    except csv.Error:
+        raise BadInput("the file is no CSV: bring it as it was downloaded") from None
 
 
 async def _ticked(

@@ -61,6 +61,8 @@ class Case(NamedTuple):
 Follow = Callable[[Connection, Parts, Case], None]
 Body = Mapping[str, Any]
 
+"""Kinds of questions whose channel is held until they are settled."""
+
 
 def _nothing(conn: Connection, parts: Parts, case: Case) -> None:
     """The task was all there was to do."""
@@ -74,9 +76,20 @@ def _read_by_staff(conn: Connection, parts: Parts, case: Case) -> None:
     if case.settled.state == "out":
         _record_out(conn, parts, case)
     elif case.settled.state == "release":
-        for subject_id in _held_people(conn, parts, case):
-            for channel in channels_of(case.row, case.body):
-                release(conn, parts.intake, case.row.brand, subject_id, channel, case.evidence)
+        people = _held_people(conn, parts, case)
+        for channel in channels_of(case.row, case.body):
+            if not _asked_elsewhere(conn, parts, case, people, channel):
+                for subject_id in people:
+                    release(conn, parts.intake, case.row.brand, subject_id, channel, case.evidence)
+
+
+def _asked_elsewhere(
+    conn: Connection, parts: Parts, case: Case, people: list[int], channel: Channel
+) -> bool:
+    """Whether another question about the same hold is open: it ends with the last one."""
+    asked = tasks.open_of(conn, case.row.brand, UNCLEAR, people)
+    others = (row for row in asked if row.id != case.row.id)
+    return any(channel in channels_of(row, tasks.body(parts.keys, row)) for row in others)
 
 
 def _held_people(conn: Connection, parts: Parts, case: Case) -> list[int]:
@@ -211,6 +224,10 @@ def _fight_alarm(body: Body) -> str:
     )
 
 
+def _warning_alarm(body: Body) -> str:
+    return f"{body['target']}: {body['text']}. See to it there: opt-outs are heard all the same."
+
+
 OUT_OR_RELEASE = ("out", "release")
 UNCLEAR = ("held_text", "held_mail", "held_wish")
 """Kinds that ask what a held wish meant."""
@@ -250,7 +267,11 @@ KINDS: Mapping[str, Kind] = {
     "reminders_blocked_at_gateway": Kind(
         "The gateway sends this number no reminders by SMS any more: remind another way."
     ),
-    "timely_change": Kind("Change this customer's marketing at Timely.", follow=_look_again),
+    "timely_change": Kind(
+        "Change this customer's marketing at Timely; not_found where there is none like that.",
+        (assisted.DONE, assisted.NOT_FOUND),
+        _look_again,
+    ),
     "refused": Kind(
         "The system refuses this opt-out: switch it off there by hand.", follow=_look_again
     ),
@@ -282,6 +303,9 @@ KINDS: Mapping[str, Kind] = {
     "webhook_gone": Kind(
         "A system no longer tells us what happens there; the poll still does: register the webhook "
         "again.",
+    ),
+    "vendor_warning": Kind(
+        "A system warns us, or keeps us from sending: see to it there.", alarm=_warning_alarm
     ),
     "container": Kind(
         "A list that can send stands nowhere in the configuration: write it there as marketing, "

@@ -196,7 +196,7 @@ def _written(conn: Connection, visit: Visit, judged: Sequence[Judged]) -> str:
     for one in judged:
         called = ", ".join(who.name for who in names.get(one.line.hash, []) if who.name)
         why = visit.t(call_list.reason(one))
-        writer.writerow([assisted.safe(cell) for cell in (one.line.number, called, why, now)])
+        writer.writerow([assisted.safe_cell(cell) for cell in (one.line.number, called, why, now)])
     return out.getvalue()
 
 
