@@ -551,11 +551,17 @@ def write_receipts(conn: Connection, target: str, proofs: Iterable[Proof], now: 
                 "reason": new.reason,
                 "due_at": new.due_at,
                 "opened_at": func.coalesce(new.opened_at, receipts.c.opened_at),
-                "settled_at": new.settled_at,
+                "settled_at": _settled_at(new),
             },
         ),
         rows,
     )
+
+
+def _settled_at(new: Any) -> Any:
+    """A look that found all as it was leaves alone when it was settled."""
+    seen_again = and_(new.opened_at.is_(None), receipts.c.settled_at.is_not(None))
+    return case((seen_again, receipts.c.settled_at), else_=new.settled_at)
 
 
 def _proof_values(target: str, proof: Proof, now: float) -> Mapping[str, Any]:
