@@ -17,7 +17,7 @@ from prefs.core.errors import PrefsError
 from prefs.core.keys import Keyring
 from prefs.core.propagation import Target
 from prefs.metrics import BACKLOG, OLDEST, OVERDUE, SEALED, UNSAFE
-from prefs.store import access, containers, events, ledger, marks, outbox, tasks
+from prefs.store import access, containers, events, jobs, ledger, marks, outbox, tasks
 from prefs.store.database import Database
 from prefs.tasks import KINDS
 
@@ -166,7 +166,7 @@ class Sweep:
 
 @dataclass
 class Forgetting:
-    """Purges raw payloads after 30 days, kept answers after 7."""
+    """Purges raw payloads after 30 days, kept answers after 7, results of jobs after 90."""
 
     database: Database
     clock: Callable[[], datetime]
@@ -178,5 +178,6 @@ class Forgetting:
             events.purge(conn, now)
             outbox.purge(conn, now)
             access.purge_answers(conn, now)
+            jobs.purge(conn, now)
 
         await self.database.write(purge)

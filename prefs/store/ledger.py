@@ -21,6 +21,7 @@ from prefs.core.fold import Entry, Folded, Judgement, State, fold
 from prefs.core.ids import subject_text
 from prefs.core.keys import Keyring
 from prefs.core.words import Basis, Channel, Choice, Purpose, Result, Scope, Source, Why
+from prefs.store import tally
 from prefs.store.codec import encode_state
 from prefs.store.counters import next_numbers
 from prefs.store.hot import Statement
@@ -216,6 +217,7 @@ def seal(conn: Connection, limit: int = 2000) -> int:
         .values(n=bindparam("b_n"), hash=bindparam("b_hash")),
         sealed,
     )
+    tally.count(conn, rows)
     return len(sealed)
 
 
