@@ -53,8 +53,8 @@ from prefs.web import (
 )
 from prefs.web import hooks as web_hooks
 from prefs.web.auth import KeyCache
-from prefs.web.console import person, search, sign_in
-from prefs.web.context import Service
+from prefs.web.console import batches, jobs, person, search, sign_in, systems, takeover
+from prefs.web.context import Service, Vendors
 from prefs.web.hooks import Webhook
 from prefs.web.server import calm_collector
 
@@ -251,6 +251,7 @@ def make_app(runtime: Runtime, *, work: bool) -> Starlette:
         try:
             yield
         finally:
+            await app.state.jobs.stop()
             if worker:
                 await worker.stop()
 
@@ -269,6 +270,10 @@ def make_app(runtime: Runtime, *, work: bool) -> Starlette:
             *sign_in.routes,
             *search.routes,
             *person.routes,
+            *jobs.routes,
+            *systems.routes,
+            *batches.routes,
+            *takeover.routes,
             *openapi.routes,
         ],
         exception_handlers=problems.HANDLERS,
@@ -277,8 +282,16 @@ def make_app(runtime: Runtime, *, work: bool) -> Starlette:
     )
     app.state.service = runtime.service
     app.state.key_cache = KeyCache()
+    app.state.jobs = jobs.Jobs()
+    app.state.vendors = _vendors(runtime)
     app.state.webhooks = _webhooks(runtime.targets)
     return app
+
+
+def _vendors(runtime: Runtime) -> Vendors:
+    systems = {target.system for target in runtime.targets}
+    facts = {system: connectors.load(system).facts for system in systems}
+    return Vendors(facts, partial(make_scan, runtime))
 
 
 def wake_on_commit(database: Database, worker: Worker) -> None:

@@ -524,21 +524,14 @@ async def _onboard(
 ) -> dict[str, Any]:
     scans = [app.make_scan(runtime, target) for target in chosen]
     attested = [wanted.attestation] if wanted.attestation else []
-    survey = onboarding.Survey()
-    try:
-        for scan in scans:
-            export = None
-            if scan.target == wanted.target:
-                if wanted.attestation:
-                    onboarding.check(scan, wanted.attestation)
-                if wanted.file:
-                    export = sync.export_of(scan, wanted.file.read_bytes()).page
-            await onboarding.walk(scan, survey, attested, tell, export=export, apply=wanted.apply)
-        if wanted.apply and scans:
-            await onboarding.record(scans[0], survey, attested, tell)
-    finally:
-        for scan in scans:
-            await scan.connector.close()
+    exports = {}
+    for scan in scans:
+        if scan.target == wanted.target:
+            if wanted.attestation:
+                onboarding.check(scan, wanted.attestation)
+            if wanted.file:
+                exports[scan.target.label] = sync.export_of(scan, wanted.file.read_bytes()).page
+    survey = await onboarding.survey(scans, attested, tell, exports=exports, apply=wanted.apply)
     listed = onboarding.write_list(survey, wanted.listing) if wanted.listing else 0
     return {
         "applied": wanted.apply,

@@ -129,6 +129,29 @@ class Survey:
 # --- reading -----------------------------------------------------------------------------------
 
 
+async def survey(
+    scans: Sequence[Scan],
+    attested: Sequence[Attestation],
+    tell: Progress,
+    *,
+    exports: Mapping[str, Page],
+    apply: bool,
+) -> Survey:
+    """Read every target, the ones in `exports` (by label) from there; with `apply`, take in what
+    counts. Closes the connectors."""
+    found = Survey()
+    try:
+        for scan in scans:
+            export = exports.get(scan.target.label)
+            await walk(scan, found, attested, tell, export=export, apply=apply)
+        if apply and scans:
+            await record(scans[0], found, attested, tell)
+    finally:
+        for scan in scans:
+            await scan.connector.close()
+    return found
+
+
 async def walk(
     scan: Scan,
     survey: Survey,
@@ -381,9 +404,9 @@ def _target(survey: Survey, walked: Walked) -> dict[str, Any]:
     }
 
 
-def attested_for_ever(conn: Connection) -> int:
+def attested_for_ever(conn: Connection, brand: str | None = None) -> int:
     """Consents in the ledger that stand on an attestation alone."""
-    return ledger.count_applied(conn, ATTESTED)
+    return ledger.count_applied(conn, ATTESTED, brand)
 
 
 def write_list(survey: Survey, path: Path) -> int:

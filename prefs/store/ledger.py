@@ -164,10 +164,13 @@ def state_of(conn: Connection, subject_id: int, until: float | None = None) -> S
     return fold(folded(row) for row in rows)
 
 
-def count_applied(conn: Connection, batch: str) -> int:
+def count_applied(conn: Connection, batch: str, brand: str | None = None) -> int:
     """Applied rows whose batch begins with this word."""
     rows = (ledger.c.batch.startswith(f"{batch} ", autoescape=True), ledger.c.result == "applied")
-    return int(conn.execute(select(func.count()).where(*rows)).scalar_one())
+    wanted = select(func.count()).where(*rows)
+    if brand is not None:
+        wanted = wanted.where(ledger.c.brand == brand)
+    return int(conn.execute(wanted).scalar_one())
 
 
 def retracted_until(conn: Connection, subject_id: int, batch: str) -> int:
