@@ -53,7 +53,18 @@ from prefs.web import (
 )
 from prefs.web import hooks as web_hooks
 from prefs.web.auth import KeyCache
-from prefs.web.console import batches, jobs, person, search, sign_in, systems, takeover
+from prefs.web.console import (
+    accounts,
+    api_keys,
+    batches,
+    jobs,
+    me,
+    person,
+    search,
+    sign_in,
+    systems,
+    takeover,
+)
 from prefs.web.context import Service, Vendors
 from prefs.web.hooks import Webhook
 from prefs.web.server import calm_collector
@@ -274,6 +285,9 @@ def make_app(runtime: Runtime, *, work: bool) -> Starlette:
             *systems.routes,
             *batches.routes,
             *takeover.routes,
+            *accounts.routes,
+            *api_keys.routes,
+            *me.routes,
             *openapi.routes,
         ],
         exception_handlers=problems.HANDLERS,

@@ -10,7 +10,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -31,8 +30,10 @@ from prefs.logs import set_up_logs
 from prefs.mailbox import PLACE, Mailbox
 from prefs.scan import Scan
 from prefs.settings import Settings
-from prefs.store import access, batches, ledger, marks, migrate, staff
+from prefs.store import access, batches, marks, migrate, staff
 from prefs.store.staff import Role
+from prefs.verify import Verified
+from prefs.verify import verify as verify_
 from prefs.web import bodies, people
 from prefs.web.server import config as server_config
 
@@ -216,8 +217,7 @@ def ledger_() -> None:
 def verify(path: Path | None, as_json: bool, rebuild: bool) -> None:
     """Walk the chain; exit 1 on findings, naming the first bad row."""
     with opened(path) as runtime:
-        findings, rows = _verified(runtime, quiet=as_json)
-        unsealed = runtime.database.read_now(ledger.count_unsealed)
+        rows, unsealed, findings = _verified(runtime, quiet=as_json)
         if rebuild:
             runtime.database.write_now(runtime.intake.rebuild)
     found = [finding._asdict() for finding in findings]
@@ -229,19 +229,14 @@ def verify(path: Path | None, as_json: bool, rebuild: bool) -> None:
         sys.exit(REFUSED)
 
 
-def _verified(runtime: Runtime, *, quiet: bool) -> tuple[list[ledger.Finding], int]:
+def _verified(runtime: Runtime, *, quiet: bool) -> Verified:
     with err.status("reading the ledger", spinner="dots") as status:
 
-        def walk(conn: Any) -> tuple[list[ledger.Finding], int]:
-            findings = []
-            for step in chain(ledger.verify(conn, runtime.keys), runtime.intake.verify(conn)):
-                if isinstance(step, ledger.Finding):
-                    findings.append(step)
-                elif not quiet:
-                    status.update(f"{step} rows read")
-            return findings, ledger.head(conn)[0]
+        def tell(rows: int) -> None:
+            if not quiet:
+                status.update(f"{rows} rows read")
 
-        return runtime.database.read_now(walk)
+        return runtime.database.read_now(lambda conn: verify_(conn, runtime.intake, tell))
 
 
 # --- people ------------------------------------------------------------------------------------

@@ -241,6 +241,14 @@ def head(conn: Connection) -> tuple[int, bytes]:
     return (row.n, row.hash) if row else (0, GENESIS)
 
 
+def last_sealed(conn: Connection) -> Any | None:
+    """`n`, `hash` and `received_at` of the newest row with a seal."""
+    wanted = select(ledger.c.n, ledger.c.hash, ledger.c.received_at)
+    return conn.execute(
+        wanted.where(ledger.c.n.is_not(None)).order_by(ledger.c.n.desc()).limit(1)
+    ).first()
+
+
 def chain(previous: bytes, row: Any) -> bytes:
     return hashlib.sha256(previous + _pack(tuple(row[: len(CANONICAL)]))).digest()
 

@@ -182,6 +182,7 @@ def test_how_far_a_job_is_is_its_brands_own_business(clinic: Clinic) -> None:
     id_ = clinic.rt.runtime.database.write_now(
         partial(jobs.start, brand="rt", kind="drift", about="mailchimp", now=now)
     )
+    assert id_
     clinic.write(partial(jobs.beat, id_=id_, done=1234, step="rt/mailchimp", now=now))
     assert "1,234 done so far" in clinic.owner.get(f"/staff/jobs/{id_}")
     other = desk(clinic.rt, email="ola@example.co.uk", brand="second")
