@@ -43,6 +43,7 @@ class Deadlines(HttpToolsProtocol):
         self._in_headers = True
         self._whole = False
         self._unfinished_bytes = 0
+        self._ended = 0
         self._large = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn itself narrows it
@@ -56,8 +57,10 @@ class Deadlines(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._in_headers and self._due is None:
             self._wait(HEADERS_WITHIN)
+        ended = self._ended
         super().data_received(data)
-        if self._in_headers:
+        if self._in_headers and ended == self._ended:
+            # What came with the end of a body counts from the next piece on: most of it is body.
             self._unfinished_bytes += len(data)
             if self._unfinished_bytes > HEADER_BYTES:
                 self._large = True
@@ -75,6 +78,7 @@ class Deadlines(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._in_headers, self._whole = True, True
         self._unfinished_bytes = 0
+        self._ended += 1
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
