@@ -6,7 +6,7 @@ import asyncio
 import importlib
 import importlib.util
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -57,7 +57,9 @@ from prefs.web.console import (
     accounts,
     api_keys,
     batches,
+    campaign,
     jobs,
+    lists,
     me,
     person,
     search,
@@ -258,10 +260,12 @@ def make_app(runtime: Runtime, *, work: bool) -> Starlette:
         if worker:
             wake_on_commit(runtime.database, worker)
             worker.start()
+        sweeping = asyncio.create_task(every(lists.SWEEP_EVERY, _sweep_of(app.state.lists)))
         calm_collector()
         try:
             yield
         finally:
+            sweeping.cancel()
             await app.state.jobs.stop()
             if worker:
                 await worker.stop()
@@ -288,6 +292,7 @@ def make_app(runtime: Runtime, *, work: bool) -> Starlette:
             *accounts.routes,
             *api_keys.routes,
             *me.routes,
+            *campaign.routes,
             *openapi.routes,
         ],
         exception_handlers=problems.HANDLERS,
@@ -297,9 +302,14 @@ def make_app(runtime: Runtime, *, work: bool) -> Starlette:
     app.state.service = runtime.service
     app.state.key_cache = KeyCache()
     app.state.jobs = jobs.Jobs()
+    app.state.lists = lists.Lists(runtime.settings)
     app.state.vendors = _vendors(runtime)
     app.state.webhooks = _webhooks(runtime.targets)
     return app
+
+
+def _sweep_of(kept: lists.Lists) -> Callable[[], Awaitable[None]]:
+    return lambda: asyncio.to_thread(kept.sweep, time.time())
 
 
 def _vendors(runtime: Runtime) -> Vendors:

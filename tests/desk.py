@@ -77,9 +77,9 @@ class Desk:
         answer: httpx.Response = self.ask("POST", path, data=data)
         return answer
 
-    def wait(self, path: str) -> str:
+    def wait(self, path: str, seconds: float = 8.0) -> str:
         """The page once no job runs on it."""
-        eventually(lambda: "data-poll" not in self.get(path))
+        eventually(lambda: "data-poll" not in self.get(path), seconds)
         return self.get(path)
 
 

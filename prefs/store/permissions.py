@@ -60,6 +60,7 @@ def _sql(length: int) -> str:
 
 
 def read(conn: Connection, brand: str, hashes: Collection[bytes]) -> dict[bytes, Held]:
+    """The same outside the event loop."""
     if not hashes:
         return {}
     rows = conn.execute(
@@ -100,6 +101,13 @@ _VALUES = ByKeys(
         permissions.c.brand == bindparam("brand"), permissions.c.hash.in_(hashes)
     )
 )
+
+
+def read_many(conn: Connection, brand: str, hashes: Collection[bytes]) -> dict[bytes, Held]:
+    """The same as `read` by statements made once: for lists of any length. It begins no
+    transaction of its own, so that it stands by itself."""
+    rows = _VALUES.run(conn, hashes, {"brand": brand})
+    return {hash_: decode_held(value) for hash_, value in rows}
 
 
 def differing(
