@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 from babel.core import Locale, UnknownLocaleError
-from babel.dates import format_date, format_datetime, format_timedelta
+from babel.dates import format_date, format_datetime, format_skeleton, format_timedelta
 from babel.numbers import format_decimal, format_percent
 from babel.units import format_unit
 
@@ -61,6 +61,11 @@ class Texts:
     def day(self, at: float) -> str:
         """A day as people write it; `at` in seconds since 1970 UTC."""
         return format_date(self._here(at).date(), "long", locale=self._locale)
+
+    def short_day(self, at: float) -> str:
+        """A day within a table: the year is plain from where it stands. Days of weeks are UTC's."""
+        day = datetime.fromtimestamp(at, UTC).date()
+        return format_skeleton("MMMd", day, locale=self._locale)
 
     def moment(self, at: float) -> str:
         """A day with the time of day, in the brand's zone."""
