@@ -267,12 +267,15 @@ receipts = table(
 )
 """What is known of one record (by the hash of what the vendor keys on) and one of its slots."""
 HONOURED = text("wish = 'off' AND outcome IN ('confirmed', 'accepted', 'recorded')")
-"""Outs that a target has followed: queries say it in these words, so that the index serves."""
+"""Outs that a target has followed: queries say it in these words, so that the index serves, and
+alone."""
 Index(
     "receipts_honoured",
     receipts.c.target,
     receipts.c.settled_at,
     receipts.c.opened_at,
+    receipts.c.wish,
+    receipts.c.outcome,
     sqlite_where=HONOURED,
     postgresql_where=HONOURED,
 )

@@ -62,7 +62,7 @@ def upgrade() -> None:
     op.create_index(
         "receipts_honoured",
         "receipts",
-        ["target", "settled_at", "opened_at"],
+        ["target", "settled_at", "opened_at", "wish", "outcome"],
         unique=False,
         sqlite_where=honoured,
         postgresql_where=honoured,
