@@ -56,7 +56,7 @@ async def _start_page(
 # --- bringing a list ---------------------------------------------------------------------------
 
 
-@signed_in(Role.MANAGER)
+@signed_in(Role.MANAGER, brings_file=True)
 async def bring(request: Request, visit: Visit) -> Response:
     form = await _multipart(request)
     try:
@@ -71,7 +71,7 @@ async def bring(request: Request, visit: Visit) -> Response:
 
 async def _multipart(request: Request) -> FormData:
     """The posted form, the file on disk past its first megabyte. Raises BadInput."""
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise BadInput("a list is sent as multipart/form-data", status=415)
     parser = MultiPartParser(request.headers, _limited(request), max_files=1, max_fields=5)  # type: ignore[arg-type]  # it iterates and no more
     try:

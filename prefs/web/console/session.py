@@ -81,9 +81,11 @@ def go(path: str) -> Response:
 
 
 def signed_in(
-    least: Role = Role.RECEPTION,
+    least: Role = Role.RECEPTION, *, brings_file: bool = False
 ) -> Callable[[Handler], Callable[[Request], Awaitable[Response]]]:
-    """Let in who is signed in with this role or more; check the form's token on a POST."""
+    """Let in who is signed in with this role or more; check the form's token on a POST. A handler
+    that `brings_file` reads its multipart body itself and checks the token with `check_token`
+    before anything else; no other gets to see one."""
 
     def guard(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         async def guarded(request: Request) -> Response:
@@ -93,7 +95,8 @@ def signed_in(
                 return _sign_in_first(request)
             visit = Visit(served, session, {})
             try:
-                visit = visit._replace(form=await _form(request, session))
+                if not (brings_file and _is_multipart(request)):
+                    visit = visit._replace(form=await _form(request, visit.session))
                 _check_role(session.member, least)
                 return await handler(request, visit)
             except ClientDisconnect:
@@ -129,11 +132,14 @@ def _sign_in_first(request: Request) -> Response:
     return go(SIGN_IN)
 
 
+def _is_multipart(request: Request) -> bool:
+    kind = request.headers.get("content-type", "").partition(";")[0]
+    return kind.strip().lower() == "multipart/form-data"
+
+
 async def _form(request: Request, session: Session) -> Mapping[str, str]:
-    """The posted fields, once their token is right. A file is read by its own page."""
+    """The posted fields, once their token is right. Raises BadInput."""
     if request.method != "POST":
-        return {}
-    if request.headers.get("content-type", "").startswith("multipart/form-data"):
         return {}
     form = fields(await read_body(request, FORM_LIMIT))
     check_token(form.get(CSRF, ""), session)
