@@ -38,6 +38,10 @@ class Shown(NamedTuple):
         return self.batch.state == batches.WAITING
 
     @property
+    def running(self) -> bool:
+        return self.job is not None and self.job.running
+
+    @property
     def may_be_taken_back(self) -> bool:
         """Also where an earlier taking back broke off."""
         broke_off = self.job is not None and self.job.state in (jobs.FAILED, jobs.LOST)
