@@ -166,7 +166,8 @@ class Sweep:
 
 @dataclass
 class Forgetting:
-    """Purges raw payloads after 30 days, kept answers after 7, results of jobs after 90."""
+    """Purges raw payloads after 30 days, results of jobs too, kept
+    answers after 7."""
 
     database: Database
     clock: Callable[[], datetime]

@@ -19,7 +19,7 @@ from prefs.store.schema import jobs
 RUNNING, DONE, FAILED, LOST = "running", "done", "failed", "lost"
 SILENT = 60.0
 """Seconds without a sign of life after which a job counts as lost."""
-KEPT = 90 * 86400.0
+KEPT = 30 * 86400.0
 
 _pack = msgspec.msgpack.Encoder().encode
 

@@ -185,7 +185,7 @@ async def verify_ledger(request: Request, visit: Visit) -> Response:
     served = visit.served
 
     async def work(tell: Tell) -> Mapping[str, Any]:
-        return await asyncio.to_thread(_verify, served, tell)
+        return await jobs.apart(lambda: _verify(served, tell))
 
     await jobs.of(request).start(served, visit.member.brand, VERIFY, "", work)
     return go(f"{PATH}#ledger")

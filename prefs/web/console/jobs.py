@@ -7,11 +7,12 @@ outlives the process that made it.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from starlette.requests import Request
@@ -31,6 +32,8 @@ Work = Callable[[Tell], Awaitable[Mapping[str, Any]]]
 """Returns what is kept; plain values that msgpack holds."""
 
 BEAT = 1.0
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -82,7 +85,29 @@ async def _run(served: Service, id_: str, kind: str, work: Work) -> None:
         beating.cancel()
         now = served.clock().timestamp()
         end = partial(jobs.end, keys=served.keys, id_=id_, now=now, result=result, reason=reason)
-        await served.database.write(end)
+        with suppress(PrefsError):  # then it counts as lost
+            await served.database.write(end)
+
+
+async def apart(call: Callable[[], T]) -> T:
+    """Run a call of minutes in a thread of its own, which keeps no process from ending."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(set_: Callable[[Any], None], what: object) -> None:
+        if not future.cancelled():
+            set_(what)
+
+    def run() -> None:
+        try:
+            done = partial(settle, future.set_result, call())
+        except Exception as fault:  # noqa: BLE001  # it is raised where it is awaited
+            done = partial(settle, future.set_exception, fault)
+        with suppress(RuntimeError):  # the loop has ended, and nobody waits
+            loop.call_soon_threadsafe(done)
+
+    threading.Thread(target=run, name="prefs-job", daemon=True).start()
+    return await future
 
 
 async def _beat(served: Service, id_: str, far: _Far) -> None:

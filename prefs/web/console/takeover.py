@@ -19,12 +19,25 @@ from prefs.web.context import Service, Vendors, vendors
 
 KIND = "onboarding"
 PATH = "/staff/onboarding"
+ATTEST = (
+    "prefs onboard TARGET --attest LIST --owner NAME --basis consent --wording TEXT "
+    "--since DATE --until DATE --apply"
+)
+ASK = "prefs onboard --list FILE"
+"""Commands for what no page does."""
 
 
 @signed_in(Role.OWNER)
 async def report(request: Request, visit: Visit) -> Response:
     found = await jobs.latest(visit, KIND)
-    return visit.page("onboarding.html", report=found, groups=ORDER, targets=visit.brand.targets)
+    return visit.page(
+        "onboarding.html",
+        report=found,
+        groups=ORDER,
+        targets=visit.brand.targets,
+        attest=ATTEST,
+        ask=ASK,
+    )
 
 
 @signed_in(Role.OWNER)
