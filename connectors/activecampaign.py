@@ -70,6 +70,7 @@ GONE = "91"
 FACT = {"3": "hard_bounce"}
 THEIRS = {Wish.ON: "1", Wish.OFF: "2"}
 BY_FORM = "sign-up form"
+SEVERAL = "contacts of several people share this; one of them may be out: switch it on by hand"
 CONFIRMS_WITHIN = timedelta(days=7)
 """Between a sign-up and the click that confirms it."""
 RESUBSCRIBE = 4
@@ -214,10 +215,10 @@ class ActiveCampaign:
 
     async def _listed(self, **wanted: str) -> list[Contact]:
         found: list[Contact] = []
-        async for answer, began in self._pages("0", **wanted):
-            items = listed(answer, "contacts")
-            found += [_contact(item, began) for item in items]
-            if len(items) < PAGE and len(items) >= _total(answer):
+        async for answer, began in self._pages("0", include="contactLists", **wanted):
+            contacts = _page(answer, began)
+            found += contacts
+            if len(contacts) < PAGE and len(contacts) >= _total(answer):
                 break
         return found
 
@@ -290,6 +291,8 @@ class ActiveCampaign:
         """None where the vendor's answer does not say what became of it."""
         if self._slots.get(change.slot.place) != change.slot or change.to not in THEIRS:
             return Refused("not one of this target's marketing lists")
+        if change.to is Wish.ON and len({self._who(contact) for contact in holders}) > 1:
+            return Refused(SEVERAL)
         on_list = [contact for contact in holders if _on_list(contact, change.slot.place)]
         done = [await self._tried(contact.id, change) for contact in on_list]
         failures = [one for one in done if isinstance(one, PropagationError)]
@@ -297,6 +300,10 @@ class ActiveCampaign:
             # What may be tried again, or may still be at work, says more than a refusal.
             return next((one for one in failures if not isinstance(one, Refused)), failures[0])
         return Applied() if done and all(done) else None
+
+    def _who(self, contact: Contact) -> tuple[str, str]:
+        number = self._phone_key(contact.phone) or contact.phone
+        return _email_key(contact.email), number
 
     async def _tried(self, contact_id: str, change: Change) -> bool | Failure:
         """One contact that fails keeps no other from its opt-out."""
@@ -328,14 +335,11 @@ class ActiveCampaign:
         after = cursor or "0"
         whole = after == "0"
         async for answer, began in self._pages(after, include="contactLists"):
-            items = listed(answer, "contacts")
-            contacts = [
-                replace(_contact(item, began), rows=_sideloaded(answer, item)) for item in items
-            ]
+            contacts = _page(answer, began)
             records = await self._records(contacts)
-            whole = whole and len(records) == len(items)
-            last = str(max(int(_id(item)) for item in items)) if items else "0"
-            yield Page(tuple(records), last, complete=whole and not items)
+            whole = whole and len(records) == len(contacts)
+            last = str(max(int(contact.id) for contact in contacts)) if contacts else "0"
+            yield Page(tuple(records), last, complete=whole and not contacts)
 
     async def _records(self, contacts: Sequence[Contact]) -> list[tuple[Ref, Observed]]:
         records: list[tuple[Ref, Observed]] = []
@@ -368,6 +372,15 @@ def _contact(item: Json, began: datetime) -> Contact:
     return Contact(began, _id(item), str(item.get("email") or ""), str(item.get("phone") or ""))
 
 
+def _page(answer: Json, began: datetime) -> list[Contact]:
+    """The contacts of one page, with the rows that came along."""
+    beside = _beside(answer)
+    return [
+        replace(_contact(item, began), rows=_sideloaded(beside, item))
+        for item in listed(answer, "contacts")
+    ]
+
+
 def _rows(answer: Json, contact_id: str) -> tuple[Json, ...]:
     """The rows of an answer about one contact. Raises Temporary for those of somebody else."""
     rows = tuple(listed(answer, "contactLists"))
@@ -376,17 +389,27 @@ def _rows(answer: Json, contact_id: str) -> tuple[Json, ...]:
     return rows
 
 
-def _sideloaded(answer: Json, item: Json) -> tuple[Json, ...] | None:
+def _beside(answer: Json) -> dict[str, list[Json]] | None:
+    """Contact id -> the rows that came beside a page of contacts; None where none were sent."""
+    rows = answer.get("contactLists")
+    if not isinstance(rows, list):
+        return None
+    found: dict[str, list[Json]] = {}
+    for row in rows:
+        if isinstance(row, Mapping):
+            found.setdefault(str(row.get("contact")), []).append(row)
+    return found
+
+
+def _sideloaded(beside: dict[str, list[Json]] | None, item: Json) -> tuple[Json, ...] | None:
     """A contact's rows beside a page of contacts; None where they may not be all.
 
     `include` is described by the vendor's staff only (https://community.activecampaign.com/), so
     a contact that names rows which did not come along, or neither names nor has any, is read alone.
     """
-    beside, named = answer.get("contactLists"), item.get("contactLists")
-    if not isinstance(beside, list):
+    if beside is None:
         return None
-    rows = [row for row in beside if isinstance(row, Mapping)]
-    ours = tuple(row for row in rows if str(row.get("contact")) == _id(item))
+    ours, named = tuple(beside.get(_id(item), ())), item.get("contactLists")
     if not isinstance(named, list):
         return ours or None
     return ours if {str(row.get("id")) for row in ours}.issuperset(map(str, named)) else None

@@ -6,21 +6,32 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
-from prefs.core.propagation import URGENT, Limit
+from prefs.core.errors import Temporary
+from prefs.core.propagation import OUT_DUE, URGENT, Limit
+
+UNTIL_ONE_ENDS = 1.0
+"""Seconds at most: whoever waits is woken when a call ends."""
+LOOK = 0.25
+"""Seconds between looks whether an out is due."""
+GIVES_WAY_FOR = 3.0
+"""Seconds until a call that gave way is tried again: more than is waited for inside a call."""
 
 
 class TokenBudget:
     """Implements prefs.core.propagation.Budget. Calls without URGENT see half of the limit.
 
     A limit per period is kept as a sliding window: at no moment lie more calls than allowed
-    within the period behind it, which is how vendors count.
+    within the period behind it, which is how vendors count. They count when a call arrives, of
+    which we know only that it was before its answer: a call under way takes a place, and its
+    period begins when it ends.
     """
 
     def __init__(self, limit: Limit, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit = limit
         self._clock = clock
-        self._sent: deque[float] = deque()
+        self._ended: deque[float] = deque()
         self._open = 0
         self._not_before = 0.0
         self._freed = asyncio.Event()
@@ -30,16 +41,17 @@ class TokenBudget:
             wait = self._wait()
             if wait is None:
                 self._open += 1
-                self._sent.append(self._clock())
                 return
+            if OUT_DUE.get()() and not URGENT.get():
+                raise Temporary("gave way to an opt-out", retry_after=GIVES_WAY_FOR)
             self._freed.clear()
-            try:
-                await asyncio.wait_for(self._freed.wait(), wait)
-            except TimeoutError:
-                continue
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._freed.wait(), min(wait, LOOK))
 
     def release(self) -> None:
         self._open -= 1
+        if self._limit.seconds:
+            self._ended.append(self._clock())
         self._freed.set()
 
     def pause(self, seconds: float) -> None:
@@ -53,10 +65,11 @@ class TokenBudget:
         now = self._clock()
         if now < self._not_before:
             return self._not_before - now
-        if not self._limit.seconds:
-            return 1.0 if self._open >= self._share() else None
-        while self._sent and self._sent[0] <= now - self._limit.seconds:
-            self._sent.popleft()
-        if len(self._sent) < self._share():
+        while self._ended and self._ended[0] <= now - self._limit.seconds:
+            self._ended.popleft()
+        too_many = self._open + len(self._ended) - self._share() + 1
+        if too_many <= 0:
             return None
-        return max(0.001, self._sent[len(self._sent) - self._share()] + self._limit.seconds - now)
+        if too_many > len(self._ended):
+            return UNTIL_ONE_ENDS
+        return max(0.001, self._ended[too_many - 1] + self._limit.seconds - now)

@@ -26,6 +26,7 @@ from connectors.line import Json, Line, items
 from connectors.oauth import OAuth
 from prefs.core.errors import PropagationError, Refused, Temporary
 from prefs.core.propagation import (
+    URGENT,
     Absent,
     Answer,
     Applied,
@@ -120,7 +121,8 @@ class Google:
         self._index = Index(target.region)
         self._token: str | None = None
         self._fresh_until = now()
-        self._listing = asyncio.Lock()
+        # Apart, so that no out waits behind a poll that leaves it half of the budget.
+        self._listing = {urgent: asyncio.Lock() for urgent in (True, False)}
         # Mutations of one account must come one after another.
         self._writing = asyncio.Lock()
         self._groups: dict[str, str] | None = None
@@ -198,7 +200,7 @@ class Google:
 
     async def _refresh(self) -> None:
         """Bring the index up to date: everything once, then what changed."""
-        async with self._listing:
+        async with self._listing[URGENT.get()]:
             if self._token is not None and self._now() < self._fresh_until:
                 return
             began = self._now()

@@ -43,6 +43,8 @@ ATTEMPTS = 3
 LONGEST_WAIT = 2.0
 """A Retry-After beyond this is not waited for inside a call."""
 MOST_PAUSE = 3600.0
+UNTOLD_PAUSE = 1.0
+"""After a 429 that names no time."""
 HOST_FINE_FOR = 60.0
 """Seconds until a vendor's host name is looked up again."""
 
@@ -159,7 +161,7 @@ class Way:
 
     def pause(self, reply: Reply) -> None:
         """After a 429: no call of this target before the vendor's Retry-After."""
-        self._budget.pause(retry_after(reply.headers) or 1.0)
+        self._budget.pause(retry_after(reply.headers) or UNTOLD_PAUSE)
 
 
 def refuse_private(base: str) -> None:

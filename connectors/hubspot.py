@@ -464,16 +464,17 @@ class Walk:
         return replace(walk, began=now.isoformat())
 
     def following(self, after: str | None, items: Sequence[Json]) -> Walk | None:
-        """The next page. A search ends at 10,000 results: it goes on from the last one's time, or
-        with all contacts where more than that many changed in one instant."""
+        """The next page. A search goes on from the time of the last one found: by its number it
+        would pass by as many as changed meanwhile and moved to the end. Only those who changed in
+        one instant are counted through; more of them than a search shows, and all are walked."""
         if after is None:
             return None
-        if self.since is None or int(after) + BATCH <= MOST_FOUND:
-            return replace(self, after=after)
-        last = str(items[-1]["updatedAt"])
-        if last == self.since:
+        last = self.since and str(items[-1]["updatedAt"])
+        if last and last != self.since:
+            return replace(self, since=last, after=None)
+        if last and int(after) + BATCH > MOST_FOUND:
             return Walk(self.began, self.began)
-        return replace(self, since=last, after=None)
+        return replace(self, after=after)
 
     def rest(self) -> Walk:
         """What the next scan walks, after the last page of this one."""

@@ -61,6 +61,7 @@ from prefs.core.words import Channel, Kind, Source
 
 Answer = Applied | Local | Failure
 T = TypeVar("T")
+Shown = tuple[Kind, str]
 
 AT_ONCE = 4
 TAGGED_AT_ONCE = 100
@@ -97,6 +98,8 @@ CONFIRMED = frozenset({"CONFIRMED", "DOUBLE_OPT_IN"})
 """The person clicked the link of a confirmation mail: https://help.keap.com/help/email-status-explained
 `SINGLE_OPT_IN` says nothing of the kind: imports and contacts added by staff get it too."""
 DOUBLE_OPT_IN = "double opt-in, confirmed at this time or later"
+UNPERMITTED = "not opted in at Keap, which mails nobody there but notes no opt-out either"
+"""Such an address has to be watched, and a read will never show it as out."""
 NO_OBJECTION = frozenset(
     {
         "UNENGAGED_MARKETABLE",
@@ -239,7 +242,24 @@ class Keap:
         if contacts:
             values |= await self._mark_values(contacts)
         vendor_id = contacts[0].id if len(contacts) == 1 else None
-        return Observed(values, began, vendor_id, _identifiers(ref, contacts, values.get(EMAIL)))
+        return Observed(values, began, vendor_id, self._shown(ref, contacts, values.get(EMAIL)))
+
+    def _shown(self, ref: Ref, contacts: Sequence[Contact], seen: Seen | None) -> tuple[Shown, ...]:
+        """What the record was asked by comes first; of several contacts what all of them have. A
+        delivery fact counts for all that is shown with it: beside a bounced address nothing else
+        is, lest it silence a phone."""
+        own = ((ref.kind, ref.value),) if ref.kind and ref.value else ()
+        if own and seen and seen.fact:
+            return own
+        held = [_who(contact.identifiers, self._region) for contact in contacts]
+        found = {**_who(own, self._region), **(held[0] if held else {})}
+        shown = {key: found[key] for key in found if all(key in one for one in held)}
+        return tuple({**_who(own, self._region), **shown}.values())
+
+    def _strangers(self, contacts: Sequence[Contact]) -> bool:
+        """Whether contacts show different people, as far as anybody can tell."""
+        held = {frozenset(_who(contact.identifiers, self._region)) for contact in contacts}
+        return len(held) > 1
 
     async def _contacts(self, ref: Ref) -> list[Contact]:
         if ref.kind not in (Kind.EMAIL, Kind.PHONE, None):
@@ -302,7 +322,7 @@ class Keap:
         return answers
 
     async def _set_status(self, change: Change) -> Answer:
-        addresses = await self._written_to(change.ref)
+        addresses = await self._written_to(change.ref, change.to)
         shown = [status for one in addresses if (status := await self._set(one, change))]
         if not shown:
             raise Refused("Keap has no such contact, or no address of it")
@@ -310,6 +330,8 @@ class Keap:
             raise Refused("Keap keeps this address out: only the person can come back, in Keap")
         if change.to is Wish.OFF and not all(status.get("opted_in") is False for status in shown):
             raise Refused("Keap answered, but shows the address as still opted in")
+        if any(status.get("status") in NO_OBJECTION for status in shown if change.to is Wish.OFF):
+            return Local(UNPERMITTED)
         return Applied()
 
     async def _set(self, address: str, change: Change) -> Json | None:
@@ -323,14 +345,21 @@ class Keap:
             raise Temporary("Keap's answer is about another address", unclear=True)
         return reply
 
-    async def _written_to(self, ref: Ref) -> Sequence[str]:
+    async def _written_to(self, ref: Ref, to: Wish) -> Sequence[str]:
         if ref.kind is Kind.EMAIL and ref.value:
             return [ref.value]
-        return _addresses(ref, await self._contacts(ref))
+        return _addresses(ref, await self._holding(ref, to))
+
+    async def _holding(self, ref: Ref, to: Wish) -> list[Contact]:
+        """Raises Refused where an `on` would reach several people: one of them may be out."""
+        contacts = await self._contacts(ref)
+        if to is Wish.ON and self._strangers(contacts):
+            raise Refused("contacts of several people share this; one of them may be out")
+        return contacts
 
     async def _mark(self, slot: Slot, to: Wish, changes: Sequence[Change]) -> dict[Change, Answer]:
         """Tags the contacts that exist, in bulk. Nobody is made to be tagged."""
-        found = await http.spread([change.ref for change in changes], self._holders, AT_ONCE)
+        found = await http.spread(changes, self._holders, AT_ONCE)
         answers: dict[Change, Answer] = {}
         holders: dict[Change, list[str]] = {}
         for change, ids in zip(changes, found, strict=True):
@@ -342,10 +371,11 @@ class Keap:
             answers |= await self._mark_part(slot, to, part)
         return answers
 
-    async def _holders(self, ref: Ref) -> list[str] | Local:
+    async def _holders(self, change: Change) -> list[str] | Local:
+        ref = change.ref
         if ref.vendor_id and not ref.value:
             return [ref.vendor_id]
-        ids = [contact.id for contact in await self._contacts(ref)]
+        ids = [contact.id for contact in await self._holding(ref, change.to)]
         return ids or Local("Keap has no contact that could hold this")
 
     async def _mark_part(
@@ -375,7 +405,8 @@ class Keap:
 
     async def scan(self, cursor: str | None) -> AsyncIterator[Page]:
         """All addresses, then all contacts for their tags. With a cursor: the addresses that are
-        out, and the contacts changed since the last walk began."""
+        out, and the contacts changed since the last walk began, with what they show of their
+        addresses: a new one may get marketing from its first day."""
         walk: Walk | None = Walk.start(cursor, self._now())
         resumed = walk.token is not None if walk else False
         await self._tags.refresh()
@@ -407,7 +438,9 @@ class Keap:
         """None for an address whose status Keap describes in unknown words."""
         if walk.contacts:
             contact = _contact(item)
+            statuses = _statuses_shown(item) if walk.since else []
             values = await self._mark_values([contact])
+            values |= {EMAIL: _together(statuses)} if statuses else {}
             shown = tuple(contact.identifiers)
             return Ref(None, "", contact.id), Observed(values, began, contact.id, shown)
         address = str(item.get("email") or "")
@@ -471,6 +504,18 @@ def _seen(status: Json) -> Seen:
     if word in NO_OBJECTION:
         return Seen(Value.ON, proof=_proof(status)) if opted_in else Seen(Value.UNSET)
     raise Refused("unknown state of an address at Keap")
+
+
+def _statuses_shown(contact: Json) -> list[Seen]:
+    """What a contact shows of its addresses; nothing where it leaves one of them open."""
+    held = contact.get("email_addresses") or ()
+    said = [
+        {"opted_in": one.get("is_opt_in"), "status": one.get("email_opt_status")} for one in held
+    ]
+    try:
+        return [replace(_seen(status), fact=None) for status in said]
+    except Refused:
+        return []
 
 
 def _proof(status: Json) -> Mapping[str, str] | None:
@@ -551,17 +596,13 @@ def _addresses(ref: Ref, contacts: Sequence[Contact]) -> list[str]:
     return list({address.casefold(): address for address in found}.values())
 
 
-def _identifiers(
-    ref: Ref, contacts: Sequence[Contact], seen: Seen | None
-) -> tuple[tuple[Kind, str], ...]:
-    """What the record was asked by comes first. A delivery fact counts for all that is shown with
-    it: beside a bounced address nothing else is, lest it silence a phone."""
-    own = [(ref.kind, ref.value)] if ref.kind and ref.value else []
-    if own and seen and seen.fact:
-        return tuple(own)
-    shown = (one for contact in contacts for one in contact.identifiers)
-    keys = {(kind, text.casefold()): (kind, text) for kind, text in (*own, *shown)}
-    return tuple(keys.values())
+def _who(shown: Iterable[Shown], region: str) -> dict[Shown, Shown]:
+    """Addresses and numbers by what makes two spellings the same."""
+    return {(kind, _key(kind, text, region)): (kind, text) for kind, text in shown}
+
+
+def _key(kind: Kind, text: str, region: str) -> str:
+    return next(_keys([text], region), text) if kind is Kind.PHONE else text.casefold()
 
 
 def _has(addresses: Iterable[str], address: str) -> bool:
@@ -593,21 +634,26 @@ def _check(target: Target) -> None:
     faults = []
     if not target.text("token") and not all(target.text(key) for key in OAUTH_KEYS):
         faults.append(f"{target.label}: set token, or client_id, client_secret and refresh_token")
-    tags = target.table("tags")
-    if not set(TAGGABLE).issuperset(tags):
+    if not set(TAGGABLE).issuperset(target.table("tags")):
         faults.append(f"{target.label}: tags can stand for {', '.join(TAGGABLE)}")
-    names = [str(name).strip().casefold() for name in tags.values()]
+    names = [name.casefold() for name in _tag_names(target).values()]
     if not all(names) or len(set(names)) < len(names):
         faults.append(f"{target.label}: each channel needs a tag of its own")
     if faults:
         raise SettingsError(faults)
 
 
+def _tag_names(target: Target) -> dict[str, str]:
+    """By channel; one that the configuration does not name keeps its default."""
+    named = {**DEFAULT_TAGS, **target.table("tags")}
+    return {channel: str(name).strip() for channel, name in named.items()}
+
+
 def _mark_slots(target: Target) -> tuple[Slot, ...]:
-    named = target.table("tags") if "tags" in target.options else DEFAULT_TAGS
     return tuple(
-        Slot(f"{TAG_PLACE}{str(name).strip()}", Channel(channel), enforced=False)
-        for channel, name in named.items()
+        Slot(f"{TAG_PLACE}{name}", Channel(channel), enforced=False)
+        for channel, name in _tag_names(target).items()
+        if channel in TAGGABLE
     )
 
 

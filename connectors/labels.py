@@ -32,5 +32,8 @@ def slots(labels: Mapping[Channel, str]) -> dict[Slot, str]:
 
 
 def seen(marked: Sequence[bool]) -> Seen:
-    """Of all records that one address stands for: off only when every one is marked."""
-    return Seen(Value.OFF if marked and all(marked) else Value.UNMARKED)
+    """Of all records that one address stands for: off only when every one is marked; where some
+    are, neither an out nor an in is met."""
+    if not any(marked):
+        return Seen(Value.UNMARKED)
+    return Seen(Value.OFF if all(marked) else Value.UNSET)

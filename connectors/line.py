@@ -40,6 +40,7 @@ class Line:
         body: Any = None,
         *,
         params: Any = None,
+        headers: Json | None = None,
         repeat: bool,
         empty: bool = False,
     ) -> Json:
@@ -47,7 +48,7 @@ class Line:
         body."""
 
         async def send() -> Json:
-            return await self._json(method, path, params, body, None, empty=empty)
+            return await self._json(method, path, params, body, headers, empty=empty)
 
         return await (http.retried(send) if repeat else send())
 

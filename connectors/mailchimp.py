@@ -208,13 +208,17 @@ class Mailchimp:
     async def _pages(
         self, audience: str, since: str | None
     ) -> AsyncIterator[tuple[list[Json], bool]]:
-        """Members by pages, oldest change first; the second of each pair marks the last page."""
-        offset, more = 0, True
+        """Members by pages; the second of each pair marks the last page.
+
+        Newest change first: whoever changes meanwhile moves to the front, so that the pages to
+        come repeat somebody and pass nobody by. Where members went, as many are read again.
+        """
+        offset, total, more = 0, 0, True
         asked: Json = {
             "count": PAGE,
             "fields": LISTED.split(","),
             "sort_field": "last_changed",
-            "sort_dir": "ASC",
+            "sort_dir": "DESC",
         }
         if since:
             asked["since_last_changed"] = since
@@ -230,9 +234,11 @@ class Mailchimp:
                     **asked,
                 )
             )
-            members = _items(answer, "members")
-            offset += len(members)
-            more = bool(members) and offset < int(answer.get("total_items", 0))
+            members, before = _items(answer, "members"), total
+            total = int(answer.get("total_items", 0))
+            gone = max(0, before - total)
+            offset = max(0, offset - gone) if gone else offset + len(members)
+            more = bool(members) and offset < total
             yield members, not more
 
     def _observed(self, audience: str, member: Json, began: datetime) -> Observed:
@@ -326,9 +332,11 @@ class Mailchimp:
     # --- walking -------------------------------------------------------------------------------
 
     async def scan(self, cursor: str | None) -> AsyncIterator[Page]:
-        """All members, or those changed since the walk before began."""
+        """All members, or those changed since the walk before began. One in unknown words is left
+        out, and the walk is then not complete."""
         since: dict[str, str] = json.loads(cursor) if cursor else {}
         names = list(self._audiences)
+        whole = not cursor
         for audience in names:
             began = self._now()
             async for members, last in self._pages(audience, since.get(audience)):
@@ -340,8 +348,10 @@ class Mailchimp:
                 )
                 if last:
                     since[audience] = (began - OVERLAP).isoformat()
+                whole = whole and len(records) == len(members)
                 ended = last and audience == names[-1]
-                yield Page(records, json.dumps(since) if last else None, complete=ended)
+                onward = json.dumps(since) if last else None
+                yield Page(records, onward, complete=whole and ended)
 
     def _readable(self, audience: str, member: Json, began: datetime) -> Observed | None:
         try:

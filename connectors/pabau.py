@@ -24,7 +24,7 @@ from datetime import datetime, timedelta
 from typing import Any, ClassVar
 from urllib.parse import quote
 
-from connectors import http
+from connectors import http, labels
 from connectors.index import Index, Shown
 from prefs.core.errors import PropagationError, Refused, SettingsError, Temporary, Unusable
 from prefs.core.propagation import (
@@ -163,7 +163,7 @@ class Pabau:
             return found
         async with self._walking:
             async for clients, _ in self._walk():
-                found |= {one.id: one for one in clients if one.id in wanted()}
+                found |= _those(clients, wanted())
         return found
 
     async def _located(self, wanted: Wanted, attempts: int = http.ATTEMPTS) -> dict[str, Client]:
@@ -174,7 +174,7 @@ class Pabau:
             pages = {self._pages[id_] + shift for id_ in missing if id_ in self._pages}
             for page in sorted(pages - {0}):
                 clients, _ = await self._page(page, attempts)
-                found |= {one.id: one for one in clients if one.id in wanted()}
+                found |= _those(clients, wanted())
         return found
 
     async def _page(self, number: int, attempts: int = http.ATTEMPTS) -> tuple[list[Client], int]:
@@ -217,7 +217,7 @@ class Pabau:
     def _observed(
         self, ref: Ref, found: Mapping[str, Client], began: datetime
     ) -> Observed | Absent | Failure:
-        """Of all clients that share the address: off only when each is."""
+        """All clients that share the address, taken together."""
         ids = self._index.find(ref)
         clients = [found[id_] for id_ in ids if id_ in found]
         if (not clients or len(clients) < len(ids)) and self._total is None:
@@ -226,20 +226,23 @@ class Pabau:
             return Absent(began)
         shown = tuple(dict.fromkeys(one for client in clients for one in client.shown))
         try:
-            return Observed(self._values(clients), began, clients[0].id, shown)
+            values = self._values(clients)
         except Refused as fault:
             return fault
+        hidden = {self._field} if self._field else set()
+        return Observed(values, began, clients[0].id, shown, frozenset(hidden - values.keys()))
 
     def _values(self, clients: Sequence[Client]) -> dict[Slot, Seen]:
         """Raises Refused for a flag that is neither 0 nor 1."""
         values = {}
         for slot, flag in self._slots.items():
             held = [_bit(client.flags[flag]) for client in clients]
-            values[slot] = Seen(Value.ON if any(held) else Value.OFF)
+            values[slot] = Seen(_together(held))
         if self._field and all(client.custom is not None for client in clients):
             name = self._field.place.removeprefix("field:")
-            marked = [(client.custom or {}).get(name) == OPTED_OUT for client in clients]
-            values[self._field] = Seen(Value.OFF if all(marked) else Value.UNMARKED)
+            values[self._field] = labels.seen(
+                [(client.custom or {}).get(name) == OPTED_OUT for client in clients]
+            )
         return values
 
     # --- writing -------------------------------------------------------------------------------
@@ -346,6 +349,10 @@ def _field(target: Target) -> Slot | None:
     return Slot(f"field:{name}", Channel.MESSENGER, enforced=False) if name else None
 
 
+def _those(clients: Sequence[Client], ids: set[str]) -> dict[str, Client]:
+    return {one.id: one for one in clients if one.id in ids}
+
+
 def _listed(answer: Any) -> tuple[list[Client], int]:
     """Raises Temporary for an answer that is no list of clients."""
     try:
@@ -366,6 +373,13 @@ def _client(item: Mapping[str, Any]) -> Client:
         shown=tuple((kind, str(said[name])) for kind, name in pairs if said.get(name)),
         custom=custom if isinstance(custom, Mapping) else None,
     )
+
+
+def _together(bits: Sequence[int]) -> Value:
+    """Of all clients that share the address; where they differ, neither an out nor an in is met."""
+    if not any(bits):
+        return Value.OFF
+    return Value.ON if all(bits) else Value.UNSET
 
 
 def _bit(value: Any) -> int:

@@ -80,8 +80,14 @@ STATUSES = {
 THEIRS = {Wish.ON: "subscribed", Wish.OFF: "unsubscribed"}
 MARKS = {Wish.ON: Seen(Value.ON), Wish.OFF: Seen(Value.OFF)}
 OF_SEVERAL = (Value.ON, Value.UNSET, Value.OFF, Value.SILENT)
-"""What several persons of one address amount to: the first of these that any of them holds."""
+"""What several persons of one address amount to, unless some are on and some off: the first of
+these that any of them holds."""
 
+FEW = 20
+"""So many strangers are searched for; for more, everybody is walked: a search costs 20 tokens of
+the day, a page of 500 persons 10. https://developers.pipedrive.com/docs/api/v1/Persons"""
+FRESH = timedelta(seconds=20)
+"""So long a list of who is new is not asked for again."""
 OVERLAP = timedelta(minutes=5)
 WALK_ALL_EVERY = timedelta(hours=24)
 
@@ -153,10 +159,11 @@ class Pipedrive:
         self._fields = Fields(self._line, now)
         self._book = Book()
         self._target, self._hooks = target, PipedriveHooks(target, self._line)
+        self._slots = tuple(self._slot(channel) for channel in Channel)
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        return tuple(self._slot(channel) for channel in Channel)
+        return self._slots
 
     def _slot(self, channel: Channel) -> Slot:
         if channel is Channel.EMAIL and self._campaigns:
@@ -178,7 +185,38 @@ class Pipedrive:
     # --- reading -------------------------------------------------------------------------------
 
     async def observe(self, refs: Sequence[Ref]) -> Mapping[Ref, Observed | Absent | Failure]:
+        try:
+            await self._catch_up([ref for ref in refs if self._is_stranger(ref)])
+        except PropagationError as failure:
+            return dict.fromkeys(refs, failure)
         return await _each(self._observe, refs)
+
+    def _is_stranger(self, ref: Ref) -> bool:
+        if not ref.value or ref.kind not in self.facts.keys_on:
+            return False
+        key = self._key(ref)
+        return key is not None and not self._book.persons(key)
+
+    async def _catch_up(self, strangers: Sequence[Ref]) -> None:
+        """Learn who is new since everybody was seen: one list tells it of all these strangers."""
+        book, began = self._book, self._now()
+        enough = 0 if book.walked else FEW
+        if len(strangers) <= enough or (book.seen_to and began < book.seen_to + FRESH):
+            return
+        asked = {"limit": str(PAGE)}
+        if book.seen_to:
+            asked["updated_since"] = _rfc3339(book.seen_to - OVERLAP)
+        while True:
+            answer = await self._line.page(PERSONS, asked)
+            for item in listed(answer):
+                if item.get("is_deleted") is not True:
+                    person = _person(item, began, self._region)
+                    book.learn(person.id, person.keys)
+            after = following(answer)
+            if not after:
+                break
+            asked["cursor"] = after
+        book.seen_to = began
 
     async def _observe(self, ref: Ref) -> Observed | Absent:
         began = self._now()
@@ -190,7 +228,8 @@ class Pipedrive:
         """Every person with the ref's address or number, or the one of that id.
 
         Searches cost twenty times a read: known persons are read by id as long as each of them
-        is still there and still shows the address.
+        is still there and still shows the address, and once everybody was seen, nobody is
+        searched for whom no list shows.
         """
         if not ref.value:
             found = [await self._person(_number(ref.vendor_id), fields)]
@@ -199,6 +238,8 @@ class Pipedrive:
         if key is None:
             return []
         known = self._book.persons(key)
+        if not known and self._book.walked:
+            return []
         if known:
             read = [await self._person(number, fields) for number in known]
             held = [person for person in read if person and key in person.keys]
@@ -373,6 +414,7 @@ class Pipedrive:
         fields = await self._fields.read(list(self._names.values()))
         walk: Walk | None = Walk.start(cursor, self._now(), changes=self._book.walked)
         from_start = walk is not None and walk.after is None and walk.since is None
+        started = self._now()
         while walk:
             began = self._now()
             answer = await self._line.page(PERSONS, self._asked(walk, fields))
@@ -381,7 +423,8 @@ class Pipedrive:
             walk = replace(walk, whole=walk.whole and whole)
             onward = replace(walk, after=after) if after else None
             complete = onward is None and walk.since is None and walk.whole
-            self._book.walked |= onward is None and from_start
+            if onward is None and from_start:
+                self._book.seen_to = started
             yield Page(tuple(records), (onward or walk.rest()).text, complete)
             walk = onward
 
@@ -417,11 +460,16 @@ class Pipedrive:
 class Book:
     """Which persons show which address or number, as learnt by this process."""
 
-    walked: bool = False
-    """Every person was seen once: what stands here is not just some of an address's persons."""
+    seen_to: datetime | None = None
+    """Every person that stood there then was seen."""
     _holders: dict[Shown, set[str]] = field(default_factory=dict)
     _shown: dict[str, frozenset[Shown]] = field(default_factory=dict)
     _searched: set[Shown] = field(default_factory=set)
+
+    @property
+    def walked(self) -> bool:
+        """What stands here is not just some of an address's persons."""
+        return self.seen_to is not None
 
     def persons(self, key: Shown) -> list[str]:
         """Empty where only a search can tell."""
@@ -499,6 +547,9 @@ def _mark(person: Person, held: Field | None) -> Seen:
 
 
 def _of_several(seen: Sequence[Seen]) -> Seen:
+    """Where some are on and some off, neither an out nor an in is met."""
+    if {Value.ON, Value.OFF} <= {one.value for one in seen}:
+        return Seen(Value.UNSET)
     return min(seen, key=lambda one: OF_SEVERAL.index(one.value))
 
 

@@ -10,15 +10,17 @@ https://help.gettimely.com/hc/en-gb/articles/360000394936
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import ClassVar, NamedTuple
 
-import phonenumbers
-
-from prefs.core.errors import BadInput, Refused
+from prefs.core import identity
+from prefs.core.errors import BadIdentifier, BadInput, Refused
 from prefs.core.propagation import (
+    UNNAMED,
     Answer,
     Assisted,
     Budget,
@@ -41,6 +43,7 @@ from prefs.core.propagation import (
 from prefs.core.words import Channel, Kind
 
 OURS = ("id", "first_name", "last_name", "email", "mobile", "sms_marketing", "email_marketing")
+NEEDED = frozenset({"email", "mobile", "sms_marketing", "email_marketing"})
 FLAGS = {Channel.EMAIL: "email_marketing", Channel.SMS: "sms_marketing"}
 WORDS = {
     **dict.fromkeys(("yes", "true", "1", "on", "y"), Value.ON),
@@ -52,7 +55,8 @@ ONLY_MARKETING = "Leave appointment notifications and reminders as they are."
 
 
 class Export(NamedTuple):
-    """What an uploaded file shows. `bad` counts rows that could not be read."""
+    """What an uploaded file shows. `bad` counts rows that could not be read, or not in full: what
+    they do say counts, but nobody passes for gone then."""
 
     page: Page
     rows: int
@@ -84,7 +88,7 @@ class Timely:
 
     def __init__(self, target: Target, budget: Budget, now: Callable[[], datetime]) -> None:
         self._now, self._region = now, target.region
-        given = target.table("columns")
+        given = self._named = target.table("columns")
         self._columns = {name: str(given.get(name, name)).strip().lower() for name in OURS}
         self._slots = {channel: Slot(channel.value, channel) for channel in FLAGS}
 
@@ -111,20 +115,32 @@ class Timely:
         return []
 
     def read_export(self, data: bytes) -> Export:
-        """Timely's export of customers. Raises BadInput that names a missing column."""
+        """Timely's own export of customers. Raises BadInput that names a missing column."""
+        try:
+            return self._export(data)
+        except csv.Error:
+            raise BadInput(
+                "the file is no CSV: bring Timely's export as it was downloaded"
+            ) from None
+
+    def _export(self, data: bytes) -> Export:
         began = self._now()
-        reader = csv.DictReader(io.StringIO(_text(data)), delimiter=_delimiter(data))
+        text = io.StringIO(_text(data), newline="")
+        reader = csv.DictReader(text, delimiter=_delimiter(data))
         headings = {name.strip().lower(): name for name in reader.fieldnames or ()}
         self._check(headings)
-        records, rows = [], 0
+        records, rows, bad = [], 0, 0
         for row in reader:
             rows += 1
-            record = self._record({key: row.get(headings[key]) or "" for key in headings}, began)
+            cells = {key: row.get(headings[key]) or "" for key in headings}
+            record, whole = self._record(cells, began)
             records += [record] if record else []
-        return Export(Page(tuple(records), complete=True), rows, rows - len(records))
+            bad += not whole
+        return Export(Page(tuple(records), complete=not bad), rows, bad)
 
     def _check(self, headings: Mapping[str, str]) -> None:
-        needed = ("email", "mobile", "sms_marketing", "email_marketing")
+        """All that must be there, and all that the configuration names."""
+        needed = [name for name in OURS if name in NEEDED or name in self._named]
         missing = [self._columns[name] for name in needed if self._columns[name] not in headings]
         if missing:
             raise BadInput(
@@ -132,30 +148,41 @@ class Timely:
                 f"{', '.join(headings) or 'none'}: say in `columns` how Timely calls it"
             )
 
-    def _record(self, row: Mapping[str, str], began: datetime) -> tuple[Ref, Observed] | None:
-        """None for a row with a word that no table knows, or without any address."""
+    def _record(
+        self, row: Mapping[str, str], began: datetime
+    ) -> tuple[tuple[Ref, Observed] | None, bool]:
+        """What a row shows, and whether that is all it says: not where a word is in no table, or
+        no address can be read of those given. Without any address nothing can be sent to them."""
         cells = {ours: row.get(theirs, "").strip() for ours, theirs in self._columns.items()}
         shown = tuple(self._shown(cells))
-        words = {channel: cells[name].lower() for channel, name in FLAGS.items()}
-        if not shown or not all(word in WORDS for word in words.values()):
-            return None
-        values = {self._slots[channel]: Seen(WORDS[word]) for channel, word in words.items()}
-        (kind, value), id_ = shown[0], cells["id"] or shown[0][1]
-        return Ref(kind, value, id_), Observed(values, began, id_, shown)
+        if not shown:
+            return None, not (cells["email"] or cells["mobile"])
+        words = {self._slots[channel]: cells[name].lower() for channel, name in FLAGS.items()}
+        values = {slot: Seen(WORDS[word]) for slot, word in words.items() if word in WORDS}
+        (kind, value), id_ = shown[0], cells["id"] or _id_of(*shown[0])
+        record = Ref(kind, value, id_), Observed(values, began, id_, shown)
+        return record, len(values) == len(words)
 
     def _shown(self, cells: Mapping[str, str]) -> Iterator[tuple[Kind, str]]:
-        if cells["email"]:
-            yield Kind.EMAIL, cells["email"]
-        if cells["mobile"]:
+        """Those that are any."""
+        with suppress(BadIdentifier):
+            yield Kind.EMAIL, identity.email(cells["email"]).spelling
+        with suppress(BadIdentifier):
             yield Kind.PHONE, mobile(cells["mobile"], self._region)
 
 
 def mobile(text: str, region: str) -> str:
-    """Timely shows mobiles without the country's code and without the leading 0."""
-    digits = text.replace(" ", "")
-    if digits.startswith(("+", "0")) or not digits.isdigit():
-        return text
-    return f"+{phonenumbers.country_code_for_region(region)}{digits}"
+    """E.164. Timely shows mobiles without the leading 0, and spreadsheets take the plus away.
+    Raises BadIdentifier."""
+    with suppress(BadIdentifier):
+        return identity.phone(text, region).key
+    return identity.phone(f"0{text}", region).key
+
+
+def _id_of(kind: Kind, text: str) -> str:
+    """Where the export has no ids: one of our own, for ids outlive the address they stand for."""
+    key = identity.email(text).key if kind is Kind.EMAIL else text
+    return UNNAMED + hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
 def instruction(change: Change) -> str:

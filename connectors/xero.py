@@ -6,24 +6,23 @@ empties a whole group is never among the writes.
 
 https://developer.xero.com/documentation/api/accounting/contactgroups
 https://developer.xero.com/documentation/api/accounting/contacts
-https://developer.xero.com/documentation/guides/oauth2/limits/
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from connectors import http, labels
 from connectors.index import Index, Shown
-from connectors.line import Json, Line, items
-from connectors.oauth import OAuth
-from prefs.core.errors import PropagationError, Refused, Temporary, Unusable
+from connectors.line import Json, items
+from connectors.xero_line import AT_ONCE, Invalid, Missing, connect, once
+from prefs.core.errors import PropagationError, Refused, Temporary
 from prefs.core.propagation import (
+    URGENT,
     Absent,
     Answer,
     Applied,
@@ -46,9 +45,6 @@ from prefs.core.propagation import (
 )
 from prefs.core.words import Channel, Kind
 
-HOST = "https://api.xero.com"
-IDENTITY = "https://identity.xero.com"
-TOKENS = "/connect/token"
 BASE = "/api.xro/2.0"
 CONTACTS = f"{BASE}/Contacts"
 GROUPS = f"{BASE}/ContactGroups"
@@ -60,22 +56,24 @@ ORDER = "ContactID ASC"
 BATCH = 100
 ALONE = 4
 """So many contacts are read one by one; more by reading each group."""
-AT_ONCE = 4
 OVERLAP = timedelta(minutes=5)
 FRESH = timedelta(seconds=20)
+"""So long an index that was brought up to date is not asked for again."""
 REFUSED = "Xero refuses this contact"
 GONE = "the contact is no longer there; it is looked up again"
 ARCHIVED = "archived in Xero, which takes no archived contact into a group: recorded here alone"
 NO_GROUP = "Xero refuses to make our group: one differs in capitals only, or there are 100 already"
+LACKS = "Xero's answer lacks what was asked for"
+ACTIVE = "ACTIVE"
 FAX = "FAX"
 
+Held = set[str] | PropagationError
+"""The names of the groups that a contact is in, or why they are unknown."""
 
-class Invalid(Refused):
-    """400: Xero's validation refuses something in the call."""
 
-
-class Missing(Refused):
-    """404."""
+class Group(NamedTuple):
+    name: str
+    id: str
 
 
 class Xero:
@@ -110,24 +108,16 @@ class Xero:
     def __init__(self, target: Target, budget: Budget, now: Callable[[], datetime]) -> None:
         self._now = now
         self._labels = labels.slots(labels.names(target, "groups"))
-        self._identity = http.Way(target, budget, IDENTITY, (), (("POST", TOKENS),))
-        way = http.Way(target, budget, HOST, self.facts.writes)
-        tenant = {"xero-tenant-id": target.text("tenant") or "", "Accept": "application/json"}
-        self._line = Line(way, self._tokens(target), tenant, _fault)
+        self._line, self._identity = connect(target, budget, self.facts.writes, now)
         self._index = Index(target.region)
         self._since: datetime | None = None
         self._fresh_until = now()
-        self._listing = asyncio.Lock()
+        # Apart, so that no out waits behind a poll that leaves it half of the budget.
+        self._listing = {urgent: asyncio.Lock() for urgent in (True, False)}
         self._groups: dict[str, str] | None = None
         self._archived: set[str] = set()
         self._marked: dict[str, set[str]] = {}
         """Group name -> its contacts, as the last scan of this process found them."""
-
-    def _tokens(self, target: Target) -> OAuth:
-        """https://developer.xero.com/documentation/guides/oauth2/custom-connections/"""
-        form = {"grant_type": "client_credentials", "scope": "accounting.contacts"}
-        basic = (target.text("client_id") or "", target.text("client_secret") or "")
-        return OAuth(self._identity, TOKENS, form, self._now, basic=basic)
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -143,8 +133,7 @@ class Xero:
         began = self._now()
         try:
             await self._refresh()
-            ids = {id_ for ref in refs for id_ in self._ids(ref)}
-            held = await self._memberships(ids)
+            held = await self._held({id_ for ref in refs for id_ in self._ids(ref)})
         except PropagationError as fault:
             return dict.fromkeys(refs, fault)
         return {ref: self._observed(ref, held, began) for ref in refs}
@@ -154,34 +143,32 @@ class Xero:
             return [id_] if re.fullmatch(UUID, id_ := ref.vendor_id or "") else []
         return self._index.find(ref)
 
-    async def _memberships(self, ids: Iterable[str]) -> dict[str, set[str]]:
-        """Contact id -> names of our groups it is in; an id that is not there is left out."""
+    async def _held(self, ids: Iterable[str]) -> dict[str, Held]:
+        """By contact id; one that is not there is left out."""
         wanted = sorted(ids)
         alone = [i for i in wanted if len(wanted) <= ALONE or not self._index.shown(i)]
-        found = await http.spread(alone, self._contact, AT_ONCE)
-        read = zip(alone, map(_good, found), strict=True)
-        held = {id_: groups for id_, groups in read if groups is not None}
+        read = await http.spread(alone, self._contact, AT_ONCE)
+        held = {id_: one for id_, one in zip(alone, read, strict=True) if one is not None}
         if len(alone) < len(wanted):
             members = await self._members()
-            for id_ in set(wanted) - set(alone):
-                held[id_] = {name for name, ids_ in members.items() if id_ in ids_}
+            held |= {id_: _groups_of(id_, members) for id_ in set(wanted) - set(alone)}
         return held
 
     async def _contact(self, id_: str) -> set[str] | None:
+        """The names of its groups; None where there is no such contact."""
         try:
             answer = await self._line.read(f"{CONTACTS}/{id_}")
-        except Refused as fault:
-            if not isinstance(fault, Missing):
-                raise
+        except Missing:
             self._index.drop(id_)
             return None
         contact = _only(answer, "Contacts")
+        groups = _listed(contact, "ContactGroups", ACTIVE)
         self._learn(id_, contact)
-        return {str(group.get("Name")) for group in items(contact, "ContactGroups")}
+        return {str(group.get("Name")) for group in groups}
 
     def _learn(self, id_: str, contact: Json) -> None:
         self._index.put(id_, _shown(contact))
-        gone = contact.get("ContactStatus", "ACTIVE") != "ACTIVE"
+        gone = contact.get("ContactStatus", ACTIVE) != ACTIVE
         (self._archived.add if gone else self._archived.discard)(id_)
 
     async def _members(self) -> dict[str, set[str]]:
@@ -191,19 +178,23 @@ class Xero:
         for name in self._labels.values():
             if name in known:
                 group = _only(await self._line.read(f"{GROUPS}/{known[name]}"), "ContactGroups")
-                members[name] = {str(one["ContactID"]) for one in items(group, "Contacts")}
+                members[name] = {_id(one, "ContactID") for one in _listed(group, "Contacts")}
         return members
 
     def _observed(
-        self, ref: Ref, held: Mapping[str, set[str]], began: datetime
-    ) -> Observed | Absent:
+        self, ref: Ref, held: Mapping[str, Held], began: datetime
+    ) -> Observed | Absent | Failure:
         """Archived contacts count only where there is no other: Xero may refuse to mark them."""
         found = [id_ for id_ in self._ids(ref) if id_ in held]
         if not found:
             return Absent(began)
         ids = [id_ for id_ in found if id_ not in self._archived] or found
+        groups = [held[id_] for id_ in ids]
+        known = [one for one in groups if not isinstance(one, PropagationError)]
+        if len(known) < len(groups):
+            return next(one for one in groups if isinstance(one, PropagationError))
         shown = tuple(dict.fromkeys(one for id_ in ids for one in self._index.shown(id_)))
-        return Observed(self._values([held[id_] for id_ in ids]), began, ids[0], shown)
+        return Observed(self._values(known), began, ids[0], shown)
 
     def _values(self, held: Sequence[set[str]]) -> dict[Slot, Seen]:
         return {
@@ -212,40 +203,40 @@ class Xero:
         }
 
     async def _refresh(self) -> None:
-        """Bring the index up to date: everything once, then what changed."""
-        async with self._listing:
+        """Bring the index up to date: everything once, then what changed. No contact can be
+        deleted, so that none leaves it but by a 404."""
+        async with self._listing[URGENT.get()]:
             if self._since is not None and self._now() < self._fresh_until:
                 return
             began = self._now()
             async for _ in self._pages(self._since):
                 pass
+            self._groups = None
             self._since, self._fresh_until = began - OVERLAP, began + FRESH
 
-    async def _pages(self, since: datetime | None) -> AsyncIterator[tuple[list[Json], bool]]:
-        """Contacts by pages, archived ones too; the second of each pair marks the last page."""
-        page, seen, last = 0, [""], False
+    async def _pages(self, since: datetime | None) -> AsyncIterator[tuple[list[str], bool]]:
+        """Ids of contacts by pages, archived ones too; the second of each pair marks the last
+        page."""
         headers = {"If-Modified-Since": since.strftime("%Y-%m-%dT%H:%M:%S")} if since else None
         params = {"order": ORDER, "pageSize": str(PAGE), "includeArchived": "true"}
+        page, last, seen = 0, False, set[str]()
         while not last:
             page += 1
             answer = await self._line.read(CONTACTS, {**params, "page": str(page)}, headers)
-            contacts = items(answer, "Contacts")
+            contacts = {_id(one, "ContactID"): one for one in _listed(answer, "Contacts")}
             last = _is_last(answer, contacts, page)
-            for contact in contacts:
-                seen.append(str(contact["ContactID"]))
-                self._learn(seen[-1], contact)
-            if last and since is None:
-                self._index.keep(seen)
-            yield contacts, last
+            if contacts and contacts.keys() <= seen:
+                raise Temporary("Xero's pages do not go on")
+            for id_, contact in contacts.items():
+                self._learn(id_, contact)
+            seen |= contacts.keys()
+            yield list(contacts), last
 
     async def _group_ids(self, *, afresh: bool = False) -> dict[str, str]:
+        """Group name -> its id."""
         if self._groups is None or afresh:
-            answer = await self._line.read(GROUPS)
-            self._groups = {
-                str(one["Name"]): str(one["ContactGroupID"])
-                for one in items(answer, "ContactGroups")
-                if one.get("Status", "ACTIVE") == "ACTIVE"
-            }
+            listed = _listed(await self._line.read(GROUPS), "ContactGroups", ACTIVE)
+            self._groups = {str(one.get("Name")): _id(one, "ContactGroupID") for one in listed}
         return self._groups
 
     # --- writing -------------------------------------------------------------------------------
@@ -260,50 +251,64 @@ class Xero:
         return answers
 
     async def _add(self, name: str, changes: Sequence[Change]) -> dict[Change, Answer]:
-        """All in one call; where Xero refuses that call, each half of it, so that one archived
-        contact costs nobody else."""
+        """All in one call. Archived contacts go apart: one of them has a whole call refused."""
         try:
             await self._refresh()
             group = await self._group(name)
             ids = {change: self._ids(change.ref) for change in changes}
-            done = await self._put(group, sorted({id_ for some in ids.values() for id_ in some}))
+            wanted = sorted({id_ for some in ids.values() for id_ in some})
+            done = await self._put(group, [i for i in wanted if i not in self._archived])
+            done |= await self._put_archived(group, [i for i in wanted if i in self._archived])
         except Missing:
             self._groups = None
             return dict.fromkeys(changes, Temporary("the group is gone; it is looked up again"))
         except PropagationError as fault:
             return dict.fromkeys(changes, fault)
-        return {
-            change: found for change in changes if (found := _answer(ids[change], done)) is not None
-        }
+        answers = {change: _answer(ids[change], done) for change in changes}
+        return {change: answer for change, answer in answers.items() if answer is not None}
 
-    async def _put(self, group: str, ids: Sequence[str]) -> dict[str, Answer]:
-        """Contact id -> what became of it; one that the reply does not name is left out."""
+    async def _put(self, group: Group, ids: Sequence[str]) -> dict[str, Answer]:
+        """Contact id -> what became of it; one that the reply does not name is left out. Where
+        Xero refuses the call, each half of it, so that one contact costs nobody else."""
         if not ids:
             return {}
         try:
             return await self._put_together(group, ids)
         except Invalid as fault:
             if len(ids) == 1:
-                return {ids[0]: await self._refusal(ids[0], fault)}
+                return {ids[0]: await self._refusal(group, ids[0], fault)}
         middle = len(ids) // 2
         done = await self._put(group, ids[:middle])
         return done | await self._put(group, ids[middle:])
 
-    async def _refusal(self, id_: str, fault: Invalid) -> Answer:
-        """An archived contact is out of use in Xero: only our own check is left to guard it."""
-        await self._contact(id_)
-        return Local(ARCHIVED) if id_ in self._archived else fault
+    async def _put_archived(self, group: Group, ids: Sequence[str]) -> dict[str, Answer]:
+        """Out of use in Xero, so that only our own check is left to guard them. That Xero takes
+        none is not on its pages; seen in https://github.com/calcinai/xero-php/issues/525."""
+        try:
+            return await self._put_together(group, ids) if ids else {}
+        except Invalid:
+            return dict.fromkeys(ids, Local(ARCHIVED))
 
-    async def _put_together(self, group: str, ids: Sequence[str]) -> dict[str, Answer]:
-        path = f"{GROUPS}/{group}/Contacts"
+    async def _put_together(self, group: Group, ids: Sequence[str]) -> dict[str, Answer]:
+        path = f"{GROUPS}/{group.id}/Contacts"
         body = {"Contacts": [{"ContactID": id_} for id_ in ids]}
-        answer = await self._line.write("PUT", path, body, repeat=True)
+        answer = await self._line.write("PUT", path, body, headers=once(), repeat=True)
         return {
             str(one.get("ContactID")): (
                 Invalid(REFUSED) if one.get("HasValidationErrors") else Applied()
             )
             for one in items(answer, "Contacts")
         }
+
+    async def _refusal(self, group: Group, id_: str, fault: Invalid) -> Answer:
+        """What stands behind a refusal: the contact may be gone or archived since, or be in the
+        group already."""
+        groups = await self._contact(id_)
+        if groups is None:
+            return Temporary(GONE)
+        if group.name in groups:
+            return Applied()
+        return Local(ARCHIVED) if id_ in self._archived else fault
 
     async def _remove(self, name: str, changes: Sequence[Change]) -> dict[Change, Answer]:
         try:
@@ -315,9 +320,10 @@ class Xero:
             return dict.fromkeys(changes, Applied())
 
         async def remove(change: Change) -> Answer:
-            for id_ in self._ids(change.ref):
+            ids = self._ids(change.ref)
+            for id_ in ids:
                 await self._delete(group, id_)
-            return Applied()
+            return Applied() if ids else Temporary(GONE)
 
         return dict(zip(changes, await http.spread(changes, remove, AT_ONCE), strict=True))
 
@@ -331,16 +337,24 @@ class Xero:
         except Missing:  # not in the group; or the group itself is another one by now
             self._groups = None
 
-    async def _group(self, name: str) -> str:
+    async def _group(self, name: str) -> Group:
         known = await self._group_ids()
-        if name not in known and name not in (known := await self._group_ids(afresh=True)):
-            body = {"ContactGroups": [{"Name": name}]}
-            try:
-                answer = await self._line.write("PUT", GROUPS, body, repeat=False)
-            except Invalid:
-                raise Refused(NO_GROUP) from None
-            known[name] = str(_only(answer, "ContactGroups").get("ContactGroupID"))
-        return known[name]
+        if name not in known:
+            known = await self._group_ids(afresh=True)
+        return Group(name, known.get(name) or await self._made(name))
+
+    async def _made(self, name: str) -> str:
+        """The id of a new group, or of one that somebody else made meanwhile."""
+        body = {"ContactGroups": [{"Name": name}]}
+        try:
+            answer = await self._line.write("PUT", GROUPS, body, headers=once(), repeat=True)
+        except Invalid:
+            if found := (await self._group_ids(afresh=True)).get(name):
+                return found
+            raise Refused(NO_GROUP) from None
+        finally:
+            self._groups = None
+        return _id(_only(answer, "ContactGroups"), "ContactGroupID")
 
     # --- walking -------------------------------------------------------------------------------
 
@@ -352,12 +366,10 @@ class Xero:
         began = self._now()
         members = await self._members()
         seen: set[str] = set()
-        async for contacts, last in self._pages(datetime.fromisoformat(cursor) if cursor else None):
-            ids = [str(contact["ContactID"]) for contact in contacts]
+        async for ids, last in self._pages(datetime.fromisoformat(cursor) if cursor else None):
             seen |= set(ids)
-            if last:
-                ids += sorted(_moved(self._marked, members) - seen)
-            records = tuple(self._record(id_, members, began) for id_ in ids)
+            moved = sorted(_moved(self._marked, members) - seen) if last else []
+            records = tuple(self._record(id_, members, began) for id_ in (*ids, *moved))
             onward = (began - OVERLAP).isoformat() if last else None
             yield Page(records, onward, complete=last and cursor is None)
         self._marked = members
@@ -367,10 +379,10 @@ class Xero:
     def _record(
         self, id_: str, members: Mapping[str, set[str]], began: datetime
     ) -> tuple[Ref, Observed]:
-        held = {name for name, ids in members.items() if id_ in ids}
         shown = self._index.shown(id_)
         kind, value = shown[0] if shown else (None, "")
-        return Ref(kind, value, id_), Observed(self._values([held]), began, id_, shown)
+        values = self._values([_groups_of(id_, members)])
+        return Ref(kind, value, id_), Observed(values, began, id_, shown)
 
     async def containers(self) -> Sequence[Container]:
         """None that sends: a group is a mark."""
@@ -378,24 +390,39 @@ class Xero:
         return [Container(id_, name, sends=False) for name, id_ in known.items()]
 
 
-def _good(found: set[str] | PropagationError | None) -> set[str] | None:
-    if isinstance(found, PropagationError):
-        raise found
-    return found
+def _listed(answer: Json, name: str, status: str | None = None) -> list[Json]:
+    """A list of objects, those of a status only where one is given. Raises Temporary where there
+    is none: Xero sends empty ones, too."""
+    if name not in answer:
+        raise Temporary(LACKS)
+    found = items(answer, name)
+    return [one for one in found if status is None or one.get("Status", status) == status]
 
 
 def _only(answer: Json, name: str) -> Json:
     """The one object of a list. Raises Temporary for none or several."""
-    found = items(answer, name)
+    found = _listed(answer, name)
     if len(found) != 1:
-        raise Temporary("Xero's answer lacks what was asked for")
+        raise Temporary(LACKS)
     return found[0]
 
 
-def _is_last(answer: Json, contacts: Sequence[Json], page: int) -> bool:
+def _id(one: Json, name: str) -> str:
+    """Raises Temporary where it is no id: it becomes part of a path."""
+    if not re.fullmatch(UUID, found := str(one.get(name))):
+        raise Temporary(LACKS)
+    return found
+
+
+def _is_last(answer: Json, contacts: Mapping[str, Json], page: int) -> bool:
     """As the answer counts its pages; where it does not, an empty page ends the walk."""
-    count = (answer.get("pagination") or {}).get("pageCount")
+    pages = answer.get("pagination")
+    count = pages.get("pageCount") if isinstance(pages, Mapping) else None
     return page >= count if isinstance(count, int) else not contacts
+
+
+def _groups_of(id_: str, members: Mapping[str, set[str]]) -> set[str]:
+    return {name for name, ids in members.items() if id_ in ids}
 
 
 def _moved(before: Mapping[str, set[str]], now: Mapping[str, set[str]]) -> set[str]:
@@ -438,22 +465,3 @@ def _number(phone: Json) -> str:
         return number
     prefix = f"+{country.lstrip('+0')}" if country.strip("+0") else ""
     return " ".join(part for part in (prefix, area, number) if part)
-
-
-def _fault(reply: http.Reply) -> PropagationError:
-    if reply.status == 404:
-        return Missing("Xero has no such contact")
-    if reply.status == 400:
-        return Invalid(f"Xero refuses it: {_why(reply)}")
-    if reply.status == 403:
-        return Unusable("HTTP 403: this app is not connected to the organisation")
-    return http.fault_of(reply)
-
-
-def _why(reply: http.Reply) -> str:
-    """The kind of refusal; its free text may hold a name and stays out."""
-    try:
-        kind = str(json.loads(reply.body).get("Type"))
-    except (ValueError, AttributeError):
-        return "HTTP 400"
-    return kind if kind.isalnum() else "HTTP 400"

@@ -149,8 +149,8 @@ def _channels(target: Target, clock: Clock) -> frozenset[Channel]:
 # --- the worker --------------------------------------------------------------------------------
 
 
-def make_worker(runtime: Runtime) -> Worker:
-    """The lanes of every target, and the chores beside them."""
+def make_worker(runtime: Runtime, *, polls: bool = True) -> Worker:
+    """The lanes of every target, and the chores beside them; without `polls` they only carry."""
     settings, clock = runtime.settings, runtime.clock
     pace = Pace(
         settings.worker.first_retry,
@@ -159,7 +159,7 @@ def make_worker(runtime: Runtime) -> Worker:
         settings.worker.lease,
     )
     holder = new_holder()
-    lanes = [_make_lane(runtime, target, pace, holder) for target in runtime.targets]
+    lanes = [_make_lane(runtime, target, pace, holder, polls) for target in runtime.targets]
     database = runtime.database
     sealer = Sealer(database)
     sweep = Sweep(database, runtime.targets, runtime.keys, clock, settings.alerts)
@@ -187,13 +187,15 @@ def make_connector(runtime: Runtime, target: Target) -> Connector:
 
 
 def make_scan(runtime: Runtime, target: Target) -> Scan:
+    """A reader of a target beside its lane. Close its connector."""
     connector = make_connector(runtime, target)
     return Scan(target, connector, runtime.database, runtime.intake, runtime.clock)
 
 
-def _make_lane(runtime: Runtime, target: Target, pace: Pace, holder: str) -> Lane:
+def _make_lane(runtime: Runtime, target: Target, pace: Pace, holder: str, polls: bool) -> Lane:
     connector = make_connector(runtime, target)
     lane = Lane(target, connector, runtime.database, runtime.intake, runtime.clock, pace, holder)
+    lane.polls = polls
     if hasattr(connector, "message_time"):
         lane.answer_open = _answer_open
     return lane

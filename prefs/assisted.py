@@ -22,6 +22,8 @@ from prefs.store import marks, tasks
 from prefs.texts import next_working_day
 
 REFUSED = "refused"
+DONE, NOT_FOUND = "done", "not_found"
+"""How staff may settle a change that they carry."""
 COLUMNS = (
     "task_id",
     "created_at",
@@ -52,10 +54,12 @@ class Asked(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """Where the task stands. `done_at` is set when staff said that it is done."""
+    """Where the task stands. `done_at` is set when staff said that it is done, or that nobody like
+    that is there: `missing`."""
 
     due_at: float
     done_at: float | None
+    missing: bool = False
 
 
 def change_of(target: Target) -> str:
@@ -68,18 +72,20 @@ def ask(
     keys: Keyring,
     target: Target,
     asked: Asked,
-    seen_at: float | None,
+    since: float,
     instruction: str,
     now: float,
 ) -> Answered:
-    """The task that stands for this, made where there is none. One that was done before the
-    target was last seen otherwise counts no more."""
-    for row in _tasks_of(conn, keys, target, asked):
-        if row.state == "open":
+    """The task that stands for this, made where there is none. One that was done, or whose person
+    was not found, counts where that was `since` the wish was said and the target was last seen
+    otherwise."""
+    for row, to in _tasks_of(conn, keys, target, asked):
+        if row.state == "open" and to == asked.to:
             return Answered(row.due_at, None)
-        if row.state == "done" and (seen_at is None or row.closed_at > seen_at):
-            return Answered(row.due_at, row.closed_at)
-        break
+        if row.state in (DONE, NOT_FOUND) and to == asked.to and row.closed_at > since:
+            return Answered(row.due_at, row.closed_at, row.state == NOT_FOUND)
+        if row.state != "open":
+            break
     due = tasks.due_at(now)
     if asked.kind == REFUSED:
         due = next_working_day(datetime.fromtimestamp(now, UTC)).timestamp()
@@ -114,17 +120,19 @@ def settle_rest(
 
 def past_due(conn: Connection, keys: Keyring, target: Target, now: float) -> int:
     """How many changes staff should have carried by now."""
-    found = tasks.open_about(conn, keys, target.brand, change_of(target), target=target.label)
-    return sum(row.due_at < now and tasks.body(keys, row)["set_to"] == "off" for row in found)
+    late = tasks.open_past(conn, target.brand, change_of(target), now)
+    about = {"target": target.label, "set_to": Wish.OFF.value}.items()
+    return sum(about <= tasks.body(keys, row).items() for row in late)
 
 
-def _tasks_of(conn: Connection, keys: Keyring, target: Target, asked: Asked) -> Iterable[Any]:
-    """The newest first."""
+def _tasks_of(
+    conn: Connection, keys: Keyring, target: Target, asked: Asked
+) -> Iterable[tuple[Any, str]]:
+    """Those of this person's channel, and to what each sets it; the newest first."""
     for row in tasks.of_subject(conn, target.brand, asked.kind, asked.subject_id):
         body = tasks.body(keys, row)
-        same = (body["channel"], body["set_to"]) == (asked.channel.value, asked.to.value)
-        if same and body["target"] == target.label:
-            yield row
+        if (body["target"], body["channel"]) == (target.label, asked.channel.value):
+            yield row, body["set_to"]
 
 
 # --- the list that staff take along -----------------------------------------------------------
@@ -146,7 +154,7 @@ def listed(keys: Keyring, rows: Sequence[Any]) -> str:
             "keep_reminders": "yes",
             "done_at": _iso(row.closed_at) if row.closed_at else "",
         }
-        writer.writerow([_safe(str(cells.get(name, ""))) for name in COLUMNS])
+        writer.writerow([safe_cell(str(cells.get(name, ""))) for name in COLUMNS])
     return out.getvalue()
 
 
@@ -154,7 +162,7 @@ def _iso(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _safe(cell: str) -> str:
+def safe_cell(cell: str) -> str:
     """A number such as +447700900123 keeps its plus; everything else that a spreadsheet would run
     is quoted."""
     harmless = cell[1:].isdigit() and cell.startswith("+")
@@ -179,15 +187,12 @@ def take_list(
     for row in rows:
         if not (row.get("done_at") or "").strip():
             continue
-        text = (row.get("task_id") or "").strip().lstrip("'")
-        if not text.isdigit():
-            raise BadInput("a task_id is no number: use the list as it was downloaded")
-        found = tasks.one(conn, target.brand, int(text))
-        if found is None or found.kind != change_of(target):
+        found = _listed_task(conn, target, row)
+        body = tasks.body(keys, found) if found else {}
+        if found is None or body["target"] != target.label:
             unknown += 1
             continue
         if found.state == "open":
-            body = tasks.body(keys, found)
             body |= {"done_by": row.get("done_by", ""), "note": row.get("note", "")}
             tasks.settle(conn, keys, found.id, "done", body, now)
             look_again(conn, target, found.subject_id, now)
@@ -195,5 +200,14 @@ def take_list(
     return Ticked(done, unknown)
 
 
+def _listed_task(conn: Connection, target: Target, row: Mapping[str, str]) -> Any | None:
+    """The change that a line is about. Raises BadInput."""
+    text = (row.get("task_id") or "").strip().lstrip("'")
+    if not (text.isascii() and text.isdigit()):
+        raise BadInput("a task_id is no number: use the list as it was downloaded")
+    found = tasks.one(conn, target.brand, int(text)) if len(text) <= 18 else None
+    return found if found and found.kind == change_of(target) else None
+
+
 def look_again(conn: Connection, target: Target, subject_id: int, now: float) -> None:
-    marks.set_marks(conn, [(target.label, subject_id, "")], now, urgent=True)
+    marks.set_marks(conn, [(target.label, subject_id, "")], now, urgent=True, heard=True)

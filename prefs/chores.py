@@ -13,11 +13,12 @@ import structlog
 from sqlalchemy import Connection
 
 from prefs import assisted
+from prefs.containers import TASK as CONTAINER_TASK
 from prefs.core.errors import PrefsError
 from prefs.core.keys import Keyring
 from prefs.core.propagation import Target
 from prefs.metrics import BACKLOG, OLDEST, OVERDUE, SEALED, UNSAFE
-from prefs.store import access, containers, events, jobs, ledger, marks, outbox, tasks
+from prefs.store import access, containers, events, jobs, ledger, marks, outbox, tasks, waves
 from prefs.store.database import Database
 from prefs.tasks import KINDS
 
@@ -28,7 +29,8 @@ SWEEP_EVERY = 5.0
 FORGET_EVERY = 3600.0
 OVERDUE_AFTER = 3600.0
 OVERDUE_TASK = "overdue"
-ALARM_WINDOW = 7 * 86400.0
+DAY = 86400.0
+ALARM_WINDOW = 7 * DAY
 """Seconds that an alert about a task may come late: nobody is woken for old ones."""
 
 
@@ -79,6 +81,8 @@ class Sweep:
         self._show(backlog, late, now)
         for target in self.targets:
             await self._judge(target, late.get(target.label, 0), now)
+        await self._retire(now)
+        await self._tell_of_refusals(now)
         await self._tell_of_tasks(now)
 
     def _show(
@@ -110,10 +114,14 @@ class Sweep:
             await self.database.write(lambda conn: self._ask_staff(conn, target, late, now))
 
     def _is_unsafe(self, conn: Connection, target: Target, now: float) -> bool:
-        late = marks.overdue(conn, now - target.unsafe_after)
-        return target.label in late or containers.any_since_live(conn, target.label)
+        late = marks.overdue(conn, now - target.unsafe_after, target=target.label)
+        return bool(late) or bool(containers.since_live(conn, target.label))
 
     def _turn(self, conn: Connection, target: Target, unsafe: bool, now: float) -> None:
+        """Once, whichever of several processes finds it first."""
+        row = marks.lane(conn, target.label)
+        if bool(row and row.unsafe_since) == unsafe:
+            return
         marks.set_unsafe(conn, target.label, now if unsafe else None)
         if unsafe:
             log.error("target_unsafe", target=target.label)
@@ -130,10 +138,9 @@ class Sweep:
         """One open task for each target that is overdue, and one alert an hour."""
         known = self._overdue_tasks(conn, target)
         body = {"target": target.label, "count": late}
+        why = "all confirmed" if target.live else "only observed now: nothing is written there"
         for row in known if not late else ():
-            tasks.settle(
-                conn, self.keys, row.id, "closed", {**body, "settled_with": "all confirmed"}, now
-            )
+            tasks.settle(conn, self.keys, row.id, "closed", {**body, "settled_with": why}, now)
         if not late:
             return
         if not known:
@@ -144,18 +151,54 @@ class Sweep:
             log.error("outs_overdue", target=target.label, count=late)
             self._tell(conn, f"{target.label}: {late} opt-outs are overdue there", now)
 
+    async def _retire(self, now: float) -> None:
+        """A target that left the configuration is a new one when it comes back: who opts out
+        meanwhile is not marked for it. What was asked about its lists needs no answer any more."""
+        labels = {target.label for target in self.targets}
+        gone = await self.database.read(lambda conn: marks.left(conn, labels))
+        if gone:
+            await self.database.write(partial(self._forget_places, gone=gone, now=now))
+
+    def _forget_places(self, conn: Connection, gone: Sequence[str], now: float) -> None:
+        marks.forget_places(conn, gone)
+        for row in tasks.opened_since(conn, [CONTAINER_TASK], 0.0):
+            body = tasks.body(self.keys, row)
+            if body["target"] in gone:
+                body["settled_with"] = "the target is no longer configured"
+                tasks.settle(conn, self.keys, row.id, "closed", body, now)
+
+    async def _tell_of_refusals(self, now: float) -> None:
+        """A target that refuses us as a whole, by its own words; once a day."""
+        told = f"refused {int(now // DAY)}"
+
+        def untold(conn: Connection) -> list[tuple[str, str]]:
+            rows = [marks.lane(conn, target.label) for target in self.targets]
+            parked = [row for row in rows if row and (row.parked_until or 0.0) > now]
+            new = [row for row in parked if not events.known(conn, row.target, told)]
+            return [(row.target, row.parked_reason) for row in new]
+
+        def tell(conn: Connection, label: str, reason: str) -> None:
+            if events.first_time(conn, label, told, now):
+                text = f"{label} refuses us ({reason}): nothing can be read or written there"
+                self._tell(conn, text, now)
+
+        for label, reason in await self.database.read(untold):
+            await self.database.write(partial(tell, label=label, reason=reason))
+
     async def _tell_of_tasks(self, now: float) -> None:
         """One alert for each task of a kind that has one."""
         kinds = [name for name, kind in KINDS.items() if kind.alarm]
-        rows = await self.database.read(
-            lambda conn: tasks.opened_since(conn, kinds, now - ALARM_WINDOW)
-        )
-        for row in rows:
+
+        def untold(conn: Connection) -> list[Any]:
+            rows = tasks.opened_since(conn, kinds, now - ALARM_WINDOW)
+            return [row for row in rows if not events.known(conn, row.brand, _told(row))]
+
+        for row in await self.database.read(untold):
             await self.database.write(partial(self._tell_of_task, row=row, now=now))
 
     def _tell_of_task(self, conn: Connection, row: Any, now: float) -> None:
         alarm = KINDS[row.kind].alarm
-        if alarm and events.first_time(conn, row.brand, f"task {row.id}", now):
+        if alarm and events.first_time(conn, row.brand, _told(row), now):
             self._tell(conn, alarm(tasks.body(self.keys, row)), now)
 
     def _tell(self, conn: Connection, text: str, now: float) -> None:
@@ -164,10 +207,15 @@ class Sweep:
             outbox.add(conn, self.keys, "alert", None, None, {"to": address, "text": text}, now)
 
 
+def _told(row: Any) -> str:
+    """Among events: that the owner was told of a task."""
+    return f"task {row.id}"
+
+
 @dataclass
 class Forgetting:
-    """Purges raw payloads after 30 days, results of jobs too, kept
-    answers after 7."""
+    """Purges raw payloads and results of jobs after 30 days, kept answers after 7, closed tasks
+    after two years."""
 
     database: Database
     clock: Callable[[], datetime]
@@ -179,6 +227,8 @@ class Forgetting:
             events.purge(conn, now)
             outbox.purge(conn, now)
             access.purge_answers(conn, now)
+            waves.purge(conn, now)
+            tasks.purge(conn, now)
             jobs.purge(conn, now)
 
         await self.database.write(purge)

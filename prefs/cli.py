@@ -26,6 +26,7 @@ from prefs.core.errors import PrefsError, SettingsError, Unavailable
 from prefs.core.propagation import Target
 from prefs.core.signals import Evidence
 from prefs.core.words import Basis
+from prefs.lanes import Worker
 from prefs.logs import set_up_logs
 from prefs.mailbox import PLACE, Mailbox
 from prefs.scan import Scan
@@ -173,14 +174,18 @@ async def _work(runtime: Runtime) -> None:
 @main.command()
 @click.option("--check", "check_only", is_flag=True, help="Run the story once and exit.")
 @click.option("--port", default=0, help="Port of the service (default: a free one).")
-@click.option("--keep", is_flag=True, help="Keep the demo's database of an earlier run.")
-def demo(check_only: bool, port: int, keep: bool) -> None:
+@click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=None,
+    help="A new folder for database, secrets and logs (default: .prefs-demo).",
+)
+def demo(check_only: bool, port: int, folder: Path | None) -> None:
     """Start everything with vendor twins and sample people, and tell the story."""
-    from prefs import demo as story  # the demo needs the checkout's twins; nothing else does
+    from prefs.demo.run import run  # the demo needs the checkout's twins; nothing else does
 
-    sys.exit(
-        story.run(check=check_only or os.environ.get("DEMO_CHECK") == "1", port=port, keep=keep)
-    )
+    check = check_only or os.environ.get("DEMO_CHECK") == "1"
+    sys.exit(run(check=check, port=port, folder=folder))
 
 
 # --- care --------------------------------------------------------------------------------------
@@ -407,14 +412,14 @@ class _Reading(NamedTuple):
 
 
 async def _sync(runtime: Runtime, chosen: list[Target], reading: _Reading) -> list[sync.Report]:
-    scans = [app.make_scan(runtime, target) for target in chosen]
+    """The lanes that read also carry: what a walk taught a connector need not be asked again."""
+    worker = make_worker(runtime, polls=False)
     try:
-        reports = await _read(scans, reading)
+        reports = await _read([one.scan for one in worker.lanes if one.target in chosen], reading)
+        if reading.apply:
+            await _carried(runtime, worker, reading.tell)
     finally:
-        for scan in scans:
-            await scan.connector.close()
-    if reading.apply:
-        await _carried(runtime, reading.tell)
+        await worker.stop()
     return reports
 
 
@@ -426,16 +431,16 @@ async def _read(scans: list[Scan], reading: _Reading) -> list[sync.Report]:
         letters = [await sync.letters(reading.box, reading.tell)] if reading.box else []
         return [report for report in heard if report] + letters
     readable = list(sync.readable(scans))
-    reports = [await sync.walk(scan, reading.tell, apply=reading.apply) for scan in readable]
+    walks = [sync.walk(scan, reading.tell, apply=reading.apply) for scan in readable]
+    reports = await asyncio.gather(*walks)
     for scan, report in zip(readable, reports, strict=True):
         await sync.settle(scan, report)
     return reports
 
 
-async def _carried(runtime: Runtime, tell: sync.Progress) -> None:
+async def _carried(runtime: Runtime, worker: Worker, tell: sync.Progress) -> None:
     """Work, or wait for who works already, until nothing is due."""
     live = [target.label for target in runtime.targets if target.live]
-    worker = make_worker(runtime)
     app.wake_on_commit(runtime.database, worker)
     worker.start()
     try:
@@ -445,8 +450,6 @@ async def _carried(runtime: Runtime, tell: sync.Progress) -> None:
                 await asyncio.sleep(0.2)
     except TimeoutError:
         raise Unavailable("not all could be carried yet; prefs serve or work goes on") from None
-    finally:
-        await worker.stop()
 
 
 @main.command("onboard")
@@ -490,8 +493,15 @@ def onboard(
     say(as_json, report, onboarding.shown(report))
     if not as_json and not apply_:
         out.print("Nothing written; --apply takes outs and proved consents in.")
+    if not as_json and report["unread"]:
+        out.print(
+            f"No consent is taken in on {', '.join(report['unread'])}: a system that may hold "
+            "opt-outs there was not read from end to end."
+        )
     if any(one["error"] for one in report["targets"]):
         sys.exit(TRY_LATER)
+    if apply_ and report["unread"]:
+        sys.exit(REFUSED)
 
 
 def _attestation(label: str, said: dict[str, Any]) -> onboarding.Attestation:
@@ -517,16 +527,19 @@ class Onboarding(NamedTuple):
 async def _onboard(
     runtime: Runtime, chosen: list[Target], wanted: Onboarding, tell: sync.Progress
 ) -> dict[str, Any]:
-    scans = [app.make_scan(runtime, target) for target in chosen]
+    worker = make_worker(runtime, polls=False)
+    scans = [lane.scan for lane in worker.lanes if lane.target in chosen]
     attested = [wanted.attestation] if wanted.attestation else []
     exports = {}
-    for scan in scans:
-        if scan.target == wanted.target:
+    try:
+        for scan in (one for one in scans if one.target == wanted.target):
             if wanted.attestation:
                 onboarding.check(scan, wanted.attestation)
             if wanted.file:
                 exports[scan.target.label] = sync.export_of(scan, wanted.file.read_bytes()).page
-    survey = await onboarding.survey(scans, attested, tell, exports=exports, apply=wanted.apply)
+        survey = await onboarding.survey(scans, attested, tell, exports=exports, apply=wanted.apply)
+    finally:
+        await worker.stop()
     listed = onboarding.write_list(survey, wanted.listing) if wanted.listing else 0
     return {
         "applied": wanted.apply,

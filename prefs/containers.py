@@ -40,7 +40,7 @@ class Class(StrEnum):
     MARKETING = "marketing"
     SERVICE = "service"
     IGNORED = "ignored"
-    INERT = "inert"
+    INERT = containers.INERT
     """It cannot send, or the vendor keeps it for itself."""
     UNCLASSIFIED = containers.UNCLASSIFIED
 
@@ -76,7 +76,8 @@ class Census:
     # --- new places ----------------------------------------------------------------------------
 
     async def mark_new_places(self, lease: Lease) -> None:
-        """Every standing out is marked for places that this target did not carry before."""
+        """Every standing out is marked for places that this target did not carry before; at
+        go-live, what waited for it is due."""
         row = await self.database.read(lambda conn: marks.lane(conn, self.target.label))
         known = set(json.loads(row.places or "[]")) if row else set()
         places = {_place(slot): slot for slot in self.connector.slots}
@@ -84,6 +85,9 @@ class Census:
         if new:
             count = await self._mark_outs(new)
             log.info("new_places", target=self.target.label, marked=count)
+        if self.target.live:
+            now = self.clock().timestamp()
+            await self.database.write(partial(marks.went_live, target=self.target.label, now=now))
         if set(places) != known:
             text = json.dumps(sorted(places))
             await self.database.write(partial(marks.set_lane, lease=lease, places=text))
@@ -122,19 +126,20 @@ class Census:
         if self.target.live != bool(since):
             marks.set_lane(conn, lease, live_since=now if self.target.live else None)
         containers.keep(conn, self.target.label, classed, now)
-        self._ask_staff(conn, now, went_live=since is not None)
+        self._ask_staff(conn, now)
 
-    def _ask_staff(self, conn: Connection, now: float, *, went_live: bool) -> None:
+    def _ask_staff(self, conn: Connection, now: float) -> None:
         """One open task for each unclassified container; it closes when it stands somewhere."""
         keys, brand, label = self.intake.keys, self.target.brand, self.target.label
         wanted = dict(containers.unclassified(conn, label))
+        late = containers.since_live(conn, label)
         for row in tasks.open_about(conn, keys, brand, TASK, target=label):
             body = tasks.body(keys, row)
             if wanted.pop(body["container"], None) is None:
                 tasks.settle(conn, keys, row.id, "closed", body, now)
         for id_, name in wanted.items():
             log.error("container_unclassified", target=label, container=id_)
-            body = {"target": label, "container": id_, "name": name, "after_go_live": went_live}
+            body = {"target": label, "container": id_, "name": name, "after_go_live": id_ in late}
             due = next_working_day(self.clock()).timestamp()
             tasks.add(conn, keys, brand, TASK, None, body, now, due)
 

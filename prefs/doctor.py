@@ -26,7 +26,8 @@ EVENTS = {
     "activecampaign": "subscribe, unsubscribe, sms_unsub, sms_reply, bounce, update (sources: "
     "public, admin, system)",
     "messenger": "messages, messaging_postbacks, messaging_optins, messaging_policy_enforcement, "
-    "inbox_labels (callback of the app, then the Page's subscription)",
+    "inbox_labels, and messaging_optouts if you like (callback of the app, then the Page's "
+    "subscription)",
     "pabau": "client create, client change (webhooks dashboard)",
     "pipedrive": "* on person, version 2.0, as an admin's user, with the HTTP credentials",
     "timely": "new or updated customer, from an automation tool",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from urllib.parse import urlencode
 
+import structlog
 from sqlalchemy import Connection
 
 from prefs import texts
@@ -18,10 +19,14 @@ from prefs.core.signals import (
     Signal,
     Text,
     Unknown,
+    Work,
 )
 from prefs.intake import Intake
 from prefs.metrics import UNKNOWN_EVENTS
-from prefs.store import events, marks, subjects
+from prefs.store import events, marks, subjects, tasks
+from prefs.texts import next_working_day
+
+log = structlog.get_logger()
 
 
 def take(
@@ -60,11 +65,25 @@ def take_one(
         case DeliveryFact():
             if _first(conn, intake, target, one.event_key):
                 intake.fact(conn, target.brand, target.label, one)
+        case Work():
+            if _first(conn, intake, target, one.event_key):
+                _work(conn, intake, target, one)
 
 
 def _first(conn: Connection, intake: Intake, target: Target, event_key: str | None) -> bool:
     now = intake.clock().timestamp()
     return event_key is None or events.first_time(conn, target.label, event_key, now)
+
+
+def _work(conn: Connection, intake: Intake, target: Target, work: Work) -> None:
+    """A task for staff, due by the next working day."""
+    now = intake.clock()
+    log.error(work.kind, target=target.label)
+    subject = intake.owner(conn, target.brand, work.about) if work.about else None
+    body = {"target": target.label, "text": work.text}
+    body |= {work.about.kind.value: work.about.spelling} if work.about else {}
+    due = next_working_day(now).timestamp()
+    tasks.add(conn, intake.keys, target.brand, work.kind, subject, body, now.timestamp(), due)
 
 
 def _recheck(conn: Connection, intake: Intake, target: Target, recheck: Recheck) -> None:

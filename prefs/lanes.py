@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,13 +20,13 @@ import structlog
 from prefs.containers import EVERY as CENSUS_EVERY
 from prefs.containers import Census
 from prefs.core.errors import PrefsError, Unavailable, Unusable
-from prefs.core.propagation import Connector, Target, Tended
+from prefs.core.propagation import OUT_DUE, Connector, Outcome, Target, Tended
 from prefs.intake import Intake
 from prefs.push import Backoff, Lost, Push
 from prefs.scan import Scan
 from prefs.store import marks
 from prefs.store.database import Database
-from prefs.store.marks import Lease, Mark
+from prefs.store.marks import Delay, Lease, Mark
 from prefs.tending import Tending
 
 log = structlog.get_logger()
@@ -33,6 +34,9 @@ log = structlog.get_logger()
 POLL = 0.5
 """Seconds between looks at the database for marks that another process set."""
 CLAIM = 500
+CALM_SECONDS = 1.0
+"""So long a round that carries no out may take, as far as the last one tells: the next out waits
+for its end."""
 PARKED_FIRST = 30.0
 
 
@@ -64,6 +68,8 @@ class Lane:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     answer_open: Callable[[Lane], Awaitable[None]] | None = None
     lease: Lease | None = None
+    polls: bool = True
+    """False where somebody else reads the vendor: this lane only carries."""
 
     def __post_init__(self) -> None:
         self.push = Push(
@@ -78,11 +84,13 @@ class Lane:
         self.census = Census(self.target, self.connector, self.database, self.intake, self.clock)
         self._parked_for = 0.0
         self._parked_until = 0.0
+        self._calm = 1
 
     async def run(self) -> None:
         """Work until cancelled. Every fault is logged and outlived."""
         while True:
             try:
+                await self._let_go()
                 if await self._hold():
                     await self._work_under_lease()
                 else:
@@ -92,6 +100,13 @@ class Lane:
             except Exception as fault:
                 log.exception("lane_failed", target=self.target.label, fault=type(fault).__name__)
                 await asyncio.sleep(1.0)
+
+    async def _let_go(self) -> None:
+        """What an earlier try of ours broke off may still be on its way to the vendor: we go on
+        under another epoch, as another worker would."""
+        if self.lease:
+            await self.database.write(partial(marks.give_lease_up, lease=self.lease))
+            self.lease = None
 
     async def _hold(self) -> bool:
         now = self.clock().timestamp()
@@ -105,8 +120,8 @@ class Lane:
     async def _work_under_lease(self) -> None:
         """Push, scan, the reading of containers and the upkeep of webhooks side by side while the
         lease is renewed; all end when it is lost."""
-        work = [self._push_loop(), self._scan_loop(), self._census_loop(), *self._tending()]
-        jobs = [self._keep_lease(), *work]
+        jobs = [self._keep_lease(), self._push_loop(), self._census_loop(), *self._tending()]
+        jobs += [self._scan_loop()] if self.polls else []
         tasks = [asyncio.create_task(job) for job in jobs]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -129,36 +144,98 @@ class Lane:
     async def _push_loop(self) -> None:
         while True:
             self.wake.clear()
-            if not (self.target.live and await self._push_once()):
+            if not await self._push_once():
                 if self.answer_open:
                     await self.answer_open(self)
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self.wake.wait(), POLL)
 
     async def _push_once(self) -> bool:
-        """Carry one batch; True when there may be more at once."""
+        """Carry one batch, or look at it where nothing may be written; True when there may be more
+        at once."""
         lease = self.lease
         if lease is None:
             raise Lost
         if not await self._anything_due():
             return False
         claimed = await self.database.write(
-            lambda conn: marks.claim(conn, lease, self.clock().timestamp(), CLAIM)
+            lambda conn: marks.claim(conn, lease, self.clock().timestamp(), CLAIM, self._calm)
         )
         if not claimed:
             return False
+        began = time.monotonic()
         try:
-            await self.push.run(lease, claimed)
+            await self._carry(lease, claimed)
+        except (Lost, Unavailable):
+            raise
+        except Exception as fault:
+            log.exception("push_failed", target=self.target.label, fault=type(fault).__name__)
+            await self._one_by_one(lease, claimed)
+        self._measure(claimed, time.monotonic() - began)
+        return True
+
+    async def _carry(self, lease: Lease, claimed: Sequence[Mark]) -> None:
+        try:
+            await self._round(lease, claimed)
             self._parked_for = 0.0
         except Unusable as fault:
             await self._park(lease, claimed, str(fault))
-        return True
 
-    async def _anything_due(self) -> bool:
+    async def _one_by_one(self, lease: Lease, claimed: Sequence[Mark]) -> None:
+        """No other waits for the one that brings up a fault of ours."""
+        for mark in claimed:
+            try:
+                await self._carry(lease, [mark])
+            except (Lost, Unavailable):
+                raise
+            except Exception as fault:
+                log.exception("push_failed", target=self.target.label, fault=type(fault).__name__)
+                await self._put_off(lease, mark, fault)
+            if self._parked_for:
+                return
+
+    async def _put_off(self, lease: Lease, mark: Mark, fault: Exception) -> None:
+        due = self.clock().timestamp() + self.pace.backoff.after(mark.attempts)
+        reason = f"a fault of ours ({type(fault).__name__}): see the log"
+        later = [Delay(mark, due, Outcome.PENDING, reason)]
+        await self.database.write(partial(marks.delay, lease=lease, delayed=later))
+
+    async def _round(self, lease: Lease, claimed: Sequence[Mark]) -> None:
+        """A round without an out takes no place in the budget that an out waits for. Where nothing
+        may be written, it is only looked."""
+        carry = self.push.run if self.target.live else self.push.look
+        if claimed[0].urgent:
+            await carry(lease, claimed)
+            return
+        waits = asyncio.Event()
+        token = OUT_DUE.set(waits.is_set)
+        watch = asyncio.create_task(self._watch_for_outs(waits))
+        try:
+            await carry(lease, claimed)
+        finally:
+            watch.cancel()
+            OUT_DUE.reset(token)
+
+    async def _watch_for_outs(self, waits: asyncio.Event) -> None:
+        while not waits.is_set():
+            with suppress(Unavailable):
+                if await self._anything_due(urgent=True):
+                    waits.set()
+            await asyncio.sleep(POLL)
+
+    def _measure(self, claimed: Sequence[Mark], took: float) -> None:
+        """How many marks the next round without an out claims."""
+        if not claimed[0].urgent:
+            fitting = int(len(claimed) * CALM_SECONDS / max(took, 0.001))
+            self._calm = max(1, min(CLAIM, fitting))
+
+    async def _anything_due(self, *, urgent: bool = False) -> bool:
         now = self.clock().timestamp()
         if now < self._parked_until:
             return False
-        return await self.database.read(lambda conn: marks.any_due(conn, self.target.label, now))
+        return await self.database.read(
+            lambda conn: marks.any_due(conn, self.target.label, now, urgent=urgent)
+        )
 
     async def _park(self, lease: Lease, claimed: Sequence[Mark], reason: str) -> None:
         """The target refuses us as a whole: keep its marks, try again later, tell a person."""
@@ -167,6 +244,14 @@ class Lane:
         log.error("target_unusable", target=self.target.label, reason=reason)
         await self.database.write(lambda conn: marks.park(conn, lease, claimed, until, reason))
 
+    async def _note_refusal(self, lease: Lease, reason: str) -> None:
+        """It cannot be read either: nothing that people do there is heard."""
+        log.error("target_unusable", target=self.target.label, reason=reason)
+        until = self.clock().timestamp() + 2 * PARKED_FIRST
+        await self.database.write(
+            lambda conn: marks.set_lane(conn, lease, parked_until=until, parked_reason=reason)
+        )
+
     async def _scan_loop(self) -> None:
         while True:
             lease = self.lease
@@ -174,8 +259,14 @@ class Lane:
                 return
             try:
                 await self.scan.when_due(lease, self.pace.poll_every)
+            except Unusable as fault:
+                await self._note_refusal(lease, str(fault))
+                await asyncio.sleep(min(self.pace.poll_every, PARKED_FIRST))
             except PrefsError as fault:
                 log.warning("scan_failed", target=self.target.label, reason=str(fault))
+                await asyncio.sleep(min(self.pace.poll_every, 30.0))
+            except Exception as fault:
+                log.exception("scan_failed", target=self.target.label, fault=type(fault).__name__)
                 await asyncio.sleep(min(self.pace.poll_every, 30.0))
             await asyncio.sleep(min(1.0, self.pace.poll_every))
 
@@ -190,6 +281,9 @@ class Lane:
                 await self.census.read(lease)
             except PrefsError as fault:
                 log.warning("census_failed", target=self.target.label, reason=str(fault))
+                await asyncio.sleep(min(CENSUS_EVERY, self.pace.poll_every))
+            except Exception as fault:
+                log.exception("census_failed", target=self.target.label, fault=type(fault).__name__)
                 await asyncio.sleep(min(CENSUS_EVERY, self.pace.poll_every))
             else:
                 await asyncio.sleep(CENSUS_EVERY)

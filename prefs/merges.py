@@ -140,6 +140,15 @@ def exported(conn: Connection, keys: Keyring, brand: str, keeper: str) -> None:
 
 def run_of_many(conn: Connection, keys: Keyring, brand: str, batch: str, now: float) -> None:
     """A whole run is asked about at once: no question for each of its people beside it."""
+    _close(conn, keys, brand, batch, f"asked about together, as {batch}", now)
+
+
+def taken_back(conn: Connection, keys: Keyring, brand: str, batch: str, now: float) -> None:
+    """A whole run was taken back: nothing is left to ask about its people."""
+    _close(conn, keys, brand, batch, f"taken back, as {batch}", now)
+
+
+def _close(conn: Connection, keys: Keyring, brand: str, batch: str, said: str, now: float) -> None:
     for row in tasks.open_about(conn, keys, brand, KIND, batches=[batch]):
-        body = tasks.body(keys, row) | {"settled_with": f"asked about together, as {batch}"}
+        body = tasks.body(keys, row) | {"settled_with": said}
         tasks.settle(conn, keys, row.id, "closed", body, now)

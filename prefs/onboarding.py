@@ -8,6 +8,7 @@ asked in person. Nothing is written to any vendor; without `apply` nothing is wr
 
 from __future__ import annotations
 
+import asyncio
 import csv
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 from rich.table import Table
 from sqlalchemy import Connection
 
+from prefs.assisted import safe_cell
 from prefs.core.errors import BadInput, PropagationError, Temporary, Unusable
 from prefs.core.propagation import (
     Observed,
@@ -38,8 +40,8 @@ from prefs.core.propagation import (
 from prefs.core.signals import Evidence, Identifier, Signal, SoftOptIn, Statement
 from prefs.core.words import KIND_OF, Basis, Channel, Choice, Source
 from prefs.push import scopes_of
-from prefs.scan import Finding, Scan
-from prefs.store import containers, ledger
+from prefs.scan import UPLOAD, Finding, Scan
+from prefs.store import containers, ledger, marks
 
 Progress = Callable[[str, int], None]
 AT_ONCE = 200
@@ -121,6 +123,11 @@ class Survey:
     walks: list[Walked] = field(default_factory=list)
     subscribed: list[Subscribed] = field(default_factory=list)
     outs: set[Key] = field(default_factory=set)
+    again: dict[str, list[Ref]] = field(default_factory=dict)
+    """By target, whoever was read too early to tell: before their newest word here."""
+    unread: set[Channel] = field(default_factory=set)
+    """Channels of systems that were not read from end to end: somebody may be out there whom we
+    did not see, so that no consent is taken in on them."""
 
     def group_of(self, one: Subscribed) -> Group:
         return Group.OUT if any(key in self.outs for key in one.keys) else one.group
@@ -138,17 +145,17 @@ async def survey(
     apply: bool,
 ) -> Survey:
     """Read every target, the ones in `exports` (by label) from there; with `apply`, take in what
-    counts. Closes the connectors."""
+    counts."""
     found = Survey()
-    try:
-        for scan in scans:
-            export = exports.get(scan.target.label)
-            await walk(scan, found, attested, tell, export=export, apply=apply)
-        if apply and scans:
-            await record(scans[0], found, attested, tell)
-    finally:
-        for scan in scans:
-            await scan.connector.close()
+    walks = [
+        walk(scan, found, attested, tell, export=exports.get(scan.target.label), apply=apply)
+        for scan in scans
+    ]
+    await asyncio.gather(*walks)
+    for scan in scans if apply else ():
+        await read_again(scan, found)
+    if apply and scans:
+        await record(scans[0], found, attested, tell)
     return found
 
 
@@ -162,7 +169,8 @@ async def walk(
     apply: bool,
 ) -> None:
     """Read one target from end to end; with `apply`, outs found there count at once. A page that
-    cannot be read ends the walk, and the report says so."""
+    cannot be read ends the walk, and the report says so. An `export` that is not complete has rows
+    that nobody could read."""
     report = Walked(scan.target.label, scan.target.system, scan.target.live)
     survey.walks.append(report)
     report.note = None if export else _unreadable(scan)
@@ -175,16 +183,34 @@ async def walk(
             tell(report.target, report.records)
     except PropagationError as fault:
         report.error = str(fault)
+    if apply and export and export.complete:
+        await scan.upload(
+            Page((), complete=True)
+        )  # its records were taken above: now everybody there is known
     names = await scan.database.read(lambda conn: containers.unclassified(conn, report.target))
     report.unclassified = tuple(sorted(names.values()))
+    if not report.complete and await _may_hold_outs(scan, export):
+        survey.unread |= {slot.channel for slot in scan.connector.slots}
 
 
 async def _pages(scan: Scan, export: Page | None) -> AsyncIterator[Page]:
     if export is not None:
-        yield export
+        for start in range(0, max(1, len(export.records)), UPLOAD):
+            part = export.records[start : start + UPLOAD]
+            last = start + UPLOAD >= len(export.records)
+            yield Page(part, complete=last and export.complete)
     elif not _unreadable(scan):
         async for page in scan.connector.scan(None):
             yield page
+
+
+async def _may_hold_outs(scan: Scan, export: Page | None) -> bool:
+    """Of a target that was not read: whether a read could show outs that are not known here. An
+    export that was brought before showed them."""
+    if export or not scan.connector.facts.assisted:
+        return bool(export) or not _unreadable(scan)
+    row = await scan.database.read(lambda conn: marks.lane(conn, scan.target.label))
+    return row is None or row.walked_at is None
 
 
 async def _with_proofs(scan: Scan, page: Page) -> Page:
@@ -234,8 +260,10 @@ async def _page(
 
 def _sort(scan: Scan, one: Finding, survey: Survey, attested: Sequence[Attestation]) -> None:
     keys = tuple(_keys(one))
-    if one.verdict is Verdict.OUT or one.wished is Wish.OFF:
+    if one.seen.value is Value.OFF or one.wished is Wish.OFF:
         survey.outs.update(keys)
+    if one.seen.value is Value.OFF and one.verdict is Verdict.READ_AGAIN:
+        survey.again.setdefault(scan.target.label, []).append(one.row.ref)
     if one.seen.value is Value.ON:
         group = _worth(scan, one, attested)
         shown, proof = tuple(one.row.shown), one.seen.proof
@@ -285,13 +313,42 @@ def check(scan: Scan, one: Attestation) -> None:
 # --- recording ---------------------------------------------------------------------------------
 
 
+async def read_again(scan: Scan, survey: Survey) -> None:
+    """Outs of people of whom another system told us something meanwhile."""
+    try:
+        await _read_again(scan, survey)
+    except PropagationError as fault:
+        for report in survey.walks:
+            if report.target == scan.target.label:
+                report.error = report.error or str(fault)
+
+
+async def _read_again(scan: Scan, survey: Survey) -> None:
+    refs = list(dict.fromkeys(survey.again.get(scan.target.label, ())))
+    size = scan.connector.facts.read_batch
+    for start in range(0, len(refs), size):
+        found = await scan.connector.observe(refs[start : start + size])
+        for answer in found.values():
+            if isinstance(answer, Temporary | Unusable):
+                raise answer
+        rows = tuple((ref, one) for ref, one in found.items() if isinstance(one, Observed))
+        await scan.database.write(partial(_take, scan=scan, page=Page(rows)))
+
+
+def _take(conn: Connection, scan: Scan, page: Page) -> None:
+    scan.act(conn, scan.compare(conn, page))
+
+
 async def record(
     scan: Scan, survey: Survey, attested: Sequence[Attestation], tell: Progress
 ) -> int:
-    """Take in what is proved or attested; returns how many consents. What became an out since
-    stays one: the fold refuses these."""
+    """Take in what is proved or attested, on channels that were read at every system; returns how
+    many consents. What became an out since stays one: the fold refuses these."""
     wanted = [
-        one for one in survey.subscribed if survey.group_of(one) in (Group.PROVED, Group.ATTESTED)
+        one
+        for one in survey.subscribed
+        if survey.group_of(one) in (Group.PROVED, Group.ATTESTED)
+        and one.slot.channel not in survey.unread
     ]
     for start in range(0, len(wanted), AT_ONCE):
         part = wanted[start : start + AT_ONCE]
@@ -357,6 +414,7 @@ def summary(survey: Survey) -> dict[str, Any]:
             for channel, (best, worth) in _by_channel(survey).items()
         },
         "targets": [_target(survey, one) for one in survey.walks],
+        "unread": sorted(channel.value for channel in survey.unread),
     }
 
 
@@ -422,7 +480,8 @@ def write_list(survey: Survey, path: Path) -> int:
         writer = csv.writer(text)
         writer.writerow(["channel", "address", "stands_at"])
         for identifier, channel, targets in asked.values():
-            writer.writerow([channel.value, identifier.spelling, " ".join(sorted(targets))])
+            address = safe_cell(identifier.spelling)
+            writer.writerow([channel.value, address, " ".join(sorted(targets))])
     return len(asked)
 
 

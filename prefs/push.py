@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 
 from prefs import assisted
 from prefs.core import identity
-from prefs.core.decision import NOBODY, Ask, Held, decide, wish
+from prefs.core.decision import NOBODY, Ask, Held, decide, said_at, wish
 from prefs.core.errors import BadIdentifier, PropagationError, Temporary, Unusable
 from prefs.core.propagation import (
     SETTLED,
@@ -61,8 +61,12 @@ ALARM_AT = 3
 FIGHT, WAVE = "push_back_fight", "opt_in_wave"
 """Kinds of tasks."""
 WAVE_LOOK_AGAIN = 3600.0
+OBSERVED_AGAIN = 86400.0
 LOOK_AGAIN = 3600.0
 """Seconds until a task of staff that is past its due time is looked at again."""
+HIDDEN = "the system does not show what is configured here; only our check guards"
+UNANSWERED = "the read says nothing of this record"
+SAID_MISSING = "staff found nobody like that there; whoever appears is looked at again"
 SAID_DONE = "staff say it is done; the next read proves it"
 REFUSED_AGAIN_AFTER = 3600.0
 """A refused `off` is tried again this often: staff may have mended it at the vendor."""
@@ -96,6 +100,8 @@ class Record:
     """A call of ours that we know no end of may have written what is read."""
     unclear: bool = False
     retry_after: float | None = None
+    waits: dict[Slot, float] = field(default_factory=dict)
+    """Seconds until a slot that waits for a person is looked at again."""
     stale: bool = False
     listed: bool = True
     """False where a complete upload shows no such record at an assisted target."""
@@ -135,13 +141,40 @@ class Push:
         token = URGENT.set(urgent)
         try:
             cases = await self.database.read(lambda conn: self._cases(conn, claimed))
-            records = [record for case in cases for record in case.records]
-            await self._observe(records)
+            records = await self._read_all(cases)
             await self._learn(records)
             await self._apply(lease, records)
         finally:
             URGENT.reset(token)
         await self.database.write(lambda conn: self._prove(conn, lease, cases))
+
+    async def look(self, lease: Lease, claimed: Sequence[Mark]) -> None:
+        """The same for a target that is only observed: what is read there is taken in, nothing is
+        written, and the marks wait for go-live. Raises Unusable."""
+        cases = await self.database.read(lambda conn: self._cases(conn, claimed))
+        if any(mark.urgent for mark in claimed):
+            await self._learn(await self._read_all(cases))
+        now = self.clock().timestamp()
+        hints = [case.mark for case in cases if not case.mark.subject_id and not _unread(case)]
+        later = [
+            Delay(case.mark, now + self._looks_again(case), Outcome.PENDING, marks.OBSERVED)
+            for case in cases
+            if case.mark not in hints
+        ]
+
+        def keep(conn: Connection) -> None:
+            marks.clear(conn, lease, hints)
+            marks.delay(conn, lease, later)
+
+        await self.database.write(keep)
+
+    def _looks_again(self, case: Case) -> float:
+        """Seconds; soon where something could not be read, or was read too early to tell."""
+        failed = [r.read for r in case.records if isinstance(r.read, Temporary)]
+        if not failed and not any(record.stale for record in case.records):
+            return OBSERVED_AGAIN
+        asked = max((one.retry_after or 0.0 for one in failed), default=0.0)
+        return max(self.backoff.after(case.mark.attempts), asked)
 
     # --- what is it about ----------------------------------------------------------------------
 
@@ -175,6 +208,11 @@ class Push:
 
     # --- read ----------------------------------------------------------------------------------
 
+    async def _read_all(self, cases: Sequence[Case]) -> list[Record]:
+        await self._observe([record for case in cases for record in case.records])
+        await self._look_by_id(cases)
+        return [record for case in cases for record in case.records]
+
     async def _observe(self, records: Collection[Record]) -> None:
         if self.connector.facts.readback is Readback.NONE:
             return
@@ -182,6 +220,33 @@ class Push:
         for record in records:
             record.read = found.get(record.ref)
             self._name(record)
+
+    async def _look_by_id(self, cases: Sequence[Case]) -> None:
+        """Whom no search finds a walk may have shown: numbers are typed in many ways. Such a record
+        is read by its id, and counts if it still shows what was searched for."""
+        lost = [one for case in cases for one in case.records if _unfound(one)]
+        hashes = {one.hash for one in lost if one.hash}
+        if not hashes:
+            return
+        ids = await self.database.read(
+            lambda conn: marks.vendor_ids(conn, self.target.label, hashes)
+        )
+        known = {
+            id(one): [_by_id(one, id_) for id_ in ids.get(one.hash or b"", ())] for one in lost
+        }
+        await self._observe([one for found in known.values() for one in found])
+        for case in cases:
+            case.records = [r for one in case.records for r in self._found(one, known)]
+
+    def _found(self, record: Record, known: Mapping[int, Sequence[Record]]) -> Sequence[Record]:
+        return [one for one in known.get(id(record), ()) if self._still_shows(one)] or [record]
+
+    def _still_shows(self, record: Record) -> bool:
+        """Also true of what could not be read: that is unknown, not absent."""
+        if not isinstance(record.read, Observed):
+            return not isinstance(record.read, Absent)
+        shown = identifiers_shown(record.read, self.target.region)
+        return any(record.hash in self.intake.keys.hashes(one) for one in shown)
 
     async def _read(
         self, refs: Sequence[Ref]
@@ -198,7 +263,7 @@ class Push:
         for answer in found.values():
             if isinstance(answer, Unusable):
                 raise answer
-        return found
+        return {ref: found.get(ref) or Temporary(UNANSWERED) for ref in unique}
 
     def _name(self, record: Record) -> None:
         """A record that was read by the vendor's id alone is known by the addresses it shows."""
@@ -228,9 +293,7 @@ class Push:
         last = subjects.last_rows(conn, self.controller, hashes)
         for record in records:
             record.held = [held.get(hash_, NOBODY) for hash_ in sorted(record.hashes)]
-            record.receipts = {
-                place: receipt for (hash_, place), receipt in kept.items() if hash_ == record.hash
-            }
+            record.receipts = _kept_of(record, kept)
             times = [last[hash_] for hash_ in record.hashes if hash_ in last]
             record.last_row_at = max(times, default=None)
         if self.connector.facts.assisted:
@@ -242,7 +305,7 @@ class Push:
         if row is None or row.walked_at is None:
             return
         hashes = {record.hash for record in records if record.hash}
-        known = marks.vendor_ids(conn, self.target.label, hashes)
+        known = marks.vendor_ids(conn, self.target.label, hashes, present=True)
         for record in records:
             record.listed = record.hash in known
 
@@ -250,19 +313,20 @@ class Push:
         if not isinstance(record.read, Observed):
             return
         for slot, seen in self._ours(record.read).items():
+            wished = wish(slot, record.held)
             judged = judge(
                 seen,
                 record.read.read_began,
                 record.receipts.get(slot.place),
-                wish(slot, record.held),
+                wished,
                 record.last_row_at,
             )
             if judged.verdict is Verdict.READ_AGAIN:
                 record.stale = True
-            if record.maybe_ours and seen.source is None:
+            if judged.verdict is not Verdict.OUT or judged.source is None:
                 continue
-            if judged.verdict is Verdict.OUT and judged.source:
-                yield heard_out(self.target, record.read, slot, seen, judged.source)
+            if source := _whose(record, seen, wished, judged.source):
+                yield heard_out(self.target, record.read, slot, seen, source)
 
     def _ours(self, read: Observed) -> dict[Slot, Seen]:
         """The slots that this target carries; a read may show others (reminders), for their
@@ -307,7 +371,8 @@ class Push:
         if ins:
             URGENT.set(False)
             admitted = await self._admitted(by_ref, ins)
-            await self._send(by_ref, await self._still_wished(lease, by_ref, admitted))
+            for part in self._parts(admitted):
+                await self._send(by_ref, await self._still_wished(lease, by_ref, part))
 
     def _plan(self, record: Record) -> list[Change]:
         """Prove what needs no write; the rest are changes."""
@@ -342,7 +407,7 @@ class Push:
                 began = record.read.read_began.timestamp()
                 self._note(record, slot, wished, Outcome.ABSENT, None, seen_began=began)
             elif isinstance(record.read, PropagationError):
-                self._fail(record, slot, wished, record.read)
+                self._fail(record, slot, wished, record.read, sent=False)
 
     def _prove_met(
         self,
@@ -356,7 +421,9 @@ class Push:
             if slot in changing:
                 continue
             wished = wishes.get(slot) or wish(slot, record.held)
-            if slot not in values:
+            if read and slot in read.hidden:
+                self._note(record, slot, wished, Outcome.UNSUPPORTED, HIDDEN)
+            elif slot not in values:
                 self._note(record, slot, wished, Outcome.ABSENT, None)
             elif read:
                 value = values[slot].value
@@ -364,7 +431,7 @@ class Push:
                     record, slot, wished, _settled(slot), None, value, read.read_began.timestamp()
                 )
             else:
-                self._note(record, slot, wished, *_unread_outcome(record, slot))
+                self._note(record, slot, wished, *_unread_outcome(record, slot, wished))
 
     async def _not_fought(
         self, records: Mapping[Ref, Record], outs: Sequence[Change]
@@ -377,7 +444,8 @@ class Push:
         hashes = {records[change.ref].hash or b"" for change in fought}
 
         def count(conn: Connection) -> dict[bytes, int]:
-            found = {h: marks.note_pushback(conn, self.target.label, h, now) for h in hashes}
+            label, most = self.target.label, PUSH_BACKS_AN_HOUR
+            found = {h: marks.note_pushback(conn, label, h, now, most) for h in hashes}
             for change in fought:
                 record = records[change.ref]
                 if found[record.hash or b""] >= ALARM_AT:
@@ -410,19 +478,19 @@ class Push:
             return False
         reason = "turned on again more than 4 times within an hour: somebody's tool is fighting us"
         self._note(record, change.slot, change.to, Outcome.PENDING, reason)
-        record.retry_after = 3600.0
+        record.waits[change.slot] = 3600.0
         return True
 
     async def _admitted(self, records: Mapping[Ref, Record], ins: Sequence[Change]) -> list[Change]:
         """A wave of opt-ins waits for a person; one that was stopped never sets out."""
         now = self.clock().timestamp()
-        marked = {
-            record.hash or b"": record.mark.since if record.mark else now
+        said = {
+            record.hash or b"": record.last_row_at.timestamp() if record.last_row_at else now
             for record in (records[change.ref] for change in ins)
         }
 
         def ask(conn: Connection) -> dict[bytes, str]:
-            admitted = waves.admit(conn, self.target.label, marked, now)
+            admitted = waves.admit(conn, self.target.label, said, now)
             if admitted.turned:
                 self._tell_of_wave(conn, admitted.turned, now)
             return admitted.states
@@ -439,7 +507,7 @@ class Push:
     def _passes(self, record: Record, change: Change, states: Mapping[bytes, str]) -> bool:
         state = states[record.hash or b""]
         if state == waves.WAITING:
-            record.retry_after = WAVE_LOOK_AGAIN
+            record.waits[change.slot] = WAVE_LOOK_AGAIN
             reason = "many people are to be switched on in one run: a person decides whether"
             self._note(record, change.slot, change.to, Outcome.PENDING, reason)
         elif state == waves.STOPPED:
@@ -461,10 +529,13 @@ class Push:
             raise Lost
         return [c for c in ins if wish(c.slot, records[c.ref].held) is Wish.ON]
 
-    async def _send(self, records: Mapping[Ref, Record], changes: Sequence[Change]) -> None:
+    def _parts(self, changes: Sequence[Change]) -> Iterable[Sequence[Change]]:
+        """What goes in one call each."""
         size = self.connector.facts.write_batch
-        for start in range(0, len(changes), size):
-            part = changes[start : start + size]
+        return (changes[start : start + size] for start in range(0, len(changes), size))
+
+    async def _send(self, records: Mapping[Ref, Record], changes: Sequence[Change]) -> None:
+        for part in self._parts(changes):
             answers = await self._write(part)
             ended = self.clock().timestamp()
             for change in part:
@@ -570,13 +641,17 @@ class Push:
         wished: Wish,
         fault: PropagationError,
         ended: float | None = None,
+        *,
+        sent: bool = True,
     ) -> None:
+        """`sent` is False for a read that failed: no write can be on its way."""
         if not isinstance(fault, Temporary):
             self._note(record, slot, wished, Outcome.REFUSED, str(fault))
             return
-        record.unclear |= fault.unclear
+        unclear = fault.unclear and sent
+        record.unclear |= unclear
         record.retry_after = max(record.retry_after or 0.0, fault.retry_after or 0.0)
-        written = wished if fault.unclear and wished is not Wish.LEAVE else None
+        written = wished if unclear and wished is not Wish.LEAVE else None
         self._note(record, slot, wished, Outcome.PENDING, str(fault), written=written, ended=ended)
 
     def _prove(self, conn: Connection, lease: Lease, cases: Sequence[Case]) -> None:
@@ -631,19 +706,22 @@ class Push:
         receipt = record.receipts.get(proof.slot.place)
         read = record.read if isinstance(record.read, Observed) else None
         began = read.read_began if read else receipt and receipt.seen_began
+        said = said_at(proof.slot, asked.to, record.held)
         found = assisted.ask(
             conn,
             self.intake.keys,
             self.target,
             asked,
-            began.timestamp() if began else None,
+            max(said, began.timestamp() if began else 0.0),
             proof.reason or "",
             now,
         )
+        if found.missing:
+            return proof._replace(outcome=Outcome.ABSENT, reason=SAID_MISSING)
         if found.done_at:
             return proof._replace(outcome=Outcome.ACCEPTED, reason=SAID_DONE)
         if proof.outcome is Outcome.WAITING_FOR_STAFF:
-            record.retry_after = max(record.retry_after or 0.0, found.due_at - now, LOOK_AGAIN)
+            record.waits[proof.slot] = max(found.due_at - now, LOOK_AGAIN)
         return proof
 
     def _keep(self, conn: Connection, case: Case, delay: Delay | None, now: float) -> None:
@@ -680,6 +758,9 @@ class Push:
         ]
         if open_:
             return self._later(case, open_, now, unsettled)
+        if fault := _unread(case):
+            wait = max(self.backoff.after(case.mark.attempts), fault.retry_after or 0.0)
+            return Delay(case.mark, now + wait, Outcome.PENDING, str(fault), unsettled)
         if unsettled and unsettled > now:
             reason = "an earlier call may still be at work there; it is read again afterwards"
             return Delay(case.mark, unsettled, Outcome.PENDING, reason, unsettled)
@@ -694,22 +775,64 @@ class Push:
     ) -> Delay:
         wait = self.backoff.after(case.mark.attempts)
         wait = max([wait, *(record.retry_after or 0.0 for record, _ in open_)])
+        wait = max(wait, min(record.waits.get(proof.slot, 0.0) for record, proof in open_))
         refused = next((p for _, p in open_ if p.outcome is Outcome.REFUSED), None)
         proof = refused or open_[0][1]
         if all(p.outcome is Outcome.REFUSED for _, p in open_):
             wait = REFUSED_AGAIN_AFTER
         if unsettled and unsettled <= now:
             unsettled = None
-        return Delay(case.mark, now + wait, proof.outcome, proof.reason or "", unsettled)
+        urgent = unsettled is not None or any(p.wish is not Wish.ON for _, p in open_)
+        reason = proof.reason or ""
+        return Delay(case.mark, now + wait, proof.outcome, reason, unsettled, urgent=urgent)
+
+
+def _kept_of(record: Record, kept: Mapping[tuple[bytes, str], Receipt]) -> dict[str, Receipt]:
+    """By place: what is kept under the record's own identifier, where that says nothing under
+    another one that it shows. Else our own write would be news when it is met by another name."""
+    found: dict[str, Receipt] = {}
+    for (hash_, place), receipt in kept.items():
+        tells = hash_ in record.hashes and (receipt.seen or receipt.written)
+        if tells and (hash_ == record.hash or place not in found):
+            found[place] = receipt
+    return found
+
+
+def _unfound(record: Record) -> bool:
+    return isinstance(record.read, Absent) and bool(record.ref.value and record.hash)
+
+
+def _by_id(record: Record, vendor_id: str) -> Record:
+    """The same identifier's record, to be read by the vendor's own id."""
+    ref = Ref(record.ref.kind, "", vendor_id)
+    hashes = set(record.hashes)
+    return Record(ref, record.hash, hashes, record.mark, maybe_ours=record.maybe_ours)
+
+
+def _whose(record: Record, seen: Seen, wished: Wish, source: Source) -> Source | None:
+    """Who said an `off` that a call of ours may have written, in words of the vendor's none: with
+    an `off` wished it may be our own, and says nothing new. Else it counts, for what we know no end
+    of may have been an `on`; of a worker that died nothing is known, and it is no person's own."""
+    if not record.maybe_ours or seen.source is not None:
+        return source
+    if wished is Wish.OFF:
+        return None
+    died = record.mark is not None and record.mark.claimed_before
+    return Source.VENDOR_API if died else source
 
 
 def _fights(record: Record, change: Change) -> bool:
-    """Somebody turned this on again after it was off."""
+    """Somebody turned this on again, or cleared it, after it was seen off. A write of ours that
+    never took is no fight."""
     receipt = record.receipts.get(change.slot.place)
-    if receipt is None or not isinstance(record.read, Observed):
-        return False
-    was_off = receipt.seen is Value.OFF or receipt.written is Wish.OFF
-    return was_off and record.read.values[change.slot].value in (Value.ON, Value.UNMARKED)
+    was_off = receipt is not None and receipt.seen is Value.OFF
+    return was_off and isinstance(record.read, Observed)
+
+
+def _unread(case: Case) -> Temporary | None:
+    """Why a record that is known by the vendor's id alone could not be read."""
+    reads = (record.read for record in case.records if record.hash is None)
+    return next((read for read in reads if isinstance(read, Temporary)), None)
 
 
 def _unknown(case: Case) -> bool:
@@ -738,11 +861,11 @@ def _remembered(record: Record, slot: Slot) -> Seen:
     return Seen(Value.SILENT)
 
 
-def _unread_outcome(record: Record, slot: Slot) -> tuple[Outcome, str | None]:
+def _unread_outcome(record: Record, slot: Slot, wished: Wish) -> tuple[Outcome, str | None]:
     receipt = record.receipts.get(slot.place)
     if receipt and receipt.written:
         return Outcome.ACCEPTED, None
-    if receipt and receipt.seen:
+    if receipt and receipt.seen and meets(receipt.seen, wished):
         return Outcome.CONFIRMED, None
     return Outcome.LOCAL, "nothing to tell there"
 

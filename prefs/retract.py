@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from prefs import merges
 from prefs.core.fold import RELEASED, Entry
 from prefs.core.signals import Evidence
 from prefs.core.words import Channel, Purpose, Scope, Source
@@ -26,7 +27,8 @@ CHUNK = 200
 
 def retract(conn: Connection, intake: Intake, label: str, evidence: Evidence, after: int) -> int:
     """Take back the outs of up to CHUNK subjects past `after`; returns the last one's id, or 0
-    when none was left. Safe to repeat. Raises NotFound."""
+    when none was left, and only then are questions about the batch closed. Safe to repeat. Raises
+    NotFound."""
     batch = batches.by_label(conn, label)
     if batch.state != batches.RETRACTED:
         batch = batches.retracted(conn, batch)
@@ -39,7 +41,17 @@ def retract(conn: Connection, intake: Intake, label: str, evidence: Evidence, af
             moved.append(last)
     if moved:
         _restore(conn, intake, batch.brand, moved)
+    if not last:
+        _close_questions(conn, intake, batch)
     return last
+
+
+def _close_questions(conn: Connection, intake: Intake, batch: Batch) -> None:
+    now = intake.clock().timestamp()
+    for row in tasks.open_about(conn, intake.keys, batch.brand, "batch", batch=batch.label):
+        body = tasks.body(intake.keys, row) | {"settled_with": "taken back"}
+        tasks.settle(conn, intake.keys, row.id, "closed", body, now)
+    merges.taken_back(conn, intake.keys, batch.brand, batch.label, now)
 
 
 def of_one(

@@ -17,7 +17,7 @@ import structlog
 from sqlalchemy import Connection
 
 from prefs import merges, texts
-from prefs.core.decision import NOBODY, Held, wish
+from prefs.core.decision import NOBODY, Held, wholly_out, wish
 from prefs.core.errors import Refused
 from prefs.core.propagation import (
     Connector,
@@ -41,7 +41,7 @@ from prefs.core.signals import Identifier
 from prefs.core.words import Source
 from prefs.intake import Intake
 from prefs.push import heard_out, identifiers_shown
-from prefs.store import marks, permissions, subjects
+from prefs.store import batches, marks, permissions, subjects
 from prefs.store.database import Database
 from prefs.store.marks import Lease, Proof
 
@@ -125,9 +125,19 @@ class Scan:
             complete = page.complete
         if isinstance(self.connector, Listens):
             await self._listen(self.connector, lease)
-        await self.database.write(lambda conn: marks.set_lane(conn, lease, scanned_at=began))
+        await self.database.write(partial(self._polled, lease=lease, began=began))
         if complete and cursor is None:
             await self.database.write(lambda conn: self._walked(conn, lease, began))
+
+    def _polled(self, conn: Connection, lease: Lease, began: float) -> None:
+        marks.set_lane(conn, lease, scanned_at=began)
+        self.over(conn, batches.GATHER)
+
+    def over(self, conn: Connection, wait: float = 0.0) -> None:
+        """Nothing more comes of a walk: the outs in it that no person said go out after `wait`
+        seconds, unless they are many."""
+        due = self.clock().timestamp() + wait
+        batches.walked(conn, self.target.brand, self.target.label, due)
 
     def _walked(self, conn: Connection, lease: Lease, began: float) -> None:
         """What neither of the last two complete walks saw is gone: its people are looked at
@@ -173,7 +183,7 @@ class Scan:
         return len(found), cursor
 
     async def upload(self, page: Page) -> None:
-        """A complete export that staff brought: taken as a walk of everybody."""
+        """An export that staff brought: a complete one is taken as a walk of everybody."""
         now = self.clock().timestamp()
 
         def walked(conn: Connection) -> None:
@@ -182,12 +192,14 @@ class Scan:
             if before is not None:
                 self._mark_owners(conn, marks.gone(conn, self.target.label, before, now))
             marks.uploaded(conn, self.target.label, now)
+            self.over(conn)
             merges.exported(conn, self.intake.keys, self.target.brand, self.target.label)
 
         for start in range(0, len(page.records), UPLOAD):
             part = Page(page.records[start : start + UPLOAD])
             await self.database.write(partial(self._act_on, page=part))
-        await self.database.write(walked)
+        if page.complete:
+            await self.database.write(walked)
 
     def _act_on(self, conn: Connection, page: Page) -> None:
         self.act(conn, self.compare(conn, page))
@@ -198,8 +210,9 @@ class Scan:
         """Every slot of a page's records against what stands here; writes nothing."""
         rows = [self._row(ref, read) for ref, read in page.records]
         rows = [row for row in rows if row.hashes]
-        known = self._known(conn, rows)
-        return [found for row in rows for found in self._compare(row, known)]
+        known, slots = self._known(conn, rows), self.connector.slots
+        found = [one for row in rows for one in self._compare(row, known, slots)]
+        return self._doubted(conn, found)
 
     def _row(self, ref: Ref, read: Observed) -> Row:
         shown = identifiers_shown(read, self.target.region)
@@ -218,10 +231,10 @@ class Scan:
             marks.known_records(conn, self.target.label, ids),
         )
 
-    def _compare(self, row: Row, known: _Known) -> Iterator[Finding]:
+    def _compare(self, row: Row, known: _Known, slots: Sequence[Slot]) -> Iterator[Finding]:
         held = [known.held.get(hash_, NOBODY) for hash_ in row.hashes]
         times = [known.last[hash_] for hash_ in row.hashes if hash_ in known.last]
-        for slot in self.connector.slots:
+        for slot in slots:
             if slot not in row.read.values:
                 continue
             seen, wished = row.read.values[slot], wish(slot, held)
@@ -229,10 +242,23 @@ class Scan:
             receipt = next(filter(None, kept), None)
             began = row.read.read_began
             verdict, source = judge(seen, began, receipt, wished, max(times, default=None))
-            first = row.read.vendor_id not in known.records
-            nobody = first and not times
-            direction = _direction(verdict, seen.value, wished, receipt, nobody=nobody)
+            if self.connector.facts.assisted and wished is Wish.OFF and verdict is Verdict.OUT:
+                verdict = Verdict.NOTHING  # staff did what we asked for
+            id_ = row.read.vendor_id
+            first = id_ not in known.records if id_ else receipt is None
+            direction = _direction(verdict, seen.value, wished, receipt, nobody=first and not times)
+            if direction is Direction.TAKE and wholly_out(slot, held):
+                direction = None
             yield Finding(row, slot, seen, wished, verdict, source, direction, first)
+
+    def _doubted(self, conn: Connection, found: list[Finding]) -> list[Finding]:
+        """An `off` of somebody whom a push is about just now may be that push's own: until it is
+        proved, nobody can tell, and the lane reads again."""
+        outs = [one.row for one in found if one.verdict is Verdict.OUT]
+        hashes = {hash_ for row in outs for hash_ in row.hashes}
+        ids = {row.read.vendor_id for row in outs if row.read.vendor_id}
+        busy = marks.pushed_now(conn, self.target.label, hashes, ids)
+        return [_doubt(one, busy) for one in found] if busy else found
 
     # --- take in -------------------------------------------------------------------------------
 
@@ -250,31 +276,28 @@ class Scan:
         ids = [(row.read.vendor_id, row.hashes) for row in rows if row.read.vendor_id]
         marks.keep_records(conn, self.target.label, ids, now)
         again: set[bytes] = set()
+        proofs: list[Proof] = []
         for one in found:
             if one.verdict is Verdict.OUT and one.source:
                 signal = heard_out(self.target, one.row.read, one.slot, one.seen, one.source)
-                self.intake.record(conn, signal)
-                self._remember(conn, one, Wish.OFF)
+                self.intake.record(conn, signal, walking=True)
+                proofs += self._seen(one, Wish.OFF)
             elif one.verdict is Verdict.READ_AGAIN or _pushes(one, ons=ons):
                 again |= set(one.row.hashes)
                 if self.connector.facts.assisted:
                     # Nothing else will read it.
-                    self._remember(conn, one, one.wished, Outcome.PENDING)
+                    proofs += self._seen(one, one.wished, Outcome.PENDING)
             elif meets(one.seen.value, one.wished):
-                self._remember(conn, one, one.wished)
+                proofs += self._seen(one, one.wished)
                 again |= set(one.row.hashes) if self.connector.facts.assisted else set()
+        marks.write_receipts(conn, self.target.label, proofs, now)
         self._mark_owners(conn, again)
 
-    def _remember(
-        self, conn: Connection, one: Finding, wished: Wish, outcome: Outcome | None = None
-    ) -> None:
+    def _seen(self, one: Finding, wished: Wish, outcome: Outcome | None = None) -> Iterator[Proof]:
         outcome = outcome or self._met(one.slot)
         began = one.row.read.read_began.timestamp()
-        proofs = [
-            Proof(hash_, one.slot, wished, outcome, None, one.seen.value, began)
-            for hash_ in one.row.keyed
-        ]
-        marks.write_receipts(conn, self.target.label, proofs, self.clock().timestamp())
+        for hash_ in one.row.keyed:
+            yield Proof(hash_, one.slot, wished, outcome, None, one.seen.value, began)
 
     def _met(self, slot: Slot) -> Outcome:
         facts = self.connector.facts
@@ -292,6 +315,13 @@ class Scan:
             for subject_id in subjects.owners(conn, controller, hashes)
         ]
         marks.set_marks(conn, wanted, self.clock().timestamp(), urgent=True)
+
+
+def _doubt(one: Finding, busy: Collection[bytes | str | None]) -> Finding:
+    names = (*one.row.hashes, one.row.read.vendor_id)
+    if one.verdict is not Verdict.OUT or not any(name in busy for name in names):
+        return one
+    return one._replace(verdict=Verdict.READ_AGAIN, direction=None)
 
 
 def _pushes(one: Finding, *, ons: bool) -> bool:

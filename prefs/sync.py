@@ -98,6 +98,8 @@ async def settle(scan: Scan, report: Report) -> None:
     for start in range(0, len(report.open), AT_ONCE):
         rows = report.open[start : start + AT_ONCE]
         await scan.database.write(partial(act, rows=rows))
+    if report.open:
+        await scan.database.write(scan.over)
 
 
 def _told(conn: Connection, scan: Scan, one: Finding) -> dict[str, Any]:
@@ -159,7 +161,7 @@ async def upload(scan: Scan, data: bytes, *, apply: bool) -> Report:
     """What staff brought: the system's own export, or our list of tasks with what is done.
     Raises BadInput."""
     report = Report(scan.target.label, scan.target.system, scan.target.live)
-    rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig", "replace"))))
+    rows = _table(data)
     if rows and assisted.is_list(list(rows[0])):
         await _ticked(scan, rows, report, apply=apply)
         return report
@@ -176,6 +178,15 @@ async def upload(scan: Scan, data: bytes, *, apply: bool) -> Report:
     if apply:
         await scan.upload(export.page)
     return report
+
+
+def _table(data: bytes) -> list[dict[str, str]]:
+    """Raises BadInput."""
+    text = io.StringIO(data.decode("utf-8-sig", "replace"), newline="")
+    try:
+        return list(csv.DictReader(text))
+    except csv.Error:
+        raise BadInput("the file is no CSV: bring it as it was downloaded") from None
 
 
 async def _ticked(

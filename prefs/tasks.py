@@ -18,7 +18,7 @@ from prefs.core.signals import Evidence, Signal, Statement
 from prefs.core.words import Channel, Choice, Purpose, Scope, Source
 from prefs.intake import Clock, Intake
 from prefs.settings import Settings
-from prefs.store import batches, marks, tasks, waves
+from prefs.store import batches, marks, subjects, tasks, waves
 
 
 class Parts(Protocol):
@@ -58,6 +58,9 @@ class Case(NamedTuple):
 Follow = Callable[[Connection, Parts, Case], None]
 Body = Mapping[str, Any]
 
+HELD = ("held_text", "held_mail")
+"""Kinds of questions whose channel is held until they are settled."""
+
 
 def _nothing(conn: Connection, parts: Parts, case: Case) -> None:
     """The task was all there was to do."""
@@ -71,13 +74,29 @@ def _read_by_staff(conn: Connection, parts: Parts, case: Case) -> None:
     if case.settled.state == "out":
         _record_out(conn, parts, case)
     elif case.settled.state == "release":
-        subject_id, channel = _whose(case), _channel(case)
-        parts.intake.release(conn, case.row.brand, subject_id, channel, case.evidence)
+        _release(conn, parts, case)
+
+
+def _release(conn: Connection, parts: Parts, case: Case) -> None:
+    """The hold ends for all who share the address or number, once no other question about it is
+    open."""
+    brand, channel = case.row.brand, _channel(case.row, case.body)
+    known = parts.intake.hashes_of_subject(conn, _whose(case), channel)
+    controller = parts.settings.brands[brand].controller
+    people = {_whose(case), *subjects.owners(conn, controller, [hash_ for _, hash_ in known])}
+    asked = tasks.open_of(conn, brand, HELD, people)
+    if [row for row in asked if _channel(row, tasks.body(parts.keys, row)) is channel] == [
+        case.row
+    ]:
+        for subject_id in sorted(people):
+            parts.intake.release(conn, brand, subject_id, channel, case.evidence)
 
 
 def _record_out(conn: Connection, parts: Parts, case: Case) -> None:
-    channel = _channel(case)
+    channel = _channel(case.row, case.body)
     hashes = tuple(parts.intake.hashes_of_subject(conn, _whose(case), channel))
+    if not hashes:
+        raise BadInput(f"nothing is known to reach this person by {channel}", field="$.state")
     out = Statement(Scope(channel, Purpose.MARKETING), Choice.OUT)
     signal = Signal(case.row.brand, Source.STAFF, (out,), hashes=hashes, evidence=case.evidence)
     parts.intake.record(conn, signal)
@@ -92,9 +111,9 @@ def _whose(case: Case) -> int:
     return int(case.row.subject_id)
 
 
-def _channel(case: Case) -> Channel:
-    default = Channel.SMS if case.row.kind == "held_text" else Channel.EMAIL
-    return Channel(case.body.get("channel") or default)
+def _channel(row: Any, body: Body) -> Channel:
+    default = Channel.SMS if row.kind == "held_text" else Channel.EMAIL
+    return Channel(body.get("channel") or default)
 
 
 def _look_again(conn: Connection, parts: Parts, case: Case) -> None:
@@ -169,6 +188,10 @@ def _fight_alarm(body: Body) -> str:
     )
 
 
+def _warning_alarm(body: Body) -> str:
+    return f"{body['target']}: {body['text']}. See to it there: opt-outs are heard all the same."
+
+
 OUT_OR_RELEASE = ("out", "release")
 KINDS: Mapping[str, Kind] = {
     "held_text": Kind("Does this text mean stop?", OUT_OR_RELEASE, _read_by_staff),
@@ -192,7 +215,11 @@ KINDS: Mapping[str, Kind] = {
     "reminders_blocked_at_gateway": Kind(
         "The gateway sends this number no reminders by SMS any more: remind another way."
     ),
-    "timely_change": Kind("Change this customer's marketing at Timely.", follow=_look_again),
+    "timely_change": Kind(
+        "Change this customer's marketing at Timely; not_found where there is none like that.",
+        (assisted.DONE, assisted.NOT_FOUND),
+        _look_again,
+    ),
     "refused": Kind(
         "The system refuses this opt-out: switch it off there by hand.", follow=_look_again
     ),
@@ -224,6 +251,9 @@ KINDS: Mapping[str, Kind] = {
     "webhook_gone": Kind(
         "A system no longer tells us what happens there; the poll still does: register the webhook "
         "again.",
+    ),
+    "vendor_warning": Kind(
+        "A system warns us, or keeps us from sending: see to it there.", alarm=_warning_alarm
     ),
     "container": Kind(
         "A list that can send stands nowhere in the configuration: write it there as marketing, "

@@ -39,8 +39,11 @@ def take(
             events.keep_raw(conn, intake.keys, target.label, raw, now, message_id=text.message_id)
         return
     signal = _signal(target, text, said, sent_at)
-    if signal and intake.record(conn, signal).duplicate:
+    recorded = intake.record(conn, signal) if signal else None
+    if recorded and recorded.duplicate:
         return
+    if recorded and said is Meaning.HOLD:
+        _task(conn, intake, target, text, "held_text", recorded.subject_id)
     _follow(conn, intake, target, text, said, purposes)
 
 
@@ -92,10 +95,9 @@ def _follow(
     purposes: list[Purpose],
 ) -> None:
     """Tasks and delivery facts that come with a text."""
-    if said is Meaning.HOLD:
-        _task(conn, intake, target, text, "held_text")
+    owner = intake.owner(conn, target.brand, text.number)
     if said is Meaning.APPOINTMENT_REPLY:
-        _task(conn, intake, target, text, "appointment_reply")
+        _task(conn, intake, target, text, "appointment_reply", owner)
     blocked = _gateway_blocked(text, said)
     reminders_blocked = blocked and (
         said is Meaning.APPOINTMENT_REPLY or (len(purposes) > 1 and said is not Meaning.HOLD)
@@ -103,7 +105,7 @@ def _follow(
     if reminders_blocked:
         _fact(conn, intake, target, text, Purpose.REMINDERS, ended=False)
         if said is not Meaning.APPOINTMENT_REPLY:
-            _task(conn, intake, target, text, "reminders_blocked_at_gateway")
+            _task(conn, intake, target, text, "reminders_blocked_at_gateway", owner)
     if said in STARTS:
         for purpose in purposes:
             _fact(conn, intake, target, text, purpose, ended=True)
@@ -132,14 +134,20 @@ def _fact(
     intake.fact(conn, target.brand, target.label, fact)
 
 
-def _task(conn: Connection, intake: Intake, target: Target, text: Text, kind: str) -> None:
+def _task(
+    conn: Connection,
+    intake: Intake,
+    target: Target,
+    text: Text,
+    kind: str,
+    subject_id: int | None,
+) -> None:
     now = intake.clock()
     if not events.first_time(conn, target.label, f"task {kind} {text.message_id}", now.timestamp()):
         return
-    subject = intake.owner(conn, target.brand, text.number)
     body = {"text": text.body[:1600], "number": text.number.spelling, "sender": text.sender}
     due = next_working_day(now).timestamp()
-    tasks.add(conn, intake.keys, target.brand, kind, subject, body, now.timestamp(), due)
+    tasks.add(conn, intake.keys, target.brand, kind, subject_id, body, now.timestamp(), due)
 
 
 def hold_task(conn: Connection, intake: Intake, signal: Signal, subject_id: int) -> None:

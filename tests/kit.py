@@ -76,6 +76,7 @@ class Clinic:
         *,
         brand: str = "rt",
         ref: str | None = None,
+        walking: bool = False,
         **more: object,
     ) -> Recorded:
         """One person says something; the answer comes after the commit."""
@@ -87,7 +88,9 @@ class Clinic:
             ref=ref,
             **more,  # type: ignore[arg-type]  # fields of Signal, passed on by name
         )
-        return self.database.write_now(lambda conn: self.intake.record(conn, signal))
+        return self.database.write_now(
+            lambda conn: self.intake.record(conn, signal, walking=walking)
+        )
 
     def consent(self, address: str, scope: Scope = EMAIL, **more: object) -> Recorded:
         return self.say(
@@ -147,7 +150,10 @@ class MailingList:
     """What it shows of everybody's opt-in."""
     before_read: Callable[[], None] | None = None
     before_write: Callable[[Sequence[Change]], None] | None = None
+    after_write: Callable[[], None] | None = None
     slots: tuple[Slot, ...] = (SLOT,)
+    names: bool = True
+    """Whether records have ids."""
 
     async def observe(
         self, refs: Sequence[Ref]
@@ -164,7 +170,8 @@ class MailingList:
         if address not in self.held:
             return Absent(began)
         seen = Seen(self.held[address], proof=self.proof)
-        return Observed({SLOT: seen}, began, f"id-{address}", ((Kind.EMAIL, address),))
+        vendor_id = f"id-{address}" if self.names else None
+        return Observed(dict.fromkeys(self.slots, seen), began, vendor_id, ((Kind.EMAIL, address),))
 
     async def apply(
         self, changes: Sequence[Change]
@@ -175,6 +182,8 @@ class MailingList:
         if self.write_fault is None or self.works_all_the_same:
             for change in changes:
                 self._do(change)
+        if self.after_write:
+            self.after_write()
         if self.write_fault:
             return dict.fromkeys(changes, self.write_fault)
         return {} if self.omits else dict.fromkeys(changes, Applied())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
@@ -15,8 +16,18 @@ import httpx
 import uvicorn
 from starlette.testclient import TestClient
 
-from prefs.app import Clock, Runtime, load_settings, make_app, open_runtime, utc_now
-from prefs.store import access
+from prefs.app import (
+    Clock,
+    Runtime,
+    load_settings,
+    make_app,
+    make_connector,
+    open_runtime,
+    utc_now,
+)
+from prefs.scan import Scan
+from prefs.store import access, marks
+from prefs.store.marks import Lease
 from prefs.web.server import config
 
 PUBLIC = "https://prefs.example.co.uk"
@@ -189,6 +200,32 @@ def _until_answered(client: httpx.Client) -> None:
                 return
         time.sleep(0.02)
     raise AssertionError("the service did not start")
+
+
+def lane(service: Served, target: str) -> Any:
+    """The row of a target's lane, once a worker holds it."""
+    return service.runtime.database.read_now(lambda conn: marks.lane(conn, target))
+
+
+def walked(service: Served, target: str) -> Any:
+    """The lane's row after the first walk of its worker."""
+    eventually(lambda: getattr(lane(service, target), "scanned_at", None))
+    return lane(service, target)
+
+
+def poll(service: Served, target: str, cursor: str | None = None, times: int = 1) -> None:
+    """Walk through a target now, beside the worker that holds its lane."""
+    (found,) = [one for one in service.runtime.targets if one.label == target]
+    row, made = walked(service, target), service.runtime
+    connector = make_connector(made, found)
+    scan = Scan(found, connector, made.database, made.intake, made.clock)
+
+    async def walks() -> None:
+        for _ in range(times):
+            await scan.run(Lease(target, row.holder, row.epoch), cursor)
+        await connector.close()
+
+    asyncio.run(walks())
 
 
 def eventually(holds: Callable[[], object], seconds: float = 8.0) -> float:

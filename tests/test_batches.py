@@ -6,19 +6,22 @@ import asyncio
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection
 
-from prefs import retract
+from prefs import hooks, retract
+from prefs.core import identity
 from prefs.core.errors import NotFound
 from prefs.core.propagation import Value
-from prefs.core.signals import Evidence
+from prefs.core.signals import Delivery, Evidence, Recheck
 from prefs.core.words import Choice, Source
+from prefs.scan import Scan
 from prefs.store import batches, ledger, marks, permissions, subjects, tasks
-from prefs.store.batches import FEW, HELD_FOR, PAUSE, Batch
+from prefs.store.batches import FEW, GATHER, HELD_FOR, PAUSE, Batch
 from prefs.store.ledger import Finding
-from tests.kit import EMAIL, TARGET, Clinic, MailingList, clinic, one_round, push_of
+from tests.kit import EMAIL, SMS, TARGET, Clinic, MailingList, clinic, one_round, push_of
 
 BY = Evidence(actor="Sam", note="a fault of the other system")
 
@@ -77,13 +80,50 @@ def clean(rt: Clinic) -> bool:
     return rt.database.read_now(look)
 
 
-def test_a_few_go_out_at_once(rt: Clinic) -> None:
+def test_a_few_go_out_once_no_more_come(rt: Clinic) -> None:
     crowd = people(FEW)
     there = MailingList(rt.clock, held=dict.fromkeys(crowd, Value.ON))
     turn_off(rt, crowd)
+    rt.clock.forward(GATHER + 1)
     push(rt, there)
     assert set(there.held.values()) == {Value.OFF}
     assert newest(rt).state == batches.OPEN
+
+
+def test_none_of_many_slips_out_before_they_are_seen_to_be_many(rt: Clinic) -> None:
+    """A lane carries what is due after each of them; they come one by one, and slowly."""
+    crowd = people(FEW + 30)
+    there = MailingList(rt.clock, held=dict.fromkeys(crowd, Value.ON))
+    for one in crowd:
+        turn_off(rt, [one])
+        push(rt, there)
+        rt.clock.forward(GATHER / 4)
+    push(rt, there)
+    assert set(there.held.values()) == {Value.ON}
+    assert newest(rt).state == batches.WAITING
+
+
+def test_a_walk_holds_what_it_finds_until_it_is_over(rt: Clinic) -> None:
+    crowd = people(FEW)
+    there = MailingList(rt.clock, held=dict.fromkeys(crowd, Value.ON))
+    for one in crowd:
+        rt.say(one, Source.VENDOR_API, origin="rt/other", walking=True)
+    rt.clock.forward(PAUSE / 2)
+    push(rt, there)
+    assert set(there.held.values()) == {Value.ON}
+    due = rt.clock().timestamp()
+    rt.database.write_now(lambda conn: batches.walked(conn, "rt", "rt/other", due))
+    push(rt, there)
+    assert set(there.held.values()) == {Value.OFF}
+
+
+def test_the_target_that_says_it_is_read_again_at_once(rt: Clinic) -> None:
+    """Only that makes a person's word of what an unsigned webhook says; nothing is written."""
+    (one,) = people(1)
+    there = MailingList(rt.clock, held={one: Value.OFF})
+    rt.say(one, Source.VENDOR_ADMIN, origin=TARGET.label)
+    assert asyncio.run(one_round(rt, push_of(rt, there))) == 1
+    assert there.written == []
 
 
 def test_many_count_here_at_once_and_wait_elsewhere(rt: Clinic) -> None:
@@ -140,6 +180,66 @@ def test_outs_by_people_pass_though_they_are_among_them(rt: Clinic) -> None:
     assert off == [crowd[3], crowd[70]]
 
 
+def walk(rt: Clinic, there: MailingList) -> None:
+    now = rt.clock().timestamp()
+    lease = rt.database.write_now(
+        lambda conn: marks.take_lease(conn, TARGET.label, "one", now, 30.0)
+    )
+    assert lease
+    asyncio.run(Scan(TARGET, there, rt.database, rt.intake, rt.clock).run(lease, None))
+
+
+def webhooks(rt: Clinic, addresses: list[str]) -> None:
+    """The target tells that these records changed."""
+    delivery = Delivery("POST", "", (), {}, b"", rt.clock())
+    found = [Recheck(identifier=identity.email(one)) for one in addresses]
+    rt.database.write_now(lambda conn: hooks.take(conn, rt.intake, TARGET, delivery, found))
+
+
+def test_neither_a_poll_nor_a_webhook_lets_them_through(rt: Clinic) -> None:
+    crowd = people(FEW + 30)
+    there = MailingList(rt.clock, held=dict.fromkeys(crowd, Value.ON))
+    turn_off(rt, crowd)
+    walk(rt, there)
+    webhooks(rt, crowd)
+    push(rt, there)
+    assert set(there.held.values()) == {Value.ON}
+    rt.clock.forward(HELD_FOR)
+    push(rt, there)
+    assert set(there.held.values()) == {Value.OFF}
+
+
+def test_what_a_person_said_long_ago_is_pushed_back_at_once_all_the_same(rt: Clinic) -> None:
+    """The batch says it of them too, and somebody turns them on there meanwhile."""
+    crowd = people(FEW + 30)
+    there = MailingList(rt.clock, held=dict.fromkeys(crowd, Value.ON))
+    early, late, by_text = crowd[3], crowd[70], crowd[71]
+    for one in (early, late):
+        rt.say(one, Source.ONE_CLICK)
+    # The list carries no texts: no word of this person's own has to go there.
+    rt.say(by_text, Source.STAFF, scope=SMS)
+    push(rt, there)
+    there.held |= dict.fromkeys((early, late), Value.ON)
+    rt.clock.forward(PAUSE + 1)
+    turn_off(rt, crowd[:40])
+    walk(rt, there)
+    turn_off(rt, crowd[40:])
+    walk(rt, there)
+    push(rt, there)
+    off = [one for one in crowd if there.held[one] is Value.OFF]
+    assert off == [early, late]
+
+
+def test_what_waited_before_the_batch_began_is_not_held_by_it(rt: Clinic) -> None:
+    crowd = people(FEW + 30)
+    there = MailingList(rt.clock, held=dict.fromkeys(crowd, Value.ON))
+    rt.say(crowd[5], Source.VENDOR_ADMIN, origin="rt/first")
+    rt.clock.forward(60)
+    turn_off(rt, crowd)
+    push(rt, there)
+    assert [one for one in crowd if there.held[one] is Value.OFF] == [crowd[5]]
+
+
 @pytest.mark.parametrize("source", [Source.VENDOR_PERSON, Source.STAFF, Source.API])
 def test_no_other_source_is_held(rt: Clinic, source: Source) -> None:
     crowd = people(FEW + 5)
@@ -171,6 +271,7 @@ def test_what_had_gone_out_already_is_put_right(rt: Clinic) -> None:
     for one in crowd:
         rt.consent(one)
     turn_off(rt, crowd)
+    rt.clock.forward(GATHER + 1)
     push(rt, there)
     assert set(there.held.values()) == {Value.OFF}
     take_back(rt, newest(rt).label)
@@ -233,6 +334,31 @@ def test_what_the_same_batch_says_afterwards_counts_until_it_is_taken_back(rt: C
     take_back(rt, label)
     assert word(rt, one) == word(rt, other) == "in"
     assert clean(rt)
+
+
+def test_what_is_taken_back_asks_nobody_any_more(rt: Clinic) -> None:
+    turn_off(rt, people(FEW + 5))
+    (task,) = open_tasks(rt)
+    take_back(rt, newest(rt).label)
+    assert open_tasks(rt) == []
+    (closed,) = rt.database.read_now(lambda conn: tasks.listed(conn, "rt", "closed", "batch"))
+    assert closed.id == task.id
+    assert newest(rt).state == batches.RETRACTED
+
+
+def test_nothing_of_what_was_taken_back_is_let_go(rt: Clinic) -> None:
+    turn_off(rt, people(FEW + 5))
+    label, now = newest(rt).label, rt.clock().timestamp()
+    take_back(rt, label)
+    held = rt.database.read_now(lambda conn: batches.by_label(conn, label))
+    rt.database.write_now(lambda conn: batches.release(conn, held, now))
+    assert newest(rt).state == batches.RETRACTED
+    turn_off(rt, ["late@example.co.uk"])
+    assert newest(rt).label != label
+
+
+def open_tasks(rt: Clinic) -> list[Any]:
+    return rt.database.read_now(lambda conn: tasks.listed(conn, "rt", "open", "batch"))
 
 
 def test_an_unknown_batch_is_refused(rt: Clinic) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 
 from prefs.chores import Forgetting, Sealer, Sweep
 from prefs.core.propagation import Target
-from prefs.store import ledger, marks, outbox
+from prefs.store import ledger, marks, outbox, tasks
 from prefs.store.marks import Lease
 from tests.kit import Clock
 from tests.served import Served, served
@@ -126,6 +128,52 @@ def test_an_unsafe_target_denies_all_marketing_through_it_until_it_is_confirmed(
     sweep(rt, clock, 5)
     assert status(rt)["unsafe"] is False
     assert rt.reason("bob@example.com", via="mailchimp") == "consent"
+
+
+def test_two_processes_that_find_it_unsafe_at_once_tell_once(rt: Served, clock: Clock) -> None:
+    """`serve` and `work` both sweep."""
+    rt.say(ADA)
+    clock.forward(12 * HOUR + 1)
+    runtime, now = rt.runtime, clock().timestamp()
+    to = runtime.settings.alerts
+    sweeps = [Sweep(runtime.database, runtime.targets, runtime.keys, clock, to) for _ in range(2)]
+    for unsafe in (True, False):
+        for one in sweeps:
+            turn = partial(one._turn, target=target(rt), unsafe=unsafe, now=now)
+            runtime.database.write_now(turn)
+    assert len([one for one in alerts(rt) if "unsafe" in one]) == 1
+
+
+def test_an_alert_that_was_told_is_not_written_about_again(
+    rt: Served, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = {"batch": "b_1", "origin": "x", "limit": 50}
+    runtime, now = rt.runtime, clock().timestamp()
+    runtime.database.write_now(
+        lambda conn: tasks.add(conn, runtime.keys, "rt", "batch", None, body, now, now)
+    )
+    sweep(rt, clock)
+    assert len(alerts(rt)) == 1
+
+    def no_write(job: Any) -> None:
+        raise AssertionError("nothing is to be written")
+
+    monkeypatch.setattr(runtime.database, "write", no_write)
+    sweep(rt, clock, 5)
+    assert len(alerts(rt)) == 1
+
+
+def test_a_target_that_is_only_observed_from_now_on_is_not_said_to_have_confirmed(
+    rt: Served, clock: Clock
+) -> None:
+    rt.say(ADA)
+    sweep(rt, clock, HOUR + 1)
+    observed = replace(target(rt), live=False)
+    runtime, to = rt.runtime, rt.runtime.settings.alerts
+    run(rt, Sweep(runtime.database, [observed], runtime.keys, clock, to).run)
+    (closed,) = rt.get("/v1/tasks?kind=overdue").json()["items"]
+    assert closed["state"] == "closed"
+    assert "confirmed" not in closed["body"]["settled_with"]
 
 
 def test_a_mark_set_again_does_not_grow_young(rt: Served, clock: Clock) -> None:

@@ -157,6 +157,28 @@ def test_one_that_appears_after_go_live_makes_the_target_unsafe_until_it_is_clas
     assert open_tasks(rt) == []
 
 
+def test_one_that_begins_to_send_after_go_live_appeared_then(rt: Clinic) -> None:
+    there = Lists(rt.clock, lists=(NEWS, TEST))
+    read(rt, there)
+    rt.clock.forward(86400)
+    there.lists = (NEWS, replace(TEST, inactive=False))
+    read(rt, there)
+    sweep(rt)
+    assert unsafe(rt)
+    assert open_tasks(rt)[0]["after_go_live"] is True
+
+
+def test_one_that_the_configuration_names_no_more_did_not_appear_after_go_live(rt: Clinic) -> None:
+    """What is told and what is denied agree."""
+    there = Lists(rt.clock, lists=(NEWS, VIP))
+    read(rt, there, target_with(ignored_containers=["a2"]))
+    rt.clock.forward(86400)
+    read(rt, there)
+    sweep(rt)
+    assert not unsafe(rt)
+    assert open_tasks(rt)[0]["after_go_live"] is False
+
+
 def test_one_that_was_deleted_there_is_no_danger_any_more(rt: Clinic) -> None:
     there = Lists(rt.clock)
     read(rt, there)
@@ -231,6 +253,31 @@ def test_a_list_that_is_configured_later_marks_again_for_its_channel(rt: Clinic)
     assert marked(rt) == 0, "nobody is out by SMS"
     read(rt, Lists(rt.clock, slots=(*slots, Slot("vip", Channel.EMAIL))))
     assert marked(rt) == 1
+
+
+def test_a_target_that_was_not_configured_for_a_while_is_a_new_one(rt: Clinic) -> None:
+    """Who opted out meanwhile was not marked for it, and it may not be readable."""
+    read(rt, Lists(rt.clock))
+    sweep_without_targets(rt)
+    rt.say(ADA, Source.ONE_CLICK)
+    clear(rt)
+    read(rt, Lists(rt.clock))
+    assert marked(rt) == 1
+
+
+def test_a_list_of_a_target_that_is_gone_is_no_question_any_more(rt: Clinic) -> None:
+    read(rt, Lists(rt.clock, lists=(NEWS, VIP)))
+    sweep(rt)
+    assert len(open_tasks(rt)) == 1
+    sweep_without_targets(rt)
+    assert open_tasks(rt) == []
+    read(rt, Lists(rt.clock, lists=(NEWS, VIP)))
+    assert len(open_tasks(rt)) == 1
+
+
+def sweep_without_targets(rt: Clinic) -> None:
+    """The target was taken out of the configuration."""
+    asyncio.run(Sweep(rt.database, [], rt.keys, rt.clock).run())
 
 
 def test_more_people_than_a_page_are_all_marked(

@@ -2,18 +2,68 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import connectors
-from prefs.core.propagation import Facts, Key, Proves
+from connectors.budget import TokenBudget
+from prefs.core.propagation import Connector, Facts, Key, Proves, Slot, Target
+from prefs.core.words import Channel
 from prefs.settings import TARGET_KEYS
 from prefs.tasks import KINDS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "systems.md").read_text()
+OTHERS = {name: name for name in ("sms", "phone", "post", "messenger")}
+FULL: dict[str, dict[str, Any]] = {
+    "activecampaign": {"marketing_lists": {"1": ["news"]}, "sms_lists": ["5"]},
+    "google": {},
+    "hubspot": {"token": "t", "types": {"1": "*"}, "properties": OTHERS},
+    "keap": {"token": "t"},
+    "mailchimp": {"api_key": "k-us1", "audiences": {"a1": ["news"]}},
+    "messenger": {"page": "1", "token": "t", "app_secret": "s", "label": "No marketing"},
+    "pabau": {"api_key": "k", "fields": {"messenger": "Marketing messenger"}},
+    "pipedrive": {"token": "t", "campaigns": True},
+    "timely": {},
+    "twilio": {"consents": True},
+    "xero": {},
+}
+"""The options with which a target of each system holds all that it can."""
+
+
+def section(system: str) -> str:
+    return PAGE.split(f"\n## {system}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def slots(system: str) -> tuple[Slot, ...]:
+    """Of a target that is configured in full."""
+    senders = {"marketing": ("MG1",), "reminders": ("MG2",)}
+    base = "http://127.0.0.1:9"
+    target = Target(system, "rt", system, True, base, FULL[system], ("news",), senders=senders)
+
+    async def made() -> tuple[Slot, ...]:
+        kind = connectors.load(system)
+        connector: Connector = kind(
+            target, TokenBudget(kind.facts.limit), lambda: datetime.now(UTC)
+        )
+        try:
+            return connector.slots
+        finally:
+            await connector.close()
+
+    return asyncio.run(made())
+
+
+def acted_on(system: str) -> str:
+    """Channels on which the vendor acts, and those that it only holds a mark of."""
+    enforced = {slot.channel for slot in slots(system) if slot.enforced}
+    recorded = {slot.channel for slot in slots(system)} - enforced
+    return " / ".join(" ".join(sorted(some)) or "none" for some in (enforced, recorded))
 
 
 def row(facts: Facts) -> str:
@@ -22,6 +72,7 @@ def row(facts: Facts) -> str:
     cells = [
         facts.system,
         " ".join(sorted(facts.channels)),
+        acted_on(facts.system),
         " ".join(facts.keys_on),
         "yes" if facts.splits_topics else "no",
         " ".join(sorted(facts.on_by_default)) or "no",
@@ -41,11 +92,28 @@ def key_row(name: str, key: Key) -> str:
 
 @pytest.mark.parametrize("system", sorted(connectors.SYSTEMS))
 def test_the_table_of_systems_is_true(system: str) -> None:
-    assert row(connectors.load(system).facts) in PAGE
+    assert row(connectors.load(system).facts) in PAGE.splitlines()
 
 
-def section(system: str) -> str:
-    return PAGE.split(f"\n## {system}\n", 1)[1].split("\n## ", 1)[0]
+@pytest.mark.parametrize("system", sorted(connectors.SYSTEMS))
+def test_a_full_configuration_holds_every_channel_that_is_declared(system: str) -> None:
+    held: set[Channel] = {slot.channel for slot in slots(system)}
+    assert held == connectors.load(system).facts.channels
+
+
+@pytest.mark.parametrize("system", sorted(connectors.SYSTEMS))
+def test_what_the_vendor_does_not_confirm_is_said(system: str) -> None:
+    """A list, or the word that there is nothing."""
+    told = re.findall(r"^Unconfirmed by the vendor: \S.*$", section(system), re.MULTILINE)
+    nothing = "Nothing here is unconfirmed by the vendor." in section(system)
+    assert len(told) + nothing == 1
+
+
+def test_the_page_has_a_section_for_each_system_and_no_other() -> None:
+    named = re.findall(r"^## (\w+)$", PAGE, re.MULTILINE)
+    assert named == sorted(connectors.SYSTEMS)
+    table = PAGE.partition("| system |")[2].partition("\n\n")[0].splitlines()[2:]
+    assert [line.split("|")[1].strip() for line in table] == named
 
 
 @pytest.mark.parametrize("system", sorted(connectors.SYSTEMS))
@@ -69,9 +137,8 @@ def test_every_key_of_a_system_is_described(system: str) -> None:
 
 @pytest.mark.parametrize("system", sorted(connectors.SYSTEMS))
 def test_every_write_that_a_connector_may_make_is_named(system: str) -> None:
-    said = section(system)
-    for method, path in connectors.load(system).facts.writes:
-        assert f"`{method} {path}`" in said
+    named = re.findall(r"^- `([A-Z]+) (.+)`$", section(system), re.MULTILINE)
+    assert named == list(connectors.load(system).facts.writes)
 
 
 @pytest.mark.parametrize("system", sorted(connectors.SYSTEMS))

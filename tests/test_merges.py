@@ -14,8 +14,10 @@ import pytest
 from click.testing import CliRunner
 
 from prefs.cli import main
+from prefs.core.signals import Evidence
 from prefs.core.words import Choice, Source
 from prefs.intake import TargetInfo
+from prefs.retract import retract
 from prefs.store import batches, tasks
 from prefs.store.batches import FEW
 from tests.kit import Clinic as Kit
@@ -396,6 +398,22 @@ def test_a_run_of_many_is_one_question(rt: Kit) -> None:
     rt.database.write_now(lambda conn: batches.release(conn, batch, now))
     for email in crowd[-5:]:
         rt.say(email, Source.VENDOR_API, Choice.OUT, origin="rt/list")
+    assert open_checks(rt) == []
+
+
+def test_a_run_that_was_taken_back_asks_nothing_more(rt: Kit) -> None:
+    crowd = [f"p{number}@example.co.uk" for number in range(3)]
+    for email in crowd:
+        rt.say(email, Source.VENDOR_API, Choice.OUT, origin="rt/list")
+    assert len(open_checks(rt)) == 3
+    (batch,) = rt.database.read_now(batches.listed)
+    by, last = Evidence(actor="Sam", note="a fault"), 0
+
+    def step(conn: Any) -> int:
+        return retract(conn, rt.intake, batch.label, by, last)
+
+    while last := rt.database.write_now(step):
+        continue
     assert open_checks(rt) == []
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,18 @@ import pytest
 from click.testing import CliRunner
 
 from prefs.cli import main
+from prefs.core.propagation import Page, Value
+from prefs.core.words import Source
+from prefs.onboarding import Survey, record, walk
+from prefs.scan import Scan
+from tests import kit
 from tests.served import Served, configure, eventually, listening, served
 from tests.twins.activecampaign import ActiveCampaignTwin
 from tests.twins.hubspot import HubspotTwin
 from tests.twins.kit import Twin, running
 from tests.twins.mailchimp import MailchimpTwin
 from tests.twins.pabau import PabauTwin
+from tests.twins.timely import COLUMNS, TimelyTwin
 
 PROVED, DEFAULT, UNKNOWN = 2900, 900, 400
 OUT = 60
@@ -84,6 +91,13 @@ class Clinic:
         done = CliRunner().invoke(main, command, env=environ)
         assert done.exit_code == code, done.output
         return json.loads(done.stdout) if code == 0 else done.stderr
+
+    def told(self, *args: str) -> tuple[int, Any]:
+        """Exit code and report of a run that did not go well."""
+        environ = {**self.environ, "PREFS_CONFIG": str(self.folder / "prefs.toml")}
+        command = ["onboard", *args, "--brand", "rt", "--json"]
+        done = CliRunner().invoke(main, command, env=environ)
+        return done.exit_code, json.loads(done.stdout)
 
     def people(self, *args: str) -> dict[str, int]:
         """Groups of the e-mail channel, those with nobody left out."""
@@ -353,6 +367,112 @@ def test_a_system_that_cannot_be_read_is_said_to_be_unread(empty: Clinic) -> Non
     assert by_name["rt/mailchimp"]["complete"] is True
 
 
+def test_no_consent_is_taken_in_while_a_system_that_may_say_out_is_unread(empty: Clinic) -> None:
+    sign_up(empty, address(1))
+    empty.hubspot.new_contact(address(1))
+    empty.hubspot.person_unsubscribes(address(1), "101")
+    empty.hubspot.faults.add("down", times=None)
+    code, report = empty.told("--apply")
+    assert (code, report["unread"]) == (75, ["email"])
+    with empty.look() as rt:
+        assert rt.reason(address(1)) == "no_basis"
+    empty.hubspot.faults.clear()
+    assert empty.people("--apply") == {"out": 1}
+    with empty.look() as rt:
+        assert rt.reason(address(1)) == "opted_out"
+
+
+def test_a_record_that_could_not_be_read_may_be_an_out_too(empty: Clinic) -> None:
+    sign_up(empty, address(1))
+    broken = empty.pabau.new_client(address(1))
+    empty.pabau.staff_set(broken, "opt_in_email", "2")
+    code, report = empty.told("--apply")
+    assert (code, report["unread"]) == (1, ["email", "phone", "post", "sms"])
+    with empty.look() as rt:
+        assert rt.reason(address(1)) == "no_basis"
+    empty.pabau.staff_set(broken, "opt_in_email", "0")
+    assert empty.people("--apply") == {"out": 1}
+
+
+TIMELY = f"""
+[brands.rt.targets.timely]
+system = "timely"
+columns = {{ {", ".join(f'{ours} = "{theirs}"' for ours, theirs in COLUMNS.items())} }}
+"""
+
+
+def test_a_system_without_an_interface_is_unread_until_its_export_is_brought(
+    empty: Clinic,
+) -> None:
+    configure(empty.folder, empty.targets("observe") + TIMELY)
+    timely = TimelyTwin()
+    for number in (1, 2):
+        sign_up(empty, address(number))
+        timely.new_customer(str(number), "Amy", "", address(number), "", number == 2)
+    code, report = empty.told("--apply")
+    assert (code, report["unread"]) == (1, ["email", "sms"])
+    file = empty.folder / "customers.csv"
+    file.write_bytes(timely.export())
+    for args in (("timely", "--from", str(file), "--apply"), ("--apply",)):
+        assert empty.onboard(*args)["unread"] == []
+    with empty.look() as rt:
+        assert (rt.reason(address(1)), rt.reason(address(2))) == ("opted_out", "consent")
+
+
+def test_an_export_with_rows_that_cannot_be_read_is_not_whole(empty: Clinic) -> None:
+    configure(empty.folder, empty.targets("observe") + TIMELY)
+    timely = TimelyTwin()
+    sign_up(empty, address(1))
+    timely.new_customer("1", "Amy", "", address(1), "")
+    file = empty.folder / "customers.csv"
+    whole = timely.export()
+    for brought in (whole.replace(b"Yes", b"Perhaps"), whole, whole.replace(b"Yes", b"Perhaps")):
+        file.write_bytes(brought)
+        code, report = empty.told("timely", "--from", str(file), "--apply")
+        unread = [] if brought == whole else ["email", "sms"]
+        assert (code, report["unread"]) == (int(brought != whole), unread)
+
+
+def test_an_off_that_was_read_too_early_to_tell_keeps_consent_out(tmp_path: Path) -> None:
+    """Something else is heard of Ada while the page with her opt-out is on its way."""
+    proof = {"at": "2025-03-01T09:00:00Z", "how": "form"}
+    made = kit.clinic(tmp_path)
+    ada = address(1)
+
+    def meanwhile() -> None:
+        made.say(ada, Source.STAFF, scope=kit.SMS)
+
+    out = Late(made.clock, held={ada: Value.OFF}, meanwhile=meanwhile)
+    proved = kit.MailingList(made.clock, held={ada: Value.ON}, proof=proof)
+    scans = [
+        Scan(replace(kit.TARGET, name=name), there, made.database, made.intake, made.clock)
+        for name, there in (("out", out), ("list", proved))
+    ]
+
+    async def onboard() -> int:
+        survey = Survey()
+        for scan in scans:
+            await walk(scan, survey, [], lambda *_: None, apply=True)
+        return await record(scans[0], survey, [], lambda *_: None)
+
+    try:
+        assert asyncio.run(onboard()) == 0
+    finally:
+        made.database.close()
+
+
+@dataclass
+class Late(kit.MailingList):
+    """A page that something happens behind."""
+
+    meanwhile: Callable[[], None] = lambda: None
+
+    async def scan(self, cursor: str | None) -> AsyncIterator[Page]:
+        async for page in super().scan(cursor):
+            self.meanwhile()
+            yield page
+
+
 def test_an_out_made_here_wins_too(empty: Clinic) -> None:
     sign_up(empty, address(1))
     with empty.look() as rt:
@@ -376,3 +496,13 @@ def test_who_is_to_be_asked_is_written_to_a_file_and_nowhere_else(empty: Clinic)
         "address": address(2),
         "stands_at": "rt/activecampaign rt/pabau",
     }
+
+
+def test_no_address_runs_as_a_formula_where_the_file_is_opened(empty: Clinic) -> None:
+    for formula in ("=1+1@example.com", "@sum@example.com", "-2@example.com"):
+        empty.campaign.new_contact(formula, statuses={"1": "1"})
+    path = empty.folder / "ask.csv"
+    empty.onboard("--list", str(path))
+    cells = [row["address"] for row in csv.DictReader(path.open())]
+    assert cells
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@"))]

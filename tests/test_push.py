@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,47 @@ from typing import Any
 import pytest
 
 from prefs.core.errors import Refused, Temporary
-from prefs.core.propagation import Outcome, Value, Wish
-from prefs.core.words import Choice, Source
-from prefs.store import marks, permissions, subjects
-from tests.kit import EMAIL, TARGET, Clinic, Clock, MailingList, clinic, one_round, push_of
+from prefs.core.propagation import (
+    Absent,
+    Change,
+    Observed,
+    Outcome,
+    Readback,
+    Ref,
+    Seen,
+    Value,
+    Wish,
+)
+from prefs.core.words import Basis, Choice, Kind, Source
+from prefs.push import FIGHT, Lost
+from prefs.store import ledger, marks, permissions, subjects, tasks
+from prefs.store.marks import Proof
+from tests.kit import (
+    EMAIL,
+    FACTS,
+    SLOT,
+    SMS,
+    TARGET,
+    Clinic,
+    Clock,
+    MailingList,
+    clinic,
+    one_round,
+    push_of,
+)
 
-ADA = "ada@example.co.uk"
+ADA, BOB = "ada@example.co.uk", "bob@example.co.uk"
+
+
+class Unsearchable(MailingList):
+    """Its search finds nobody; by an id that a walk showed, it answers."""
+
+    def _read(self, ref: Ref, began: datetime) -> Observed | Absent:
+        return Absent(began) if ref.value else super()._read(ref, began)
+
+    def _do(self, change: Change) -> None:
+        address = (change.ref.vendor_id or "").removeprefix("id-")
+        self.held[address] = Value.ON if change.to is Wish.ON else Value.OFF
 
 
 @pytest.fixture
@@ -87,6 +124,53 @@ def test_a_failed_read_plans_nothing_and_keeps_the_mark(rt: Clinic) -> None:
     assert mark.outcome == Outcome.PENDING
 
 
+def test_a_read_without_an_answer_wrote_nothing(rt: Clinic) -> None:
+    """Its connection broke; there is no call to wait for and no write of ours to know again."""
+    lost = Temporary("the connection broke", unclear=True)
+    there = MailingList(rt.clock, held={ADA: Value.ON}, read_fault=lost)
+    rt.say(ADA, Source.ONE_CLICK)
+    rounds(rt, there)
+    assert receipt(rt).written is None
+    there.read_fault = None
+    rt.clock.forward(5)
+    rounds(rt, there)
+    assert waiting(rt) == []
+    assert receipt(rt).outcome == Outcome.CONFIRMED
+
+
+@pytest.mark.parametrize("fault", [Temporary("HTTP 503"), Temporary("HTTP 429", retry_after=120)])
+def test_a_record_that_nobody_is_known_for_is_read_again_after_a_failed_read(
+    rt: Clinic, fault: Temporary
+) -> None:
+    """A webhook told of it: the next walk may be a day away."""
+    there = MailingList(rt.clock, held={ADA: Value.OFF}, read_fault=fault)
+    now, wanted = rt.clock().timestamp(), [(TARGET.label, 0, f"id-{ADA}")]
+    rt.database.write_now(lambda conn: marks.set_marks(conn, wanted, now, urgent=True))
+    rounds(rt, there)
+    (mark,) = rt.database.read_now(lambda conn: marks.of_subject(conn, 0))
+    assert mark.outcome == Outcome.PENDING
+    assert mark.due_at >= now + (fault.retry_after or 0)
+    there.read_fault = None
+    rt.clock.forward(300)
+    rounds(rt, there)
+    held = rt.database.read_now(lambda conn: permissions.read(conn, "rt", [rt.hash(ADA)]))
+    assert held[rt.hash(ADA)].views[EMAIL].word == "opted_out"
+
+
+def test_a_record_that_the_answer_leaves_out_stays_marked(
+    rt: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing(_: object) -> dict[Any, Any]:
+        return {}
+
+    there = MailingList(rt.clock, held={ADA: Value.ON})
+    monkeypatch.setattr(there, "observe", nothing)
+    rt.say(ADA, Source.ONE_CLICK)
+    rounds(rt, there)
+    (mark,) = waiting(rt)
+    assert mark.outcome == Outcome.PENDING
+
+
 def test_retry_after_is_kept(rt: Clinic) -> None:
     fault = Temporary("HTTP 429", retry_after=120.0)
     there = MailingList(rt.clock, held={ADA: Value.ON}, write_fault=fault)
@@ -94,6 +178,21 @@ def test_retry_after_is_kept(rt: Clinic) -> None:
     rounds(rt, there)
     (mark,) = waiting(rt)
     assert mark.due_at >= rt.clock.at.timestamp() + 119
+
+
+def test_what_is_marked_again_meanwhile_is_due_at_once(rt: Clinic) -> None:
+    fault = Temporary("HTTP 429", retry_after=120.0)
+    there = MailingList(rt.clock, held={ADA: Value.UNSET}, write_fault=fault)
+    rt.consent(ADA)
+
+    def opt_out_meanwhile(_: object) -> None:
+        there.before_write = None
+        rt.say(ADA, Source.ONE_CLICK)
+
+    there.before_write = opt_out_meanwhile
+    rounds(rt, there)
+    (mark,) = waiting(rt)
+    assert mark.due_at <= rt.clock.at.timestamp()
 
 
 def test_an_opt_in_that_waited_through_an_outage_loses_to_a_later_out(rt: Clinic) -> None:
@@ -159,11 +258,84 @@ def test_a_write_of_unknown_end_is_not_confirmed_by_the_first_equal_read(rt: Cli
     assert out.source is Source.ONE_CLICK
 
 
+def test_an_out_at_the_vendor_wins_over_an_on_of_ours_that_may_still_be_on_its_way(
+    rt: Clinic,
+) -> None:
+    """What we sent was an `on`: an `off` that is read then is nobody's echo."""
+    lost = Temporary("timed out", unclear=True)
+    there = MailingList(rt.clock, held={ADA: Value.UNSET}, write_fault=lost)
+    rt.consent(ADA)
+    rounds(rt, there)
+    there.write_fault, there.held[ADA] = None, Value.OFF
+    rt.clock.forward(5)
+    rounds(rt, there)
+    rt.clock.forward(60)
+    rounds(rt, there)
+    assert there.held[ADA] is Value.OFF
+    assert [change.to for change in there.written] == [Wish.ON]
+    held = rt.database.read_now(lambda conn: permissions.read(conn, "rt", [rt.hash(ADA)]))
+    assert held[rt.hash(ADA)].views[EMAIL].word == "opted_out"
+
+
+def test_an_out_at_the_vendor_wins_over_an_on_of_a_worker_that_died(rt: Clinic) -> None:
+    there = MailingList(rt.clock, held={ADA: Value.OFF})
+    rt.consent(ADA)
+    now = rt.clock().timestamp()
+
+    def die(conn: Any) -> None:
+        lease = marks.take_lease(conn, TARGET.label, "dead", now, 1.0)
+        assert lease
+        assert marks.claim(conn, lease, now, 10)
+
+    rt.database.write_now(die)
+    rt.clock.forward(5)
+    rounds(rt, there)
+    assert there.written == []
+    (owner,) = rt.database.read_now(lambda conn: subjects.owners(conn, "rt", [rt.hash(ADA)]))
+    (one,) = rt.database.read_now(lambda conn: subjects.by_ids(conn, [owner]))
+    assert [out.source for out in one.state.at("rt", EMAIL).outs] == [Source.VENDOR_API]
+
+
+def test_the_wish_is_read_again_before_each_part_of_many_ons(rt: Clinic) -> None:
+    bob = "bob@example.co.uk"
+    facts = replace(FACTS, write_batch=1)
+    there = MailingList(rt.clock, facts=facts, held=dict.fromkeys((ADA, bob), Value.UNSET))
+    rt.consent(ADA)
+    rt.consent(bob)
+
+    def opt_out_meanwhile(changes: Any) -> None:
+        there.before_write = None
+        (other,) = {ADA, bob} - {change.ref.value for change in changes}
+        rt.say(other, Source.ONE_CLICK)
+
+    there.before_write = opt_out_meanwhile
+    rounds(rt, there)
+    assert [change.to for change in there.written] == [Wish.ON]
+
+
 def test_an_item_that_the_reply_does_not_name_is_unknown_until_read(rt: Clinic) -> None:
     there = MailingList(rt.clock, held={ADA: Value.ON}, omits=True, deaf=True)
     rt.say(ADA, Source.ONE_CLICK)
     rounds(rt, there)
     assert receipt(rt).outcome == Outcome.PENDING
+
+
+def test_a_switch_that_the_target_does_not_show_is_said_to_be_so(rt: Clinic) -> None:
+    """And not that there is no such record, which would be a proof."""
+    there = Hiding(rt.clock, held={ADA: Value.ON})
+    rt.say(ADA, Source.ONE_CLICK)
+    rounds(rt, there)
+    assert receipt(rt).outcome == Outcome.UNSUPPORTED
+    assert "does not show" in receipt(rt).reason
+
+
+class Hiding(MailingList):
+    """Its answers leave the configured switch out."""
+
+    def _read(self, ref: Ref, began: datetime) -> Observed | Absent:
+        read = super()._read(ref, began)
+        assert isinstance(read, Observed)
+        return replace(read, values={}, hidden=frozenset({SLOT}))
 
 
 def test_a_refused_off_stays_marked_and_names_the_reason(rt: Clinic) -> None:
@@ -188,7 +360,7 @@ def test_an_out_found_at_the_vendor_is_taken_in(rt: Clinic) -> None:
     rt.consent(ADA)
     rounds(rt, there)
     there.held[ADA] = Value.OFF
-    rt.say(ADA, Source.IMPORT, Choice.OUT, EMAIL._replace(topic="offers"))
+    rt.say(ADA, Source.API, Choice.OUT, EMAIL._replace(topic="offers"))
     rounds(rt, there)
     held = rt.database.read_now(lambda conn: permissions.read(conn, "rt", [rt.hash(ADA)]))
     assert held[rt.hash(ADA)].views[EMAIL].word == "opted_out"
@@ -205,12 +377,15 @@ def test_our_own_write_is_not_heard_as_a_wish(rt: Clinic) -> None:
     assert [out.source for out in one.state.at("rt", EMAIL).outs] == [Source.STAFF]
 
 
-def test_somebody_who_turns_it_on_again_is_pushed_back_four_times_an_hour(rt: Clinic) -> None:
+@pytest.mark.parametrize("value", [Value.ON, Value.UNSET, Value.UNMARKED])
+def test_somebody_who_turns_it_on_again_is_pushed_back_four_times_an_hour(
+    rt: Clinic, value: Value
+) -> None:
     there = MailingList(rt.clock, held={ADA: Value.ON})
     said = rt.say(ADA, Source.ONE_CLICK)
     rounds(rt, there)
     for _ in range(8):
-        there.held[ADA] = Value.ON
+        there.held[ADA] = value
         rt.clock.forward(60)
         again = [(TARGET.label, said.subject_id, "")]
         now = rt.clock().timestamp()
@@ -219,6 +394,17 @@ def test_somebody_who_turns_it_on_again_is_pushed_back_four_times_an_hour(rt: Cl
     assert len([change for change in there.written if change.to is Wish.OFF]) == 1 + 4
     (mark,) = waiting(rt)
     assert "fighting" in mark.reason
+
+
+def test_a_write_that_never_takes_is_no_fight_and_is_tried_on(rt: Clinic) -> None:
+    """Nobody turns it on again: it never was off."""
+    there = MailingList(rt.clock, held={ADA: Value.ON}, deaf=True)
+    rt.say(ADA, Source.ONE_CLICK)
+    for _ in range(10):
+        rounds(rt, there)
+        rt.clock.forward(300)
+    assert len(there.written) == 10
+    assert rt.database.read_now(lambda conn: tasks.listed(conn, "rt", "open", FIGHT)) == []
 
 
 def test_a_worker_that_lost_its_lease_proves_nothing_and_marks_again(rt: Clinic) -> None:
@@ -247,6 +433,35 @@ def test_a_worker_that_lost_its_lease_proves_nothing_and_marks_again(rt: Clinic)
     assert receipt(rt).outcome == Outcome.CONFIRMED
 
 
+def test_no_on_sets_out_once_the_lease_has_ended(rt: Clinic) -> None:
+    there = MailingList(rt.clock, held={ADA: Value.UNSET})
+    there.before_read = lambda: rt.clock.forward(31)
+    rt.consent(ADA)
+    with pytest.raises(Lost):
+        rounds(rt, there)
+    assert there.written == []
+
+
+def test_what_was_done_under_a_lost_lease_is_not_proved(rt: Clinic) -> None:
+    """Another worker holds the lane by now, and has claimed nothing yet."""
+    there = MailingList(rt.clock, held={ADA: Value.ON})
+    rt.say(ADA, Source.ONE_CLICK)
+
+    def lose(_: object) -> None:
+        rt.clock.forward(31)
+        now = rt.clock().timestamp()
+        lease = rt.database.write_now(
+            lambda conn: marks.take_lease(conn, TARGET.label, "two", now, 30.0)
+        )
+        assert lease
+
+    there.before_write = lambda changes: _in_thread(lambda: lose(changes))
+    rounds(rt, there)
+    assert rt.database.read_now(lambda conn: marks.receipts_of(conn, [rt.hash(ADA)])) == []
+    (mark,) = waiting(rt)
+    assert (mark.urgent, mark.attempts) == (1, 0)
+
+
 def _in_thread(job: Any) -> None:
     import threading
 
@@ -255,6 +470,149 @@ def _in_thread(job: Any) -> None:
     thread.join()
 
 
+def look(rt: Clinic, there: MailingList) -> int:
+    """What the lane of a target does that is only observed."""
+
+    async def one() -> int:
+        push, now = push_of(rt, there), rt.clock().timestamp()
+        lease = await rt.database.write(
+            lambda conn: marks.take_lease(conn, TARGET.label, "one", now, 30.0)
+        )
+        assert lease is not None
+        claimed = await rt.database.write(lambda conn: marks.claim(conn, lease, now, 100))
+        await push.look(lease, claimed)
+        return len(claimed)
+
+    return asyncio.run(one())
+
+
+def test_an_observed_target_is_read_again_and_never_written(rt: Clinic) -> None:
+    """A scan that was too early to tell has set the mark; nothing else would read it in time."""
+    there = MailingList(rt.clock, held={ADA: Value.OFF, "bob@example.com": Value.ON})
+    rt.say(ADA, Source.STAFF, scope=SMS)
+    rt.say("bob@example.com", Source.ONE_CLICK)
+    said = rt.say(ADA, Source.STAFF, scope=EMAIL._replace(topic="news"))
+    assert look(rt, there) == 2
+    (one,) = rt.database.read_now(lambda conn: subjects.by_ids(conn, [said.subject_id]))
+    assert one.state.at("rt", EMAIL).outs, "the out found there counts here"
+    assert there.written == []
+    assert {mark.reason for mark in waiting(rt)} == {marks.OBSERVED}
+    while look(rt, there):
+        continue
+    now = rt.clock().timestamp()
+    rt.database.write_now(lambda conn: marks.went_live(conn, TARGET.label, now))
+    rounds(rt, there)
+    assert there.held["bob@example.com"] is Value.OFF
+    assert waiting(rt) == []
+
+
+def test_an_observed_target_is_not_asked_about_opt_ins(rt: Clinic) -> None:
+    there = MailingList(rt.clock, held={ADA: Value.UNSET}, read_fault=Temporary("down"))
+    rt.consent(ADA)
+    assert look(rt, there) == 1
+    assert {mark.reason for mark in waiting(rt)} == {marks.OBSERVED}
+
+
+def test_an_observed_target_that_could_not_be_read_is_read_again_soon(rt: Clinic) -> None:
+    there = MailingList(rt.clock, held={ADA: Value.OFF}, read_fault=Temporary("down"))
+    rt.say(ADA, Source.STAFF, scope=EMAIL._replace(topic="news"))
+    now, wanted = rt.clock().timestamp(), [(TARGET.label, 0, "id-bob@example.com")]
+    rt.database.write_now(partial(marks.set_marks, wanted=wanted, now=now, urgent=True))
+    there.held["bob@example.com"] = Value.OFF
+    assert look(rt, there) == 2
+    there.read_fault = None
+    rt.clock.forward(600)
+    assert look(rt, there) == 2
+    hashes = [rt.hash(ADA), rt.hash("bob@example.com")]
+    held = rt.database.read_now(lambda conn: permissions.read(conn, "rt", hashes))
+    assert [held[hash_].views[EMAIL].word for hash_ in hashes] == ["opted_out"] * 2
+
+
 def test_a_clock_moves_at_every_look() -> None:
     clock = Clock()
     assert clock() < clock()
+
+
+def test_an_off_that_a_walk_saw_confirms_no_on(rt: Clinic) -> None:
+    """A target that cannot be asked tells of stops only: an opt-in after one is kept here alone."""
+    there = MailingList(rt.clock, facts=replace(FACTS, readback=Readback.NONE))
+    owner = rt.say(ADA, Source.VENDOR_PERSON).subject_id
+    off = Proof(
+        rt.hash(ADA), SLOT, Wish.OFF, Outcome.ACCEPTED, None, Value.OFF, rt.clock().timestamp()
+    )
+    rt.database.write_now(lambda conn: marks.write_receipts(conn, "rt/list", [off], 0.0))
+    rt.say(ADA, Source.DOUBLE_OPT_IN, Choice.IN, basis=Basis.CONSENT)
+    rounds(rt, there)
+    assert there.written == []
+    assert (receipt(rt).wish, receipt(rt).outcome) == (Wish.ON, Outcome.LOCAL)
+    assert rt.database.read_now(lambda conn: marks.of_subject(conn, owner)) == []
+
+
+def known(rt: Clinic, address: str, vendor_id: str) -> None:
+    """A walk saw this record with this address."""
+    found = [(vendor_id, [rt.hash(address)])]
+    rt.database.write_now(lambda conn: marks.keep_records(conn, "rt/list", found, 0.0))
+
+
+def test_whom_a_search_does_not_find_is_read_by_the_id_that_a_walk_showed(rt: Clinic) -> None:
+    """Numbers are typed in many ways, and no search knows them all."""
+    there = Unsearchable(rt.clock, held={ADA: Value.ON})
+    known(rt, ADA, f"id-{ADA}")
+    rt.say(ADA, Source.ONE_CLICK)
+    rounds(rt, there)
+    assert there.held[ADA] is Value.OFF
+    assert receipt(rt).outcome == Outcome.CONFIRMED
+    assert waiting(rt) == []
+
+
+def test_a_record_that_shows_the_address_no_more_is_somebody_else(rt: Clinic) -> None:
+    there = Unsearchable(rt.clock, held={BOB: Value.ON})
+    known(rt, ADA, f"id-{BOB}")
+    rt.say(ADA, Source.ONE_CLICK)
+    rounds(rt, there)
+    assert there.written == []
+    assert there.held[BOB] is Value.ON
+    assert receipt(rt).outcome == Outcome.ABSENT
+
+
+def test_a_read_by_id_that_fails_is_unknown_not_absent(rt: Clinic) -> None:
+    there = Unsearchable(rt.clock, held={ADA: Value.ON})
+
+    def break_down() -> None:
+        there.before_read = lambda: setattr(there, "read_fault", Temporary("HTTP 503"))
+
+    there.before_read = break_down
+    known(rt, ADA, f"id-{ADA}")
+    rt.say(ADA, Source.ONE_CLICK)
+    rounds(rt, there)
+    assert receipt(rt).outcome == Outcome.PENDING
+    assert len(waiting(rt)) == 1
+
+
+class TwoNames(MailingList):
+    """One record, found by either of two addresses; it calls every off the person's own."""
+
+    def _read(self, ref: Ref, began: datetime) -> Observed | Absent:
+        found = super()._read(Ref(Kind.EMAIL, ADA), began)
+        if not isinstance(found, Observed):
+            return found
+        value = self.held[ADA]
+        seen = Seen(value, Source.VENDOR_PERSON if value is Value.OFF else None)
+        shown = ((Kind.EMAIL, ADA), (Kind.EMAIL, BOB))
+        return replace(found, values={SLOT: seen}, identifiers=shown)
+
+    def _do(self, change: Change) -> None:
+        self.held[ADA] = Value.ON if change.to is Wish.ON else Value.OFF
+
+
+def test_our_own_write_is_no_wish_when_the_record_is_met_by_another_name(rt: Clinic) -> None:
+    there = TwoNames(rt.clock, held={ADA: Value.ON})
+    rt.say(ADA, Source.API, ref="ada")
+    rounds(rt, there)
+    assert receipt(rt).outcome == Outcome.CONFIRMED
+    rt.say(BOB, Source.API, ref="ada", scope=EMAIL._replace(topic="news"))
+    rounds(rt, there)
+    (owner,) = rt.database.read_now(lambda conn: subjects.owners(conn, "rt", [rt.hash(BOB)]))
+    rows = rt.database.read_now(lambda conn: ledger.history(conn, owner))
+    assert {row.source for row in rows} == {Source.API}
+    assert receipt(rt, BOB).outcome == Outcome.CONFIRMED

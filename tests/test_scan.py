@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from prefs.core.errors import PropagationError, Refused, Temporary
-from prefs.core.propagation import Outcome, Page, Target, Value
-from prefs.core.words import Choice, Source
+from prefs.core.propagation import Outcome, Page, Slot, Target, Value
+from prefs.core.words import Channel, Choice, Source
 from prefs.lanes import Lane, Pace
 from prefs.scan import Direction, Finding, Scan
 from prefs.store import ledger, marks, permissions, subjects
@@ -164,6 +165,22 @@ def test_our_own_off_found_by_the_walk_is_no_signal(rt: Clinic) -> None:
     assert sources(rt, ADA) == [Source.STAFF]
 
 
+def test_nor_is_it_where_the_walk_comes_between_our_write_and_its_proof(rt: Clinic) -> None:
+    there = MailingList(rt.clock, held={ADA: Value.ON})
+    walk(rt, there)
+    rt.say(ADA, Source.STAFF)
+    there.after_write = lambda: in_thread(lambda: walk(rt, there))
+    push(rt, there)
+    assert there.held[ADA] is Value.OFF
+    assert sources(rt, ADA) == [Source.STAFF]
+
+
+def in_thread(job: Callable[[], None]) -> None:
+    thread = threading.Thread(target=job)
+    thread.start()
+    thread.join()
+
+
 def test_a_record_that_appears_is_brought_to_its_wish(rt: Clinic) -> None:
     there = MailingList(rt.clock)
     rt.say(ADA, Source.ONE_CLICK)
@@ -257,9 +274,8 @@ def test_an_on_that_the_vendor_turned_down_is_not_asked_again_by_the_poll(rt: Cl
     assert push(rt, there) == 0
 
 
-def test_comparing_writes_nothing(rt: Clinic) -> None:
-    there = MailingList(rt.clock, held={ADA: Value.OFF, BOB: Value.ON, CAT: Value.ON})
-    rt.say(BOB, Source.ONE_CLICK)
+def directions(rt: Clinic, there: MailingList) -> dict[str, Direction | None]:
+    """What comparing says of each address."""
     scan = Scan(TARGET, there, rt.database, rt.intake, rt.clock)
 
     async def look() -> list[Finding]:
@@ -270,7 +286,51 @@ def test_comparing_writes_nothing(rt: Clinic) -> None:
         ]
 
     rt.clock.forward(1)
-    found = {one.row.ref.value: one.direction for one in asyncio.run(look())}
+    return {one.row.ref.value: one.direction for one in asyncio.run(look())}
+
+
+def test_comparing_writes_nothing(rt: Clinic) -> None:
+    there = MailingList(rt.clock, held={ADA: Value.OFF, BOB: Value.ON, CAT: Value.ON})
+    rt.say(BOB, Source.ONE_CLICK)
+    found = directions(rt, there)
     assert found == {ADA: Direction.TAKE, BOB: Direction.PUSH, CAT: Direction.UNKNOWN}
     assert word(rt, ADA) is None
     assert there.written == []
+
+
+def test_an_off_that_stands_here_already_is_no_difference(rt: Clinic) -> None:
+    rt.say(ADA, Source.ONE_CLICK)
+    assert directions(rt, MailingList(rt.clock, held={ADA: Value.OFF})) == {ADA: None}
+
+
+def test_an_off_of_a_list_is_one_as_long_as_a_topic_of_it_is_not_out_here(rt: Clinic) -> None:
+    rt.say(ADA, Source.ONE_CLICK, scope=EMAIL._replace(topic="offers"))
+    both = Slot("list", Channel.EMAIL, topics=("offers", "news"))
+    there = MailingList(rt.clock, held={ADA: Value.OFF}, slots=(both,))
+    assert directions(rt, there) == {ADA: Direction.TAKE}
+
+
+def test_an_unknown_record_is_told_until_it_was_taken_in(rt: Clinic) -> None:
+    there = MailingList(rt.clock, held={ADA: Value.ON})
+    for _ in range(2):
+        assert directions(rt, there) == {ADA: Direction.UNKNOWN}
+    walk(rt, there)
+    assert directions(rt, there) == {ADA: None}
+    assert word(rt, ADA) is None
+
+
+def test_so_is_one_that_the_vendor_has_no_id_for(rt: Clinic) -> None:
+    there = MailingList(rt.clock, held={ADA: Value.ON}, names=False)
+    assert directions(rt, there) == {ADA: Direction.UNKNOWN}
+    walk(rt, there)
+    assert directions(rt, there) == {ADA: None}
+
+
+def test_seeing_again_what_was_proved_is_no_late_proof(rt: Clinic) -> None:
+    there = MailingList(rt.clock, held={ADA: Value.ON})
+    rt.say(ADA, Source.ONE_CLICK)
+    push(rt, there)
+    rt.clock.forward(3600)
+    walk(rt, there)
+    (lag,) = rt.database.read_now(lambda conn: marks.lags(conn, TARGET.label, 0.0))
+    assert lag < 1.0

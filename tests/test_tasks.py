@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from prefs.chores import Sweep
-from prefs.core.errors import Refused, Temporary
+from prefs import assisted
+from prefs.chores import Forgetting, Sweep
+from prefs.core.errors import BadInput, Refused, Temporary
 from prefs.core.ids import subject_number
-from prefs.core.propagation import Outcome, Value
-from prefs.core.words import Choice, Source
+from prefs.core.propagation import Outcome, Target, Value, Wish
+from prefs.core.words import Channel, Choice, Source
 from prefs.store import marks, outbox, tasks, waves
 from prefs.tasks import KINDS
 from tests.kit import TARGET, Clinic, Clock, MailingList, clinic, one_round, push_of
@@ -136,6 +137,58 @@ def test_done_counts_where_the_record_cannot_be_read(rt: Clinic) -> None:
     assert outcome(rt) == Outcome.ACCEPTED
 
 
+def test_done_counts_for_no_out_that_was_said_afterwards(rt: Clinic) -> None:
+    there = refusing(rt)
+    there.read_fault = Refused("unknown state of a member")
+    rt.say(ADA, Source.ONE_CLICK)
+    carry(rt, there)
+    (task,) = listed(rt, "refused")
+    tick(rt, task["id"])
+    carry(rt, there)
+    rt.clock.forward(DAY)
+    rt.say(ADA, Source.CENTRE, Choice.IN, occurred_at=rt.clock())
+    carry(rt, there)
+    rt.clock.forward(DAY)
+    rt.say(ADA, Source.ONE_CLICK)
+    carry(rt, there)
+    (again,) = listed(rt, "refused")
+    assert again["id"] != task["id"]
+    assert outcome(rt) == Outcome.REFUSED
+
+
+def test_done_goes_on_counting_while_the_same_out_stands(rt: Clinic) -> None:
+    there = refusing(rt)
+    there.read_fault = Refused("unknown state of a member")
+    said = rt.say(ADA, Source.ONE_CLICK)
+    carry(rt, there)
+    (task,) = listed(rt, "refused")
+    tick(rt, task["id"])
+    carry(rt, there)
+    rt.clock.forward(DAY)
+    rt.say(ADA, Source.STAFF)
+    again, now = [(TARGET.label, said.subject_id, "")], rt.clock().timestamp()
+    rt.database.write_now(partial(marks.set_marks, wanted=again, now=now, urgent=True))
+    carry(rt, there)
+    assert listed(rt, "refused") == []
+    assert outcome(rt) == Outcome.ACCEPTED
+
+
+def test_done_counts_no_more_once_staff_did_the_opposite(rt: Clinic) -> None:
+    """Off, on and off again, where nobody says when the last off was said."""
+    kind = assisted.change_of(TARGET)
+    subject = rt.say(ADA, Source.ONE_CLICK).subject_id
+
+    def ask(to: Wish) -> assisted.Answered:
+        return ask_staff(rt, assisted.Asked(kind, subject, Channel.EMAIL, to))
+
+    for to in (Wish.OFF, Wish.ON):
+        assert ask(to).done_at is None
+        tick(rt, listed(rt, kind)[0]["id"])
+        assert ask(to).done_at
+    assert ask(Wish.OFF).done_at is None
+    assert len(listed(rt, kind)) == 1
+
+
 def test_a_read_that_fails_closes_no_task(rt: Clinic) -> None:
     there = refusing(rt)
     rt.say(ADA, Source.ONE_CLICK)
@@ -144,6 +197,18 @@ def test_a_read_that_fails_closes_no_task(rt: Clinic) -> None:
     rt.clock.forward(HOUR + 1)
     carry(rt, there)
     assert len(listed(rt, "refused")) == 1
+
+
+def test_what_one_target_shows_closes_nothing_at_another(rt: Clinic) -> None:
+    other, now = replace(TARGET, name="other"), rt.clock().timestamp()
+    subject = rt.say(ADA, Source.ONE_CLICK).subject_id
+    asked = assisted.Asked(assisted.REFUSED, subject, Channel.EMAIL, Wish.OFF)
+    rt.database.write_now(
+        lambda conn: assisted.ask(conn, rt.keys, other, asked, 0.0, "in compliance state", now)
+    )
+    carry(rt, MailingList(rt.clock, held={ADA: Value.ON}))
+    assert outcome(rt) == Outcome.CONFIRMED
+    assert [task["target"] for task in listed(rt, "refused")] == [other.label]
 
 
 def test_a_refused_opt_in_is_no_work(rt: Clinic) -> None:
@@ -209,6 +274,51 @@ def confirm_all(desk: Served, clock: Clock) -> None:
         marks.clear(conn, lease, marks.claim(conn, lease, now, 100))
 
     desk.runtime.database.write_now(work)
+
+
+def test_a_list_brought_back_ticks_tasks_of_its_own_target_only(rt: Clinic) -> None:
+    other = replace(TARGET, name="other")
+    subject = rt.say(ADA, Source.ONE_CLICK).subject_id
+    asked = assisted.Asked(assisted.change_of(other), subject, Channel.EMAIL, Wish.OFF)
+    now = rt.clock().timestamp()
+    rt.database.write_now(
+        lambda conn: assisted.ask(conn, rt.keys, other, asked, 0.0, "off please", now)
+    )
+    (task,) = listed(rt, asked.kind)
+    row = {"task_id": str(task["id"]), "done_at": "today"}
+
+    def bring(target: Target, row: dict[str, str]) -> assisted.Ticked:
+        return rt.database.write_now(
+            lambda conn: assisted.take_list(conn, rt.keys, target, [row], now)
+        )
+
+    assert bring(TARGET, row) == (0, 1)
+    assert len(listed(rt, asked.kind)) == 1
+    assert bring(other, row) == (1, 0)
+    for wrong in ("\u00b2", "x"):
+        with pytest.raises(BadInput):
+            bring(other, {**row, "task_id": wrong})
+    assert bring(other, {**row, "task_id": "9" * 30}) == (0, 1)
+
+
+def test_what_staff_carry_is_overdue_from_its_due_time_on(rt: Clinic) -> None:
+    subject = rt.say(ADA, Source.ONE_CLICK).subject_id
+    rt.database.write_now(lambda conn: conn.exec_driver_sql("DELETE FROM marks"))
+    kind = assisted.change_of(TARGET)
+    due = 0.0
+    for to, channel in ((Wish.OFF, Channel.EMAIL), (Wish.ON, Channel.SMS)):
+        due = ask_staff(rt, assisted.Asked(kind, subject, channel, to)).due_at
+    for at, late in ((due - HOUR, []), (due + 1, [1])):
+        rt.clock.forward(at - rt.clock().timestamp())
+        asyncio.run(Sweep(rt.database, [TARGET], rt.keys, rt.clock).run())
+        assert [one["count"] for one in listed(rt, "overdue")] == late
+
+
+def ask_staff(rt: Clinic, asked: assisted.Asked) -> assisted.Answered:
+    now = rt.clock().timestamp()
+    return rt.database.write_now(
+        lambda conn: assisted.ask(conn, rt.keys, TARGET, asked, 0.0, "", now)
+    )
 
 
 def test_what_is_overdue_is_one_task_that_closes_by_itself(desk: Served, clock: Clock) -> None:
@@ -298,7 +408,18 @@ def test_no_alarm_names_a_person(kind: str) -> None:
     alarm: Callable[[Any], str] | None = KINDS[kind].alarm
     assert alarm
     body = dict.fromkeys(
-        ("target", "origin", "batch", "limit", "most", "container", "name", "after_go_live"), "x"
+        (
+            "target",
+            "origin",
+            "batch",
+            "limit",
+            "most",
+            "container",
+            "name",
+            "after_go_live",
+            "text",
+        ),
+        "x",
     )
     person = {"email": ADA, "mobile": "+447700900123", "first_name": "Ada", "subject": ADA}
     text = alarm(body | person)
@@ -351,3 +472,17 @@ def test_an_out_by_hand_over_a_hold_of_mail_is_recorded(desk: Served) -> None:
 def choices(desk: Served, subject: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = desk.get(f"/v1/subjects/{subject}").json()["choices"]
     return found
+
+
+def test_what_was_closed_long_ago_is_forgotten_and_what_is_open_never(
+    desk: Served, clock: Clock
+) -> None:
+    """A task holds names and addresses."""
+    ids = [add(desk, "rights_request", text="my data please") for _ in range(2)]
+    desk.post(f"/v1/tasks/{ids[0]}", {"state": "done", "note": "answered"})
+    forgetting = Forgetting(desk.runtime.database, clock)
+    for years, left in ((1, ids), (1.1, ids[1:])):
+        clock.forward(years * 365 * DAY)
+        desk.client.portal.call(forgetting.run)
+        items = desk.get("/v1/tasks?kind=rights_request").json()["items"]
+        assert sorted(one["id"] for one in items) == left

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from prefs.core.propagation import Outcome, Value, Wish
-from prefs.core.words import Source
-from prefs.store import marks, tasks, waves
-from tests.kit import TARGET, Clinic, MailingList, clinic, one_round, push_of
+from prefs.chores import Forgetting
+from prefs.core.errors import Temporary
+from prefs.core.propagation import (
+    Applied,
+    Change,
+    Observed,
+    Outcome,
+    Ref,
+    Seen,
+    Slot,
+    Value,
+    Wish,
+)
+from prefs.core.words import Channel, Choice, Kind, Source
+from prefs.store import marks, subjects, tasks, waves
+from tests.kit import EMAIL, TARGET, Clinic, MailingList, clinic, one_round, push_of
 
 
 @pytest.fixture
@@ -99,8 +112,6 @@ def test_a_run_ends_and_the_next_one_counts_anew(rt: Clinic) -> None:
 
 def test_an_opt_in_that_is_tried_again_counts_once(rt: Clinic) -> None:
     """Else five people and a vendor that is down would make a wave."""
-    from prefs.core.errors import Temporary
-
     target = there(rt, 30)
     target.write_fault = Temporary("down")
     people(rt, 0, 5)
@@ -150,6 +161,76 @@ def test_a_person_stops_it_and_it_never_sets_out(rt: Clinic) -> None:
     assert rt.database.read_now(lambda conn: marks.backlog(conn)) == {}
 
 
+@pytest.mark.parametrize("state", [waves.STOPPED, waves.RELEASED])
+def test_a_decision_counts_however_often_the_record_is_looked_at(rt: Clinic, state: str) -> None:
+    """A webhook tells of them one after the other, days later: no new opt-in is among it."""
+    target = there(rt, 60)
+    crowd = people(rt, 0, 20)
+    carry(rt, target)
+    decide(rt, state)
+    target.write_fault = Temporary("down")
+    carry(rt, target)
+    target.write_fault = None
+    for start in range(0, 20, 5):
+        rt.clock.forward(86400)
+        look_at(rt, crowd[start : start + 5])
+        carry(rt, target)
+    assert on(target) == (20 if state == waves.RELEASED else 0)
+    assert task(rt), "and no second wave is asked about"
+
+
+def look_at(rt: Clinic, addresses: list[str]) -> None:
+    def mark(conn: Any) -> None:
+        owners = subjects.owners(conn, "rt", [rt.hash(one) for one in addresses])
+        wanted = [(TARGET.label, owner, "") for owner in owners]
+        marks.set_marks(conn, wanted, rt.clock().timestamp(), urgent=True)
+
+    rt.database.write_now(mark)
+
+
+def test_what_no_wave_needs_any_more_is_forgotten(rt: Clinic) -> None:
+    target = there(rt, 80)
+    people(rt, 0, 10)
+    carry(rt, target)
+    rt.clock.forward(waves.RUN + 1)
+    forget(rt)
+    assert rows_of_waves(rt) == 0
+    people(rt, 10, 20)
+    carry(rt, target)
+    rt.clock.forward(waves.RUN + 1)
+    forget(rt)
+    assert rows_of_waves(rt) == 20, "they wait for a person"
+    decide(rt, waves.RELEASED)
+    forget(rt)
+    carry(rt, target)
+    assert on(target) == 30
+    rt.clock.forward(waves.KEEP + 1)
+    forget(rt)
+    assert rows_of_waves(rt) == 0
+
+
+def test_a_stop_is_never_forgotten(rt: Clinic) -> None:
+    target = there(rt, 60)
+    crowd = people(rt, 0, 20)
+    carry(rt, target)
+    decide(rt, waves.STOPPED)
+    carry(rt, target)
+    rt.clock.forward(10 * waves.KEEP)
+    forget(rt)
+    look_at(rt, crowd[:5])
+    carry(rt, target)
+    assert on(target) == 0
+
+
+def forget(rt: Clinic) -> None:
+    asyncio.run(Forgetting(rt.database, rt.clock).run())
+
+
+def rows_of_waves(rt: Clinic) -> int:
+    text = "SELECT count(*) FROM wave_ons"
+    return int(rt.database.read_now(lambda conn: conn.exec_driver_sql(text).scalar_one()))
+
+
 def test_who_was_stopped_once_may_opt_in_later(rt: Clinic) -> None:
     target = there(rt, 60)
     people(rt, 0, 20)
@@ -160,8 +241,95 @@ def test_who_was_stopped_once_may_opt_in_later(rt: Clinic) -> None:
     rt.say(address(1), Source.ONE_CLICK)
     carry(rt, target)
     rt.clock.forward(60)
-    from prefs.core.words import Choice
-
     rt.say(address(1), Source.CENTRE, Choice.IN, occurred_at=rt.clock())
     carry(rt, target)
     assert [change.to for change in target.written] == [Wish.OFF, Wish.ON]
+
+
+# --- beside an out of the same person -------------------------------------------------------------
+
+NEWS, OFFERS = (Slot(topic, Channel.EMAIL, topics=(topic,)) for topic in ("news", "offers"))
+
+
+@dataclass
+class TwoLists(MailingList):
+    """Two lists in one record: everybody gets offers and nobody gets news yet. While `down`, no
+    write of an out arrives."""
+
+    slots: tuple[Slot, ...] = (NEWS, OFFERS)
+    down: bool = False
+    there: dict[tuple[str, Slot], Value] = field(default_factory=dict)
+
+    def value(self, address: str, slot: Slot) -> Value:
+        return self.there.get((address, slot), Value.UNSET if slot == NEWS else Value.ON)
+
+    async def observe(self, refs: Sequence[Ref]) -> Mapping[Ref, Observed]:
+        return {
+            ref: Observed(
+                {slot: Seen(self.value(ref.value, slot)) for slot in self.slots},
+                self.clock(),
+                f"id-{ref.value}",
+                ((Kind.EMAIL, ref.value),),
+            )
+            for ref in refs
+        }
+
+    async def apply(self, changes: Sequence[Change]) -> Mapping[Change, Applied | Temporary]:
+        self.written += changes
+        answers: dict[Change, Applied | Temporary] = {}
+        for change in changes:
+            answers[change] = Temporary("HTTP 503") if self.down else Applied()
+            if not self.down:
+                value = Value.OFF if change.to is Wish.OFF else Value.ON
+                self.there[change.ref.value, change.slot] = value
+        return answers
+
+
+def wave_of_news(rt: Clinic, target: TwoLists) -> str:
+    """Twenty people who want news, and wait; the first of them."""
+    for number in range(20):
+        rt.consent(address(number), EMAIL._replace(topic="news"))
+    carry(rt, target)
+    assert task(rt)
+    return address(0)
+
+
+def test_an_out_is_tried_again_soon_though_an_opt_in_beside_it_waits(rt: Clinic) -> None:
+    target = TwoLists(rt.clock)
+    ada = wave_of_news(rt, target)
+    target.down = True
+    rt.say(ada, Source.ONE_CLICK, scope=EMAIL._replace(topic="offers"))
+    carry(rt, target)
+    target.down = False
+    rt.clock.forward(30)
+    carry(rt, target)
+    assert target.value(ada, OFFERS) is Value.OFF
+    assert target.value(ada, NEWS) is Value.UNSET
+
+
+def test_an_opt_in_that_waits_is_no_overdue_out(rt: Clinic) -> None:
+    target = TwoLists(rt.clock)
+    ada = wave_of_news(rt, target)
+    rt.say(ada, Source.ONE_CLICK, scope=EMAIL._replace(topic="offers"))
+    carry(rt, target)
+    assert target.value(ada, OFFERS) is Value.OFF
+    rt.clock.forward(86400)
+    late = rt.clock().timestamp() - 3600
+    assert rt.database.read_now(lambda conn: marks.overdue(conn, late)) == {}
+    assert rt.database.read_now(marks.backlog)[TARGET.label][0] == 20
+    decide(rt, waves.RELEASED)
+    carry(rt, target)
+    assert target.value(ada, NEWS) is Value.ON
+
+
+def test_an_out_is_not_as_old_as_the_opt_in_that_waited_before_it(rt: Clinic) -> None:
+    target = TwoLists(rt.clock, down=True)
+    ada = wave_of_news(rt, target)
+    rt.clock.forward(2 * 86400)
+    rt.say(ada, Source.ONE_CLICK, scope=EMAIL._replace(topic="offers"))
+    carry(rt, target)
+    late = rt.clock().timestamp() - 3600
+    assert rt.database.read_now(lambda conn: marks.overdue(conn, late)) == {}
+    rt.clock.forward(3601)
+    late = rt.clock().timestamp() - 3600
+    assert rt.database.read_now(lambda conn: marks.overdue(conn, late)) == {TARGET.label: 1}

@@ -24,6 +24,7 @@ from prefs.core.signals import (
     Signal,
     Statement,
     Unknown,
+    Work,
 )
 from prefs.core.words import Channel, Choice, Purpose, Scope, Source
 from webhooks import signing
@@ -31,6 +32,7 @@ from webhooks import signing
 LEFT, TEXTED_STOP = "unsubscribe", "sms_unsub"
 REREAD = frozenset({LEFT, TEXTED_STOP, "subscribe", "sms_reply", "bounce", "update"})
 ABOUT_NOBODY = frozenset({"list_add"})
+BLOCKED = "a STOP by text: ActiveCampaign sends this number no texts any more"
 OURS = "api"
 """`initiated_from` of what a program did through the API: it may be the echo of our own write."""
 LIST = re.compile(r"list(\[[0-9]*\]\[id\])?")
@@ -68,6 +70,7 @@ def normalise(request: Delivery, target: Target, *, signed: bool) -> list[Found]
             for channel, scopes in _left(kind, lists, target).items()
             if (signal := _out(fields, target, channel, scopes, key))
         ]
+        outs += _blocked(fields, kind, target, key)
     return [*outs, _recheck(fields, kind, key, beside=bool(outs))]
 
 
@@ -116,6 +119,16 @@ def _out(
         origin=target.label,
         event_key=f"{key} {channel}",
     )
+
+
+def _blocked(fields: Fields, kind: str, target: Target, key: str) -> list[Found]:
+    """STOP blocks a number for every text of the account, where reminders are sent from here too.
+    That is no delivery fact: the brand may send them from another system, and they must go on."""
+    reminds = target.options.get("service_lists") or target.options.get("service_containers")
+    number = _number(fields, target)
+    if kind != TEXTED_STOP or not reminds or number is None:
+        return []
+    return [Work("reminders_blocked_at_gateway", BLOCKED, number, f"{key} blocked")]
 
 
 def _recheck(fields: Fields, kind: str, key: str, *, beside: bool) -> Found:

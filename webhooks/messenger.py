@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from prefs.core import identity
-from prefs.core.errors import BadIdentifier, Unverified
+from prefs.core.errors import BadIdentifier, Forbidden, Unverified
 from prefs.core.propagation import Target, proof_of
 from prefs.core.signals import (
     Delivery,
@@ -27,6 +27,7 @@ from prefs.core.signals import (
     Signal,
     Statement,
     Unknown,
+    Work,
 )
 from prefs.core.sms import Meaning, meaning
 from prefs.core.words import Basis, Channel, Choice, Purpose, Scope, Source
@@ -41,13 +42,14 @@ OUTS = frozenset({Meaning.MARKETING_OUT, Meaning.ALL_SMS_OUT, Meaning.REMINDERS_
 
 
 def verify(request: Delivery, target: Target) -> bool:
-    """True when signed by Meta. The handshake must repeat our verify token. Raises Unverified."""
+    """True when signed by Meta, else raises Unverified. The handshake must repeat our verify token,
+    else raises Forbidden: Meta wants a 403 then."""
     if request.method == "GET":
         asked = dict(request.query)
         expected = target.text("verify_token") or ""
         right = expected and signing.same(asked.get("hub.verify_token", ""), expected)
         if asked.get("hub.mode") != "subscribe" or not right:
-            raise Unverified("the handshake's verify token is missing or wrong")
+            raise Forbidden("the handshake's verify token is missing or wrong")
         return False
     secret = target.text("app_secret") or ""
     given = request.headers.get(HEADER, "").removeprefix("sha256=")
@@ -94,6 +96,8 @@ def _found(event: Mapping[str, Any], page: str, target: Target) -> list[Found]:
         return [Unknown("an event of another Page")]
     if "change" in event:
         return [Unknown(f"a change of {event['change'].get('field')}")]
+    if policy := _mapping(event, "policy_enforcement") or _mapping(event, "policy-enforcement"):
+        return [_policy(policy, event.get("timestamp"))]
     try:
         person = identity.messenger(str(_mapping(event, "sender").get("id", "")), page)
     except BadIdentifier:
@@ -115,6 +119,12 @@ def _message(
     key = signing.event_key("message", message.get("mid") or (person.key, at, text))
     if button is not None and _is_stop(button):
         return [_out(person, at, target, key, str(button))]
+    return _said(text, person, at, target, key)
+
+
+def _said(
+    text: str, person: Identifier, at: datetime | None, target: Target, key: str
+) -> list[Found]:
     said = meaning(text, Purpose.MARKETING, None)
     if said in OUTS:
         return [_out(person, at, target, key, text)]
@@ -124,10 +134,15 @@ def _message(
 def _postback(
     postback: Mapping[str, Any], person: Identifier, at: datetime | None, target: Target
 ) -> list[Found]:
-    if not _is_stop(postback.get("payload")):
-        return []
+    """By its payload, else by the words on it. A button that says "Cancel" is about an
+    appointment."""
+    title = str(postback.get("title") or "")
     key = signing.event_key("postback", postback.get("mid"), person.key, at)
-    return [_out(person, at, target, key, str(postback.get("title") or postback["payload"]))]
+    if _is_stop(postback.get("payload")):
+        return [_out(person, at, target, key, title or str(postback["payload"]))]
+    if meaning(title, Purpose.REMINDERS, None) is Meaning.APPOINTMENT_REPLY:
+        return []
+    return _said(title, person, at, target, key)
 
 
 def _optin(
@@ -158,10 +173,11 @@ def _optin(
     ]
 
 
-def _policy(
-    event: Mapping[str, Any], person: Identifier, at: datetime | None, target: Target
-) -> list[Found]:
-    return [Unknown(f"policy_enforcement {event.get('action')}")]
+def _policy(policy: Mapping[str, Any], stamp: Any) -> Work:
+    """About the Page and nobody in particular: a warning, a block of its messages, or its end."""
+    said = [str(policy.get(name) or "")[:300] for name in ("action", "reason")]
+    text = f"Meta's policy enforcement says: {': '.join(filter(None, said))}"
+    return Work("vendor_warning", text, event_key=signing.event_key("policy", stamp, *said))
 
 
 def _label(
@@ -175,8 +191,6 @@ _KINDS = {
     "message": _message,
     "postback": _postback,
     "optin": _optin,
-    "policy-enforcement": _policy,
-    "policy_enforcement": _policy,
     "inbox_labels": _label,
 }
 

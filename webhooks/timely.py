@@ -50,6 +50,8 @@ def _customers(body: bytes) -> Iterator[Mapping[str, Any]]:
 
 
 def _found(customer: Mapping[str, Any], target: Target) -> Found:
+    """Told is how a customer stands, not what happened: the same words may come again after the
+    customer came back, so that no delivery passes for the repeat of an earlier one."""
     columns = target.table("columns")
     cells = {str(name).strip().lower(): str(value).strip() for name, value in customer.items()}
 
@@ -58,9 +60,8 @@ def _found(customer: Mapping[str, Any], target: Target) -> Found:
 
     who = tuple(_identifiers(cell("email"), cell("mobile"), target.region))
     outs = [channel for flag, channel in FLAGS.items() if cell(flag).lower() in OFF]
-    key = signing.event_key(cell("id"), sorted(cells.items()))
     if not who or not outs:
-        return Unknown("a customer without an opt-out or without an address", key)
+        return Unknown("a customer without an opt-out or without an address")
     return Signal(
         brand=target.brand,
         source=Source.VENDOR_ADMIN,
@@ -69,7 +70,6 @@ def _found(customer: Mapping[str, Any], target: Target) -> Found:
         ),
         identifiers=who,
         origin=target.label,
-        event_key=key,
     )
 
 

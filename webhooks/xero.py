@@ -40,7 +40,7 @@ def normalise(request: Delivery, target: Target, *, signed: bool) -> list[Found]
     """The contacts to read again; none in an intent to receive. `signed` is always True."""
     try:
         body = json.loads(request.body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return [Unknown("a body that is not JSON")]
     events = body.get("events") if isinstance(body, Mapping) else None
     if not isinstance(events, list):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -292,20 +293,39 @@ def wish(slot: Slot, held: Iterable[Held]) -> Wish:
     all are allowed; a channel slot is on only when the channel itself was chosen.
     """
     held = list(held)
-    topics: tuple[str | None, ...] = slot.topics or (None,)
-    answers = [_scope_wish(Ask(Scope(slot.channel, slot.purpose, topic)), held) for topic in topics]
+    answers = [_scope_wish(ask, held) for ask in _asks(slot)]
     if Wish.OFF in answers:
         return Wish.OFF
     return Wish.ON if all(answer is Wish.ON for answer in answers) else Wish.LEAVE
 
 
+def wholly_out(slot: Slot, held: Sequence[Held]) -> bool:
+    """Whether all that the switch is about is out: an `off` there says nothing new."""
+    return all(_scope_wish(ask, held) is Wish.OFF for ask in _asks(slot))
+
+
+@lru_cache(maxsize=512)
+def _asks(slot: Slot) -> tuple[Ask, ...]:
+    topics: tuple[str | None, ...] = slot.topics or (None,)
+    return tuple(Ask(Scope(slot.channel, slot.purpose, topic)) for topic in topics)
+
+
 DENYING = (Word.SUPPRESSED, Word.OBJECTED, Word.OPTED_OUT, Word.HELD)
 
 
-def _scope_wish(ask: Ask, held: list[Held]) -> Wish:
+def _scope_wish(ask: Ask, held: Sequence[Held]) -> Wish:
     if any(_denied(ask, one) for one in held):
         return Wish.OFF
     return Wish.ON if any(_chosen(ask, one) for one in held) else Wish.LEAVE
+
+
+def said_at(slot: Slot, to: Wish, held: Iterable[Held]) -> float:
+    """When the newest word for this wish was said, in whole seconds; 0 where nothing says when."""
+    words = DENYING if to is Wish.OFF else (Word.IN,)
+    topics: tuple[str | None, ...] = slot.topics or (None,)
+    asks = [Ask(Scope(slot.channel, slot.purpose, topic)) for topic in topics]
+    views = [view for one in held for ask in asks for view in _views(ask, one)]
+    return max((view.since or 0.0 for view in views if view.word in words), default=0.0)
 
 
 def _denied(ask: Ask, held: Held) -> bool:

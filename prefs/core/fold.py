@@ -387,6 +387,16 @@ def denies(state: State, brand: str, channels: Collection[Channel]) -> bool:
     return state.restricted is not None or any(one.outs or one.hold for one in marketing)
 
 
+def spoke_out(state: State, brand: str, channels: Collection[Channel]) -> bool:
+    """Whether an out by the person or by staff stands on one of these channels."""
+    return any(
+        strength(out.source) > Strength.MACHINE
+        for scope, standing in state.scopes.get(brand, {}).items()
+        if scope.channel in channels
+        for out in standing.outs
+    )
+
+
 def merge(one: State, other: State) -> State:
     """Two subjects found to be one person: per scope the first of out, hold, in, unset."""
     brands = {*one.scopes, *other.scopes}

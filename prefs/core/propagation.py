@@ -7,7 +7,10 @@ repeats our input confirms nothing: only a later read does.
 
 from __future__ import annotations
 
+import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,6 +26,13 @@ from prefs.core.words import Channel, Kind, Purpose, Source
 URGENT: ContextVar[bool] = ContextVar("urgent", default=False)
 """Set by the lane while it carries an `off`: such calls may use the whole budget."""
 
+OUT_DUE: ContextVar[Callable[[], bool]] = ContextVar("out_due", default=lambda: False)
+"""Set by the lane while it carries no `off`: whether one waits for the end of that round."""
+
+
+UNNAMED = "~"
+"""How a vendor id begins that is ours, where the vendor shows none: it tells people nothing."""
+
 
 class Wish(StrEnum):
     ON = "on"
@@ -36,7 +46,8 @@ class Value(StrEnum):
     ON = "on"
     OFF = "off"
     UNSET = "unset"
-    """Never chosen there; the vendor may send by its default or later, so an `off` is written."""
+    """Never chosen there; the vendor may send by its default or later, so an `off` is written. Also
+    where several records of one address differ: neither an `off` nor an `on` is met."""
     SILENT = "silent"
     """The vendor cannot send marketing here (bounced, archived, transactional only): an `off`
     needs no write and an `on` is not forced."""
@@ -146,6 +157,8 @@ class Observed:
     vendor_id: str | None = None
     identifiers: tuple[tuple[Kind, str], ...] = ()
     """What the vendor shows as the record's own addresses and numbers, unnormalised."""
+    hidden: frozenset[Slot] = frozenset()
+    """Slots that are configured and that the vendor does not show: nothing is known of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,12 +282,20 @@ class Vault(Protocol):
     async def put(self, name: str, value: str) -> None:
         """Returns once it is on disk."""
 
+    def alone(self, name: str) -> AbstractAsyncContextManager[None]:
+        """Within, nobody else is within for this name, in no other process either. Raises Temporary
+        where somebody stays there too long."""
+
 
 class Memory:
     """A vault that lasts as long as its process."""
 
     def __init__(self) -> None:
         self._held: dict[str, str] = {}
+        self._alone: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    def alone(self, name: str) -> AbstractAsyncContextManager[None]:
+        return self._alone[name]
 
     async def get(self, name: str) -> str | None:
         return self._held.get(name)
@@ -337,7 +358,8 @@ class Budget(Protocol):
     """One budget a target: every call of its adapter, by SDK or httpx, passes through it."""
 
     async def acquire(self) -> None:
-        """Wait for a place. Calls without URGENT leave half of the budget untouched."""
+        """Wait for a place. Calls without URGENT leave half of the budget untouched. Raises
+        Temporary where one of these would wait while an out is due (OUT_DUE)."""
 
     def release(self) -> None: ...
 

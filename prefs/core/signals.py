@@ -1,8 +1,8 @@
 """The shapes in which every door says what happened.
 
 A `Signal` is a wish; everything else that a vendor may tell us is a `Recheck` (go and read),
-a `Text` (an inbound message whose meaning the SMS rules give), a `Renamed` address or a
-`DeliveryFact`. Webhook modules return these and nothing else.
+a `Text` (an inbound message whose meaning the SMS rules give), a `Renamed` address, a
+`DeliveryFact` or `Work` for a person. Webhook modules return these and nothing else.
 """
 
 from __future__ import annotations
@@ -157,6 +157,16 @@ class DeliveryFact:
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """What only a person can see to: a task of this kind (prefs/tasks.py). `text` names nobody."""
+
+    kind: str
+    text: str
+    about: Identifier | None = None
+    event_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Unknown:
     """An event whose type or words are not in the vendor's table: kept and counted."""
 
@@ -164,7 +174,7 @@ class Unknown:
     event_key: str | None = None
 
 
-Found = Signal | Recheck | Text | Renamed | DeliveryFact | Unknown
+Found = Signal | Recheck | Text | Renamed | DeliveryFact | Work | Unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,4 +218,5 @@ __all__ = [
     "Text",
     "TokenUse",
     "Unknown",
+    "Work",
 ]

@@ -1,17 +1,18 @@
-"""Containers of each target as the last reading found them."""
+"""Containers of each target as the last reading found them. One that could not send before counts
+as first seen when it can."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, and_, case, delete, select
 from sqlalchemy.dialects import sqlite
 
 from prefs.core.propagation import Container
 from prefs.store.schema import containers, lanes
 
-UNCLASSIFIED = "unclassified"
+INERT, UNCLASSIFIED = "inert", "unclassified"
 
 
 def keep(conn: Connection, target: str, found: Iterable[tuple[Container, str]], now: float) -> None:
@@ -28,11 +29,14 @@ def keep(conn: Connection, target: str, found: Iterable[tuple[Container, str]], 
         }
         for one, class_ in found
     ]
+    new = upsert.excluded
+    began = and_(containers.c["class"] == INERT, new["class"] != INERT)
     if rows:
         conn.execute(
             upsert.on_conflict_do_update(
                 index_elements=["target", "id"],
-                set_={name: upsert.excluded[name] for name in ("name", "class", "seen_at")},
+                set_={name: new[name] for name in ("name", "class", "seen_at")}
+                | {"first_seen": case((began, new.first_seen), else_=containers.c.first_seen)},
             ),
             rows,
         )
@@ -51,8 +55,8 @@ def unclassified(conn: Connection, target: str) -> Mapping[str, str]:
     return {row.id: row.name for row in listed(conn, target) if row[3] == UNCLASSIFIED}
 
 
-def any_since_live(conn: Connection, target: str) -> bool:
-    """Whether an unclassified one appeared after the target went live."""
+def since_live(conn: Connection, target: str) -> set[str]:
+    """Ids of the unclassified ones that appeared after the target went live."""
     wanted = (
         select(containers.c.id)
         .join(lanes, lanes.c.target == containers.c.target)
@@ -61,6 +65,5 @@ def any_since_live(conn: Connection, target: str) -> bool:
             containers.c["class"] == UNCLASSIFIED,
             containers.c.first_seen > lanes.c.live_since,
         )
-        .limit(1)
     )
-    return conn.execute(wanted).first() is not None
+    return set(conn.execute(wanted).scalars())

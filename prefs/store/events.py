@@ -24,6 +24,14 @@ def first_time(conn: Connection, target: str, event_key: str, now: float) -> boo
     return done.rowcount == 1
 
 
+def known(conn: Connection, target: str, event_key: str) -> bool:
+    """Whether this event was seen."""
+    wanted = select(events.c.event_key).where(
+        events.c.target == target, events.c.event_key == event_key
+    )
+    return conn.execute(wanted).first() is not None
+
+
 def keep_raw(
     conn: Connection,
     keys: Keyring,

@@ -29,10 +29,12 @@ from sqlalchemy.dialects import sqlite
 
 from prefs.core.propagation import Outcome, Receipt, Slot, Value, Wish
 from prefs.store.counters import next_numbers
-from prefs.store.hot import Statement
+from prefs.store.hot import ByKeys, Statement
 from prefs.store.schema import (
     HONOURED,
+    identifiers,
     lanes,
+    links,
     marks,
     pushbacks,
     receipts,
@@ -66,8 +68,11 @@ def set_marks(
     *,
     urgent: bool,
     due_at: float | None = None,
+    heard: bool = False,
 ) -> None:
-    """Mark (target, subject id, vendor id) each, due now unless said otherwise."""
+    """Mark (target, subject id, vendor id) each, due now unless said otherwise. Only something
+    `heard` of the person, here or by staff, frees a mark that a batch holds back: what a target
+    shows or tells does not."""
     wanted = list(wanted)
     if not wanted:
         return
@@ -85,22 +90,36 @@ def set_marks(
         }
         for number, (target, subject_id, vendor_id) in zip(numbers, wanted, strict=True)
     ]
-    _SET.run_many(conn, rows)
+    (_SET if heard else _SET_HELD).run_many(conn, rows)
 
 
 _FIELDS = ("target", "subject_id", "vendor_id", "number", "urgent", "due_at", "since", "attempts")
 _insert = sqlite.insert(marks).values({name: bindparam(name) for name in _FIELDS})
-_SET = Statement(
-    _insert.on_conflict_do_update(
-        index_elements=["target", "subject_id", "vendor_id"],
-        set_={
-            "number": _insert.excluded.number,
-            "urgent": func.max(marks.c.urgent, _insert.excluded.urgent),
-            "due_at": func.min(marks.c.due_at, _insert.excluded.due_at),
-            "attempts": 0,
-        },
+_sooner = func.min(marks.c.due_at, _insert.excluded.due_at)
+
+
+def _set(due_at: Any) -> Statement:
+    return Statement(
+        _insert.on_conflict_do_update(
+            index_elements=["target", "subject_id", "vendor_id"],
+            set_={
+                "number": _insert.excluded.number,
+                "urgent": func.max(marks.c.urgent, _insert.excluded.urgent),
+                # An out is not as old as the opt-in that waited before it.
+                "since": case(
+                    (marks.c.urgent < _insert.excluded.urgent, _insert.excluded.since),
+                    else_=marks.c.since,
+                ),
+                "due_at": due_at,
+                "attempts": 0,
+            },
+        )
     )
-)
+
+
+_SET = _set(_sooner)
+_SET_HELD = _set(case((marks.c.attempts == 0, marks.c.due_at), else_=_sooner))
+"""A mark that was never tried and is due later is one that is held back (or its target parked)."""
 
 
 # --- lanes -----------------------------------------------------------------------------------
@@ -177,6 +196,17 @@ def set_lane(conn: Connection, lease: Lease, **values: Any) -> bool:
     return done.rowcount == 1
 
 
+def left(conn: Connection, labels: Collection[str]) -> list[str]:
+    """Targets other than these whose standing outs were marked once."""
+    others = (lanes.c.places.is_not(None), lanes.c.target.not_in(sorted(labels)))
+    return list(conn.execute(select(lanes.c.target).where(*others)).scalars())
+
+
+def forget_places(conn: Connection, targets: Collection[str]) -> None:
+    """At the next start of these targets every standing out is marked again."""
+    conn.execute(update(lanes).where(lanes.c.target.in_(sorted(targets))).values(places=None))
+
+
 def uploaded(conn: Connection, target: str, at: float) -> None:
     """Everybody at an assisted target was seen in an upload."""
     _lane(conn, target)
@@ -191,9 +221,11 @@ def set_unsafe(conn: Connection, target: str, since: float | None) -> None:
 # --- claiming and clearing --------------------------------------------------------------------
 
 
-def claim(conn: Connection, lease: Lease, now: float, limit: int) -> list[Mark]:
+def claim(
+    conn: Connection, lease: Lease, now: float, limit: int, calm_limit: int | None = None
+) -> list[Mark]:
     """The marks that are due, claimed under this lease's epoch: outs first and by themselves, so
-    that they alone use the whole budget."""
+    that they alone use the whole budget. Of others at most `calm_limit`."""
     due = conn.execute(
         select(marks)
         .where(marks.c.target == lease.target, marks.c.due_at <= now)
@@ -201,6 +233,8 @@ def claim(conn: Connection, lease: Lease, now: float, limit: int) -> list[Mark]:
         .limit(limit)
     ).all()
     found = [_mark(row, lease.epoch) for row in due if row.urgent == due[0].urgent]
+    if found and not found[0].urgent:
+        found = found[:calm_limit]
     if found:
         conn.execute(
             update(marks)
@@ -262,6 +296,8 @@ class Delay(NamedTuple):
     outcome: Outcome
     reason: str
     unsettled_until: float | None = None
+    urgent: bool = True
+    """False where only opt-ins are left to do."""
 
 
 def delay(conn: Connection, lease: Lease, delayed: Iterable[Delay]) -> None:
@@ -275,6 +311,7 @@ def delay(conn: Connection, lease: Lease, delayed: Iterable[Delay]) -> None:
             "b_outcome": one.outcome.value,
             "b_reason": one.reason,
             "b_unsettled": one.unsettled_until,
+            "b_urgent": int(one.urgent),
         }
         for one in delayed
     ]
@@ -291,6 +328,9 @@ def delay(conn: Connection, lease: Lease, delayed: Iterable[Delay]) -> None:
         )
         .values(
             due_at=case((same, bindparam("b_due")), else_=marks.c.due_at),
+            urgent=case(
+                (same, func.min(marks.c.urgent, bindparam("b_urgent"))), else_=marks.c.urgent
+            ),
             outcome=bindparam("b_outcome"),
             reason=bindparam("b_reason"),
             unsettled_until=bindparam("b_unsettled"),
@@ -300,9 +340,43 @@ def delay(conn: Connection, lease: Lease, delayed: Iterable[Delay]) -> None:
     )
 
 
-def any_due(conn: Connection, target: str, now: float) -> bool:
+_PUSHED = ByKeys(
+    lambda hashes: (
+        select(identifiers.c.hash)
+        .join(links, links.c.identifier_id == identifiers.c.id)
+        .join(marks, marks.c.subject_id == links.c.subject_id)
+        .where(
+            identifiers.c.hash.in_(hashes),
+            marks.c.target == bindparam("target"),
+            marks.c.claimed_epoch.is_not(None),
+        )
+    )
+)
+_PUSHED_IDS = ByKeys(
+    lambda ids: select(marks.c.vendor_id).where(
+        marks.c.target == bindparam("target"),
+        marks.c.subject_id == 0,
+        marks.c.vendor_id.in_(ids),
+        marks.c.claimed_epoch.is_not(None),
+    )
+)
+
+
+def pushed_now(
+    conn: Connection, target: str, hashes: Collection[bytes], ids: Collection[str]
+) -> set[bytes | str]:
+    """Which of these hashes and vendor ids a push of this target is about at this moment."""
+    rows = _PUSHED.run(conn, hashes, {"target": target})
+    rows += _PUSHED_IDS.run(conn, ids, {"target": target})
+    return {name for (name,) in rows}
+
+
+def any_due(conn: Connection, target: str, now: float, *, urgent: bool = False) -> bool:
+    """Whether a mark is due; with `urgent`, one of an out."""
     row = conn.execute(
-        select(marks.c.number).where(marks.c.target == target, marks.c.due_at <= now).limit(1)
+        select(marks.c.number)
+        .where(marks.c.target == target, marks.c.due_at <= now, marks.c.urgent >= int(urgent))
+        .limit(1)
     ).first()
     return row is not None
 
@@ -342,9 +416,12 @@ def refused(conn: Connection) -> dict[str, int]:
     return {row[0]: row[1] for row in rows}
 
 
-def overdue(conn: Connection, before: float, *, staff: bool = True) -> dict[str, int]:
-    """target -> outs that it has not confirmed since `before`, those left out that a person said
-    were removed there by hand, until the next scan; without `staff` those too that staff carry."""
+def overdue(
+    conn: Connection, before: float, *, staff: bool = True, target: str | None = None
+) -> dict[str, int]:
+    """target (each, or the one named) -> outs that it has not confirmed since `before`, those left
+    out that a person said were removed there by hand, until the next scan; without `staff` those
+    too that staff carry."""
     by_hand = and_(
         marks.c.since <= func.coalesce(lanes.c.by_hand_at, 0.0),
         func.coalesce(lanes.c.scanned_at, 0.0) <= func.coalesce(lanes.c.by_hand_at, 0.0),
@@ -355,6 +432,8 @@ def overdue(conn: Connection, before: float, *, staff: bool = True) -> dict[str,
         .where(marks.c.urgent == 1, marks.c.since < before, not_(by_hand))
         .group_by(marks.c.target)
     )
+    if target is not None:
+        wanted = wanted.where(marks.c.target == target)
     if not staff:
         outcome = func.coalesce(marks.c.outcome, "")
         wanted = wanted.where(outcome != Outcome.WAITING_FOR_STAFF.value)
@@ -366,6 +445,18 @@ def removed_by_hand(conn: Connection, target: str, now: float) -> None:
     """A person says that what this target has not confirmed until now is off there."""
     _lane(conn, target)
     conn.execute(update(lanes).where(lanes.c.target == target).values(by_hand_at=now))
+
+
+OBSERVED = "only observed: nothing is written there before go-live"
+
+
+def went_live(conn: Connection, target: str, now: float) -> None:
+    """What waited for go-live is due now."""
+    conn.execute(
+        update(marks)
+        .where(marks.c.target == target, marks.c.reason == OBSERVED, marks.c.due_at > now)
+        .values(due_at=now)
+    )
 
 
 def hurry(conn: Connection, target: str, now: float) -> None:
@@ -396,27 +487,31 @@ def next_due(conn: Connection, targets: Collection[str]) -> float | None:
 # --- records ----------------------------------------------------------------------------------
 
 
+_insert_record = sqlite.insert(records).values(
+    {name: bindparam(name) for name in ("target", "vendor_id", "seen_at")}
+)
+_SEE = Statement(
+    _insert_record.on_conflict_do_update(
+        index_elements=["target", "vendor_id"],
+        set_={"seen_at": _insert_record.excluded.seen_at, "gone_at": None},
+    )
+)
+_NAME = Statement(
+    sqlite.insert(record_identifiers)
+    .values({c.name: bindparam(c.name) for c in record_identifiers.c})
+    .on_conflict_do_nothing()
+)
+
+
 def keep_records(
     conn: Connection, target: str, found: Iterable[tuple[str, Sequence[bytes]]], now: float
 ) -> None:
     """Remember which vendor id belongs to which identifiers."""
     rows = [(vendor_id, hash_) for vendor_id, hashes in found for hash_ in hashes]
-    if not rows:
-        return
-    upsert = sqlite.insert(records)
-    conn.execute(
-        upsert.on_conflict_do_update(
-            index_elements=["target", "vendor_id"],
-            set_={"seen_at": upsert.excluded.seen_at, "gone_at": None},
-        ),
-        [
-            {"target": target, "vendor_id": vendor_id, "seen_at": now}
-            for vendor_id in {vendor_id for vendor_id, _ in rows}
-        ],
-    )
-    conn.execute(
-        sqlite.insert(record_identifiers).on_conflict_do_nothing(),
-        [{"target": target, "hash": hash_, "vendor_id": vendor_id} for vendor_id, hash_ in rows],
+    ids = {vendor_id for vendor_id, _ in rows}
+    _SEE.run_many(conn, [{"target": target, "vendor_id": one, "seen_at": now} for one in ids])
+    _NAME.run_many(
+        conn, [{"target": target, "hash": hash_, "vendor_id": one} for one, hash_ in rows]
     )
 
 
@@ -446,14 +541,15 @@ def records_seen(
     return [(row.vendor_id, row.seen_at) for row in rows]
 
 
-def known_records(conn: Connection, target: str, vendor_ids: Collection[str]) -> set[str]:
-    return set(
-        conn.execute(
-            select(records.c.vendor_id).where(
-                records.c.target == target, records.c.vendor_id.in_(sorted(vendor_ids))
-            )
-        ).scalars()
+_KNOWN = ByKeys(
+    lambda ids: select(records.c.vendor_id).where(
+        records.c.target == bindparam("target"), records.c.vendor_id.in_(ids)
     )
+)
+
+
+def known_records(conn: Connection, target: str, vendor_ids: Collection[str]) -> set[str]:
+    return {vendor_id for (vendor_id,) in _KNOWN.run(conn, vendor_ids, {"target": target})}
 
 
 def count_records(conn: Connection, target: str) -> int:
@@ -477,14 +573,21 @@ def gone(conn: Connection, target: str, unseen_since: float, now: float) -> list
     return hashes
 
 
-def vendor_ids(conn: Connection, target: str, hashes: Collection[bytes]) -> dict[bytes, list[str]]:
+def vendor_ids(
+    conn: Connection, target: str, hashes: Collection[bytes], *, present: bool = False
+) -> dict[bytes, list[str]]:
+    """Every record that was ever known by one of these; with `present`, those that complete walks
+    still show."""
     found: dict[bytes, list[str]] = {}
-    rows = conn.execute(
-        select(record_identifiers.c.hash, record_identifiers.c.vendor_id).where(
-            record_identifiers.c.target == target, record_identifiers.c.hash.in_(sorted(hashes))
-        )
+    wanted = select(record_identifiers.c.hash, record_identifiers.c.vendor_id).where(
+        record_identifiers.c.target == target, record_identifiers.c.hash.in_(sorted(hashes))
     )
-    for hash_, vendor_id in rows:
+    if present:
+        there = select(records.c.vendor_id).where(
+            records.c.target == target, records.c.gone_at.is_(None)
+        )
+        wanted = wanted.where(record_identifiers.c.vendor_id.in_(there))
+    for hash_, vendor_id in conn.execute(wanted):
         found.setdefault(hash_, []).append(vendor_id)
     return found
 
@@ -492,23 +595,43 @@ def vendor_ids(conn: Connection, target: str, hashes: Collection[bytes]) -> dict
 # --- receipts ---------------------------------------------------------------------------------
 
 
+_RECEIPTS = ByKeys(
+    lambda hashes: select(
+        receipts.c.hash,
+        receipts.c.place,
+        receipts.c.seen,
+        receipts.c.seen_began,
+        receipts.c.written,
+        receipts.c.written_ended,
+        receipts.c.ever_on,
+        receipts.c.outcome,
+    ).where(receipts.c.target == bindparam("target"), receipts.c.hash.in_(hashes))
+)
+
+
 def read_receipts(
     conn: Connection, target: str, hashes: Collection[bytes]
 ) -> dict[tuple[bytes, str], Receipt]:
-    rows = conn.execute(
-        select(receipts).where(receipts.c.target == target, receipts.c.hash.in_(sorted(hashes)))
-    )
-    return {(row.hash, row.place): _receipt(row) for row in rows}
+    """(hash, place) -> what is kept of it."""
+    rows = _RECEIPTS.run(conn, hashes, {"target": target})
+    return {(hash_, place): _receipt(*kept) for hash_, place, *kept in rows}
 
 
-def _receipt(row: Any) -> Receipt:
+def _receipt(
+    seen: str | None,
+    seen_began: float | None,
+    written: str | None,
+    written_ended: float | None,
+    ever_on: int,
+    outcome: str | None,
+) -> Receipt:
     return Receipt(
-        seen=Value(row.seen) if row.seen else None,
-        seen_began=_moment(row.seen_began),
-        written=Wish(row.written) if row.written else None,
-        written_ended=_moment(row.written_ended),
-        ever_on=bool(row.ever_on),
-        refused=row.outcome == Outcome.REFUSED,
+        seen=Value(seen) if seen else None,
+        seen_began=_moment(seen_began),
+        written=Wish(written) if written else None,
+        written_ended=_moment(written_ended),
+        ever_on=bool(ever_on),
+        refused=outcome == Outcome.REFUSED,
     )
 
 
@@ -532,39 +655,38 @@ class Proof(NamedTuple):
     opened_at: float | None = None
 
 
+_insert_receipt = sqlite.insert(receipts).values({c.name: bindparam(c.name) for c in receipts.c})
+_new = _insert_receipt.excluded
+_KEEP = Statement(
+    _insert_receipt.on_conflict_do_update(
+        index_elements=["target", "hash", "place"],
+        set_={
+            "channel": _new.channel,
+            "wish": _new.wish,
+            "seen": func.coalesce(_new.seen, receipts.c.seen),
+            "seen_began": func.coalesce(_new.seen_began, receipts.c.seen_began),
+            "written": func.coalesce(_new.written, receipts.c.written),
+            "written_ended": func.coalesce(_new.written_ended, receipts.c.written_ended),
+            "ever_on": func.max(_new.ever_on, receipts.c.ever_on),
+            "outcome": _new.outcome,
+            "reason": _new.reason,
+            "due_at": _new.due_at,
+            "opened_at": func.coalesce(_new.opened_at, receipts.c.opened_at),
+            # Seeing again what a push proved is no later proof of it.
+            "settled_at": case(
+                (_new.opened_at.is_(None), func.coalesce(receipts.c.settled_at, _new.settled_at)),
+                else_=_new.settled_at,
+            ),
+        },
+    )
+)
+
+
 def write_receipts(conn: Connection, target: str, proofs: Iterable[Proof], now: float) -> None:
     """Keep what was seen and written. A value that was not learnt this time keeps its old one."""
     rows = [_proof_values(target, proof, now) for proof in proofs]
-    if not rows:
-        return
-    upsert = sqlite.insert(receipts)
-    new = upsert.excluded
-    conn.execute(
-        upsert.on_conflict_do_update(
-            index_elements=["target", "hash", "place"],
-            set_={
-                "channel": new.channel,
-                "wish": new.wish,
-                "seen": func.coalesce(new.seen, receipts.c.seen),
-                "seen_began": func.coalesce(new.seen_began, receipts.c.seen_began),
-                "written": func.coalesce(new.written, receipts.c.written),
-                "written_ended": func.coalesce(new.written_ended, receipts.c.written_ended),
-                "ever_on": func.max(new.ever_on, receipts.c.ever_on),
-                "outcome": new.outcome,
-                "reason": new.reason,
-                "due_at": new.due_at,
-                "opened_at": func.coalesce(new.opened_at, receipts.c.opened_at),
-                "settled_at": _settled_at(new),
-            },
-        ),
-        rows,
-    )
-
-
-def _settled_at(new: Any) -> Any:
-    """A look that found all as it was leaves alone when it was settled."""
-    seen_again = and_(new.opened_at.is_(None), receipts.c.settled_at.is_not(None))
-    return case((seen_again, receipts.c.settled_at), else_=new.settled_at)
+    if rows:
+        _KEEP.run_many(conn, rows)
 
 
 def _proof_values(target: str, proof: Proof, now: float) -> Mapping[str, Any]:
@@ -621,16 +743,17 @@ def worst_lag(conn: Connection, target: str, since: float) -> tuple[int, float |
 # --- push-backs -------------------------------------------------------------------------------
 
 
-def note_pushback(conn: Connection, target: str, hash_: bytes, now: float) -> int:
-    """Count one more push-back of this record; returns how many the last hour saw."""
-    conn.execute(
-        sqlite.insert(pushbacks).on_conflict_do_nothing(),
-        {"target": target, "hash": hash_, "at": now},
-    )
+def note_pushback(conn: Connection, target: str, hash_: bytes, now: float, most: int) -> int:
+    """Count one more push-back of this record, unless the last hour saw `most`: one that is not
+    sent is none. Returns which of the hour it is, or would be."""
     conn.execute(
         delete(pushbacks).where(and_(pushbacks.c.target == target, pushbacks.c.at < now - 3600))
     )
-    return count_pushbacks(conn, target, hash_, now)
+    count = count_pushbacks(conn, target, hash_, now)
+    if count < most:
+        row = {"target": target, "hash": hash_, "at": now}
+        conn.execute(sqlite.insert(pushbacks).on_conflict_do_nothing(), row)
+    return count + 1
 
 
 def count_pushbacks(conn: Connection, target: str, hash_: bytes, now: float) -> int:

@@ -59,13 +59,15 @@ def _sql(length: int) -> str:
     return _texts[length]
 
 
-def read(conn: Connection, brand: str, hashes: Collection[bytes]) -> dict[bytes, Held]:
-    """The same outside the event loop."""
-    if not hashes:
-        return {}
-    rows = conn.execute(
-        _BY_HASHES.where(permissions.c.brand == brand, permissions.c.hash.in_(sorted(hashes)))
+_VALUES = ByKeys(
+    lambda hashes: _BY_HASHES.where(
+        permissions.c.brand == bindparam("brand"), permissions.c.hash.in_(hashes)
     )
+)
+
+
+def read(conn: Connection, brand: str, hashes: Collection[bytes]) -> dict[bytes, Held]:
+    rows = _VALUES.run(conn, hashes, {"brand": brand})
     return {hash_: decode_held(value) for hash_, value in rows}
 
 
@@ -94,20 +96,6 @@ def write(
     rows = _rows(conn, brands, list(sharers))
     _DELETE.run_many(conn, [row for row in rows if row["value"] is None])
     _UPSERT.run_many(conn, [row for row in rows if row["value"] is not None])
-
-
-_VALUES = ByKeys(
-    lambda hashes: _BY_HASHES.where(
-        permissions.c.brand == bindparam("brand"), permissions.c.hash.in_(hashes)
-    )
-)
-
-
-def read_many(conn: Connection, brand: str, hashes: Collection[bytes]) -> dict[bytes, Held]:
-    """The same as `read` by statements made once: for lists of any length. It begins no
-    transaction of its own, so that it stands by itself."""
-    rows = _VALUES.run(conn, hashes, {"brand": brand})
-    return {hash_: decode_held(value) for hash_, value in rows}
 
 
 def differing(

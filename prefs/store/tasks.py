@@ -7,14 +7,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, delete, select, update
 
 from prefs.core.keys import Keyring
+from prefs.core.propagation import UNNAMED
 from prefs.core.words import Kind
 from prefs.store import marks, subjects
 from prefs.store.counters import next_numbers
 from prefs.store.schema import tasks
 
+KEEP = 2 * 365 * 86400.0
+"""Seconds that a closed task is kept: it names people, and shows how they were answered."""
 WORKING_DAYS = 2
 """Until a change or a question for staff is due."""
 
@@ -61,7 +64,8 @@ def person(conn: Connection, keys: Keyring, target: str, subject_id: int) -> dic
     """Whom a task is about, as staff find them at a target."""
     known = subjects.identifiers_of(conn, [subject_id], keys).get(subject_id, [])
     found = {one.kind: one.spelling or "" for one in reversed(known)}
-    ids = marks.vendor_ids(conn, target, [one.hash for one in known])
+    there = marks.vendor_ids(conn, target, [one.hash for one in known], present=True)
+    ids = [id_ for some in there.values() for id_ in some if not id_.startswith(UNNAMED)]
     names = [one.name for one in subjects.by_ids(conn, [subject_id]) if one.name]
     first, _, last = (names[0] if names else "").strip().rpartition(" ")
     return {
@@ -69,7 +73,7 @@ def person(conn: Connection, keys: Keyring, target: str, subject_id: int) -> dic
         "last_name": last if first else "",
         "email": found.get(Kind.EMAIL, ""),
         "mobile": found.get(Kind.PHONE, ""),
-        "customer_id": next((id_ for some in ids.values() for id_ in some), ""),
+        "customer_id": next(iter(ids), ""),
     }
 
 
@@ -119,6 +123,17 @@ def open_about(conn: Connection, keys: Keyring, brand: str, kind: str, **said: A
     return [row for row in conn.execute(wanted) if said.items() <= body(keys, row).items()]
 
 
+def open_past(conn: Connection, brand: str, kind: str, now: float) -> list[Any]:
+    """Open tasks of a kind that are past their due time."""
+    wanted = select(tasks).where(
+        tasks.c.brand == brand,
+        tasks.c.state == "open",
+        tasks.c.due_at < now,
+        tasks.c.kind == kind,
+    )
+    return list(conn.execute(wanted))
+
+
 def opened_since(conn: Connection, kinds: Collection[str], since: float) -> list[Any]:
     """Open tasks of these kinds, of any brand."""
     wanted = select(tasks).where(
@@ -146,3 +161,7 @@ def settle(
         .where(tasks.c.id == id_)
         .values(state=state, body=keys.encrypt(_pack(body), _aad(id_)), closed_at=now)
     )
+
+
+def purge(conn: Connection, now: float) -> None:
+    conn.execute(delete(tasks).where(tasks.c.state != "open", tasks.c.closed_at < now - KEEP))

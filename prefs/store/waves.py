@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, and_, delete, func, insert, or_, select, update
 from sqlalchemy.dialects import sqlite
 
 from prefs.core.errors import NotFound
@@ -15,6 +15,8 @@ from prefs.store.schema import wave_ons, waves
 
 RUN = 600.0
 """Seconds: the opt-ins that set out within them are one run."""
+KEEP = 30 * 86400.0
+"""Seconds that a released wave is known: what has not set out by then joins a run anew."""
 FEW = 10
 SHARE = 0.05
 OPEN, WAITING, RELEASED, STOPPED = "open", "waiting", "released", "stopped"
@@ -37,15 +39,16 @@ class Admitted(NamedTuple):
     turned: Wave | None
 
 
-def admit(conn: Connection, target: str, marked: Mapping[bytes, float], now: float) -> Admitted:
-    """Whether opt-ins may set out. `marked` is since when each waits: a person who decided on a
-    wave meant those of it that waited then; the others join the run that goes on."""
+def admit(conn: Connection, target: str, said: Mapping[bytes, float], now: float) -> Admitted:
+    """Whether opt-ins may set out. `said` is when the last word of each was heard: a person who
+    decided on a wave meant what had been said by then, however often it is looked at afterwards;
+    the others join the run that goes on."""
     states = {
         hash_: state
-        for hash_, state, decided_at in _decided(conn, target, marked)
-        if marked[hash_] <= decided_at
+        for hash_, state, decided_at in _decided(conn, target, said)
+        if said[hash_] <= decided_at
     }
-    rest = marked.keys() - states.keys()
+    rest = said.keys() - states.keys()
     if not rest:
         return Admitted(states, None)
     before = _newest(conn, target)
@@ -127,7 +130,15 @@ def count(conn: Connection, wave: Wave) -> int:
 
 
 def decide(conn: Connection, wave: Wave, state: str, now: float) -> None:
-    """A person lets the wave through or stops it; what was marked until now is meant."""
+    """A person lets the wave through or stops it; what was said until now is meant."""
     values: dict[str, Any] = {"state": state, "decided_at": now}
     conn.execute(update(waves).where(waves.c.id == wave.id).values(**values))
     marks.hurry(conn, wave.target, now)
+
+
+def purge(conn: Connection, now: float) -> None:
+    """Forget the runs that are over and the waves let through long ago. A stop is kept."""
+    over = and_(waves.c.state == OPEN, waves.c.opened_at < now - RUN)
+    gone = or_(over, and_(waves.c.state == RELEASED, waves.c.decided_at < now - KEEP))
+    conn.execute(delete(wave_ons).where(wave_ons.c.wave.in_(select(waves.c.id).where(gone))))
+    conn.execute(delete(waves).where(gone))

@@ -120,7 +120,8 @@ class LinksBody(Body):
 
 class TaskBody(Body):
     state: Annotated[
-        Literal["done", "out", "release", "stop"], Meta(extra_json_schema={"type": "string"})
+        Literal["done", "not_found", "out", "release", "stop"],
+        Meta(extra_json_schema={"type": "string"}),
     ]
     note: Short
 

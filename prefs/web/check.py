@@ -89,7 +89,7 @@ def decide_all(
     """The answer for each address or number, in the order given: what `check` would say now."""
     region, now = served.settings.brands[brand].region, served.clock().timestamp()
     hashed = [_hashes(served, item, ask.scope.channel, region) for item in items]
-    found = permissions.read_many(conn, brand, {hash_ for hashes in hashed for hash_ in hashes})
+    found = permissions.read(conn, brand, {hash_ for hashes in hashed for hash_ in hashes})
     return [decide(ask, _first(found, hashes), now) if hashes else INVALID for hashes in hashed]
 
 

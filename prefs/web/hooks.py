@@ -18,7 +18,8 @@ from prefs.metrics import WEBHOOKS
 from prefs.web.bodies import read_body
 from prefs.web.context import Service, service
 
-HOOK_LIMIT = 1024 * 1024
+HOOK_LIMIT = 4 * 1024 * 1024
+"""Meta alone puts a thousand messages into one call; what is refused is lost."""
 
 
 class Webhook(Protocol):

@@ -14,10 +14,10 @@ from prefs import inbound
 from prefs.core import mail
 from prefs.core.errors import BadInput, NotFound, Unverified
 from prefs.inbound import Became
+from prefs.mailbox import LONGEST
 from prefs.metrics import WEBHOOKS
 from prefs.web.bodies import read_body
 from prefs.web.context import Service, service
-from prefs.web.hooks import HOOK_LIMIT
 
 
 async def receive(request: Request) -> Response:
@@ -25,7 +25,7 @@ async def receive(request: Request) -> Response:
     of it: receiving services pass answers on to the sender."""
     served = service(request)
     brand = _verified(request, served)
-    raw = await read_body(request, HOOK_LIMIT)
+    raw = await read_body(request, LONGEST)
     if not raw:
         raise BadInput("send the mail as raw MIME in the body")
     read = await asyncio.to_thread(mail.read, raw)

@@ -66,7 +66,9 @@ def on_not_found(request: Request, fault: Exception) -> Response:
 
 
 def on_unverified(request: Request, fault: Exception) -> Response:
-    return problem(401, "the signature or key of this webhook is missing or wrong")
+    """Without a body, which Xero asks of every answer to a webhook:
+    https://developer.xero.com/documentation/guides/webhooks/configuring-your-server/"""
+    return Response(status_code=401)
 
 
 def on_unavailable(request: Request, fault: Exception) -> Response:

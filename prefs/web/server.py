@@ -42,8 +42,8 @@ class Deadlines(HttpToolsProtocol):
         self._due: asyncio.TimerHandle | None = None
         self._in_headers = True
         self._whole = False
+        self._ended = False
         self._unfinished_bytes = 0
-        self._ended = 0
         self._large = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn itself narrows it
@@ -57,10 +57,9 @@ class Deadlines(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._in_headers and self._due is None:
             self._wait(HEADERS_WITHIN)
-        ended = self._ended
+        self._ended = False  # a request may come whole in one piece: its body is no header
         super().data_received(data)
-        if self._in_headers and ended == self._ended:
-            # What came with the end of a body counts from the next piece on: most of it is body.
+        if self._in_headers and not self._ended:
             self._unfinished_bytes += len(data)
             if self._unfinished_bytes > HEADER_BYTES:
                 self._large = True
@@ -77,8 +76,7 @@ class Deadlines(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._in_headers, self._whole = True, True
-        self._unfinished_bytes = 0
-        self._ended += 1
+        self._ended, self._unfinished_bytes = True, 0
         super().on_message_complete()
 
     def on_response_complete(self) -> None:

@@ -51,6 +51,8 @@ FILES = {
     "google": ("google-people-v1.discovery.json",),
     "xero": ("xero-accounting.trimmed.json",),
 }
+NONE = {"timely": "it has no interface: no call may be made at all"}
+"""Systems without an interface file, and why."""
 BODY_IN_QUERY = frozenset({"pabau"})
 """Vendors whose pages may mean that the fields of a body stand in the query."""
 FORM = "application/x-www-form-urlencoded"
@@ -79,6 +81,9 @@ def findings(system: str, calls: Iterable[Call]) -> list[str]:
 
 def _check(system: str, call: Call) -> Iterator[str]:
     place = f"{call.method} {call.path}"
+    if system in NONE:
+        yield f"{place}: {NONE[system]}"
+        return
     if system in BODY_IN_QUERY and call.writes and not call.body:
         call = _query_as_form(call)
     for document in documents(system):
@@ -89,10 +94,25 @@ def _check(system: str, call: Call) -> Iterator[str]:
         parameters += [_resolved(document, p) for p in path_parameters]
         beside = BESIDE.get(system, frozenset())
         yield from (f"{place}: {one}" for one in _query(document, parameters, call, beside))
+        yield from (f"{place}: {one}" for one in _headers(parameters, call))
         yield from (f"{place}: {one}" for one in _body(document, operation, parameters, call))
         return
     if not any(call.path in _token_paths(document) for document in documents(system)):
         yield f"{place}: the vendor has no such call"
+
+
+def with_parameter(call: Call) -> Call:
+    """The same call with a parameter that no vendor knows."""
+    return dataclasses.replace(call, query=(*call.query, ("surprise", "1")))
+
+
+def with_field(call: Call) -> Call:
+    """The same call with a field in its body that no vendor knows."""
+    if call.body.startswith(b"{"):
+        body = json.dumps({**json.loads(call.body), "surprise": 1}).encode()
+    else:
+        body = call.body + b"&surprise=1"
+    return dataclasses.replace(call, body=body)
 
 
 def _query_as_form(call: Call) -> Call:
@@ -253,6 +273,13 @@ def _query(
     for name, value in call.query:
         if name in known:
             yield from _value(document, known[name], name, value)
+
+
+def _headers(parameters: Iterable[Mapping[str, Any]], call: Call) -> Iterator[str]:
+    for parameter in parameters:
+        needed = parameter.get("in") == "header" and parameter.get("required")
+        if needed and parameter["name"].lower() not in call.headers:
+            yield f"header {parameter['name']} is missing"
 
 
 def _value(

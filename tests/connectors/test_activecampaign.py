@@ -49,7 +49,10 @@ FAST = Limit(1000, 1.0)
 
 class TestActiveCampaign(ConnectorContract):
     system = "activecampaign"
-    bulk = False  # one call for each contact and list: a bulk import names nobody until it is over
+    exempt: ClassVar[Mapping[str, str]] = {
+        "bulk": "one call for each contact and list: a bulk import names nobody until it is over"
+    }
+    small_pages = ("connectors.activecampaign.PAGE",)
     read_path = CONTACTS
     write_path = "/api/3/contactLists"
     scan_path = CONTACTS
@@ -266,6 +269,27 @@ class TestActiveCampaign(ConnectorContract):
         held = [self.twin.state.rows.get(f"{one}/1") for one in ids]
         assert [row and row.status for row in held] == ["2", "2", None, "91", "3"]
 
+    @pytest.mark.parametrize("numbers", [("+447700900101", "+447700900102"), (NUMBER, "")])
+    def test_several_people_of_one_address_are_not_switched_on_together(
+        self, numbers: tuple[str, str]
+    ) -> None:
+        """One of them may be out by a number that the others do not have."""
+        ids = [
+            self.twin.new_contact(self.ref(1).value, number, {"1": "2", "5": "2"})
+            for number in numbers
+        ]
+        answer = self.apply(Wish.ON, self.ref(1))[self.ref(1)]
+        assert isinstance(answer, Refused)
+        assert self.ref(1).value not in str(answer)
+        assert [self.twin.state.rows[f"{one}/1"].status for one in ids] == ["2", "2"]
+        assert isinstance(self.apply(Wish.OFF, self.ref(1))[self.ref(1)], Applied)
+
+    def test_doubles_of_one_person_are_switched_on_together(self) -> None:
+        for number in ("07700 900123", NUMBER):
+            self.twin.new_contact(self.ref(1).value, number, {"1": "2"})
+        assert isinstance(self.apply(Wish.ON, self.ref(1))[self.ref(1)], Applied)
+        assert {row.status for row in self.twin.state.rows.values()} == {"1"}
+
     def test_one_that_fails_keeps_no_other_from_its_opt_out(self) -> None:
         ids = [self.twin.new_contact(self.ref(1).value, statuses={"1": "1"}) for _ in range(2)]
         self.twin.faults.add("status", path=self.write_path, status=422)
@@ -346,7 +370,7 @@ class TestActiveCampaign(ConnectorContract):
 
     def test_five_a_second_are_enough(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A call may arrive late and be counted with the next second's: it is tried again."""
-        refs = [self.ref(number) for number in range(3)]
+        refs = [self.ref(number) for number in range(6)]
         for ref in refs:
             self.put(ref)
         self.twin.limits = ActiveCampaignTwin.default_limits()
@@ -366,6 +390,15 @@ class TestActiveCampaign(ConnectorContract):
         self.read(self.ref(1))
         first, second = (call.began for call in self.twin.calls[:2])
         assert second - first >= 1.0
+
+    def test_a_person_is_read_in_one_call(self) -> None:
+        """The rows come along; where they do not, they are read alone."""
+        self.put(self.ref(1))
+        assert self.value(self.ref(1)) is Value.ON
+        assert len(self.twin.calls) == 1
+        self.twin.configure(sideloads=False)
+        assert self.value(self.ref(1)) is Value.ON
+        assert len(self.twin.calls) == 3
 
     # --- walks and lists --------------------------------------------------------------------------
 

@@ -244,6 +244,24 @@ def test_at_no_moment_more_calls_than_the_period_allows(
         assert sum(at - seconds < other <= at for other in went) <= share
 
 
+def test_a_call_counts_at_the_vendor_when_it_arrives_which_may_be_late() -> None:
+    watch = Watch()
+    budget = TokenBudget(Limit(2, 1.0), watch)
+    held = URGENT.set(True)
+    try:
+        asyncio.run(budget.acquire())
+        asyncio.run(budget.acquire())
+        watch.at = 0.2  # both arrive here, and are answered
+        assert budget._wait() is not None
+        budget.release()
+        budget.release()
+        assert budget._wait() == pytest.approx(1.0)
+        watch.at = 1.25
+        assert budget._wait() is None
+    finally:
+        URGENT.reset(held)
+
+
 def test_half_is_kept_for_outs() -> None:
     watch = Watch()
     budget = TokenBudget(Limit(10, 10.0), watch)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import httpx
 import pytest
 import respx
 
 from connectors.budget import TokenBudget
-from connectors.keap import EMAIL, Keap, Walk
+from connectors.keap import DEFAULT_TAGS, EMAIL, Keap, Walk
 from connectors.keap_line import READS_BY_POST
 from prefs.core.errors import Refused, SettingsError, Temporary, Unusable
 from prefs.core.propagation import (
@@ -52,8 +52,8 @@ class TestKeap(ConnectorContract):
     """A Keap account; everybody in it has a tag for reminders, which nobody may touch."""
 
     system = "keap"
-    bulk = False  # Keap sets email statuses one by one
-
+    exempt: ClassVar[Mapping[str, str]] = {"bulk": "Keap sets email statuses one by one"}
+    small_pages = ("connectors.keap_line.PAGE",)
     read_path = f"{ADDRESSES}/.+/status"
     write_path = f"{ADDRESSES}/.+/status"
     write_method = "PATCH"
@@ -78,6 +78,11 @@ class TestKeap(ConnectorContract):
                 await connector.close()
 
         return asyncio.run(inside())
+
+    def listen(self, url: str) -> Mapping[str, Any]:
+        """Told of opt-outs, too, which Keap may do or not."""
+        self.twin.configure(tells_opt_out=True)
+        return super().listen(url)
 
     def reads_by_post(self) -> Sequence[tuple[str, str]]:
         return READS_BY_POST
@@ -176,6 +181,16 @@ class TestKeap(ConnectorContract):
         assert self.read(self.ref(1)).values[EMAIL] == Seen(Value.OFF, Source.VENDOR_ADMIN)
         assert isinstance(self.apply(Wish.ON, self.ref(1))[self.ref(1)], Refused)
         assert self.held(self.ref(1)) is Value.OFF
+
+    @pytest.mark.parametrize("status", ["NON_MARKETABLE", "UNENGAGED_NON_MARKETABLE"])
+    def test_an_opt_out_that_keap_needs_not_to_note_is_no_endless_work(self, status: str) -> None:
+        """It mails nobody who never agreed, and may leave such a status as it is."""
+        self.twin.configure(keeps_unpermitted=True)
+        self.twin.new_contact(self.ref(1).value, status=status)
+        answer = self.apply(Wish.OFF, self.ref(1))[self.ref(1)]
+        assert isinstance(answer, Local)
+        assert "not opted in" in answer.reason
+        assert self.twin.status(self.ref(1).value) == status
 
     def test_no_opt_in_reason_is_ever_sent(self) -> None:
         self.put(self.ref(1))
@@ -384,6 +399,35 @@ class TestKeap(ConnectorContract):
         assert self.read(home).vendor_id is None
         assert self.read(home).values[SMS] == Seen(Value.OFF)
 
+    def test_several_people_show_only_what_they_share(self) -> None:
+        """What one of them has alone is no address or number of the other."""
+        self.twin.new_contact("home@example.com ann@example.com", NUMBER)
+        self.twin.new_contact("home@example.com", "+447700900999")
+        home = Ref(Kind.EMAIL, "home@example.com")
+        assert self.read(home).identifiers == ((Kind.EMAIL, "home@example.com"),)
+
+    def test_doubles_of_one_person_show_all_that_they_have(self) -> None:
+        for number in (NUMBER, "07700 900123"):
+            self.twin.new_contact("amy@example.com", number)
+        shown = self.read(Ref(Kind.EMAIL, "amy@example.com")).identifiers
+        assert [kind for kind, _ in shown] == [Kind.EMAIL, Kind.PHONE]
+
+    def test_several_people_are_not_switched_on_together(self) -> None:
+        """One of them may be out by an address or number that the others do not have."""
+        ids = [
+            self.twin.new_contact(f"home@example.com {name}@example.com", NUMBER, tags=[NO_SMS])
+            for name in ("ann", "bob")
+        ]
+        self.twin.new_status("bob@example.com", "MANUAL")
+        home, number = Ref(Kind.EMAIL, "home@example.com"), Ref(Kind.PHONE, NUMBER)
+        changes = [Change(home, SMS, Wish.ON), Change(number, EMAIL, Wish.ON)]
+        answers = self.write(*changes)
+        assert {type(answers[change]) for change in changes} == {Refused}
+        assert self.twin.status("bob@example.com") == "MANUAL"
+        assert all(NO_SMS in self.twin.tags_of(one) for one in ids)
+        alone = Change(home, EMAIL, Wish.ON)
+        assert isinstance(self.write(alone)[alone], Applied)
+
     def test_who_has_no_contact_is_left_to_our_own_check(self) -> None:
         change = Change(Ref(Kind.PHONE, NUMBER), SMS, Wish.OFF)
         assert isinstance(self.write(change)[change], Local)
@@ -400,10 +444,9 @@ class TestKeap(ConnectorContract):
         self.observe(*refs)
         assert [call.path for call in self.twin.calls].count(TAGS) == 1
 
-    def test_a_deleted_tag_is_looked_up_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        options = {**self.options(), "tags": {"sms": NO_SMS}}
-        monkeypatch.setattr(self, "options", lambda: options)
+    def test_a_deleted_tag_is_looked_up_again(self) -> None:
         (ref,) = self.people(1)
+        self.twin.new_contact("all@example.com", tags=DEFAULT_TAGS.values())
         self.twin.admin_tags(ref.vendor_id or "", NO_SMS)
 
         async def job(connector: Connector) -> list[Any]:
@@ -450,6 +493,37 @@ class TestKeap(ConnectorContract):
         assert [ref.vendor_id for ref, _ in contacts.records] == [str(changed)]
         assert not contacts.complete
         assert contacts.next_cursor
+
+    @pytest.mark.parametrize(
+        ("statuses", "value"),
+        [
+            (("CONFIRMED",), Value.ON),
+            (("MANUAL", "CONFIRMED"), Value.ON),
+            (("MANUAL", "ADMIN"), Value.OFF),
+            (("HARD_BOUNCE",), Value.SILENT),
+            (("PAUSED", "CONFIRMED"), None),
+        ],
+    )
+    def test_a_walk_of_changes_shows_the_addresses_of_a_changed_contact(
+        self, statuses: tuple[str, ...], value: Value | None
+    ) -> None:
+        """Nothing else would tell before the next day that a new one may get marketing."""
+        cursor = self.walk()[-1].next_cursor
+        addresses = [f"p{number}@example.com" for number in range(len(statuses))]
+        self.twin.new_contact(" ".join(addresses))
+        for address, status in zip(addresses, statuses, strict=True):
+            self.twin.new_status(address, status)
+        ((_, read),) = self.walk(cursor)[-1].records
+        seen = read.values.get(EMAIL)
+        assert (seen.value if seen else None) is value
+        assert seen is None or seen.fact is None
+
+    def test_a_contact_that_does_not_show_statuses_says_nothing_of_them(self) -> None:
+        self.twin.configure(hide_statuses=True)
+        cursor = self.walk()[-1].next_cursor
+        self.put(self.ref(1))
+        ((_, read),) = self.walk(cursor)[-1].records
+        assert EMAIL not in read.values
 
     def test_pages_follow_each_other_and_a_broken_walk_goes_on(
         self, monkeypatch: pytest.MonkeyPatch
@@ -690,6 +764,7 @@ def test_a_refusal_names_nobody() -> None:
         ({"tags": {"email": "No mail"}}, "tags can stand for"),
         ({"tags": {"sms": "No", "phone": "no "}}, "a tag of its own"),
         ({"tags": {"sms": " "}}, "a tag of its own"),
+        ({"tags": {"sms": "no marketing - Phone"}}, "a tag of its own"),
     ],
 )
 def test_contradictions_are_named(options: dict[str, Any], fault: str) -> None:
@@ -698,11 +773,15 @@ def test_contradictions_are_named(options: dict[str, Any], fault: str) -> None:
 
 
 def test_slots_are_known_without_a_call() -> None:
-    async def job(connector: Keap) -> tuple[Slot, ...]:
-        return connector.slots
+    """A channel that the configuration does not name keeps its default tag."""
 
-    assert run(job) == (EMAIL, SMS)
-    assert run(job, tags={}) == (EMAIL,)
+    async def job(connector: Keap) -> list[str]:
+        assert connector.slots[0] == EMAIL
+        return [slot.place for slot in connector.slots[1:]]
+
+    defaults = [f"tag:No marketing - {name}" for name in ("sms", "phone", "post", "messenger")]
+    assert run(job, tags={}) == defaults
+    assert run(job, tags={"sms": "No texts"}) == ["tag:No texts", *defaults[1:]]
 
 
 def test_the_default_tags_stand_for_every_channel_but_email() -> None:

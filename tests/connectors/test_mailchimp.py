@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from connectors import mailchimp
 from connectors.mailchimp import Sdk
 from prefs.core.errors import Refused, Temporary, Unusable
 from prefs.core.propagation import Applied, Connector, Observed, Ref, Seen, Slot, Value, Wish
@@ -20,6 +21,9 @@ VALUES = {"subscribed": Value.ON, "unsubscribed": Value.OFF, "pending": Value.UN
 
 class TestMailchimp(ConnectorContract):
     system = "mailchimp"
+    small_pages = ("connectors.mailchimp.PAGE",)
+    resumes = False  # pages are counted, and shift by what changes in between
+    echoes = False  # its webhooks are set to what people and admins do
     read_path = "/3.0/lists/[^/]+/members"
     write_path = "/3.0/lists/a1(/members/.*)?$"
     write_method = "PATCH"
@@ -49,6 +53,10 @@ class TestMailchimp(ConnectorContract):
 
     def break_word(self, ref: Ref) -> None:
         self.twin.member("a1", ref.value).status = "resting"
+
+    def listen(self, url: str) -> Mapping[str, Any]:
+        self.twin.old_webhook("a1", url, sources=["user", "admin"])
+        return {"webhook_key": "hook-key"}
 
     def reminders_untouched(self) -> bool:
         return all(not member.changed_by("api") for member in self.twin.service_members())
@@ -212,6 +220,36 @@ class TestMailchimp(ConnectorContract):
         self.observe(*refs)
         assert self.twin.limits.most_open <= 8
         assert self.twin.limits.refused == 0
+
+    @pytest.mark.parametrize("act", ["changed", "archived"])
+    def test_a_walk_misses_nobody_though_members_change_and_go_meanwhile(
+        self, monkeypatch: pytest.MonkeyPatch, act: str
+    ) -> None:
+        """Pages go by offset: whoever moves or leaves shifts the others."""
+        monkeypatch.setattr(mailchimp, "PAGE", 5)
+        self.twin.clock.move(-3600)
+        refs = [self.ref(number) for number in range(30)]
+        for ref in refs:
+            self.put(ref)
+            self.twin.clock.move(10)
+        self.twin.clock.reset()
+
+        async def job(connector: Connector) -> set[str]:
+            seen: set[str] = set()
+            async for page in connector.scan(None):
+                here = {ref.value for ref, _ in page.records}
+                for one in sorted(here - seen)[:3]:
+                    self.meanwhile(act, one)
+                seen |= here
+            return seen
+
+        assert self.run(job) >= {ref.value for ref in refs}
+
+    def meanwhile(self, act: str, address: str) -> None:
+        if act == "changed":
+            self.twin.profile_change("a1", address, merge_fields={"FNAME": "Amy"})
+        else:
+            self.twin.admin_deletes("a1", address)
 
 
 class TestInterests(TestMailchimp):

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, ClassVar
 
 import pytest
 
 from connectors.budget import TokenBudget
 from connectors.messenger import Messenger
 from prefs.core.errors import Refused, Temporary, Unusable
-from prefs.core.propagation import Connector, Local, Memory, Page, Ref, Target, Value, Wish
+from prefs.core.propagation import (
+    Change,
+    Connector,
+    Limit,
+    Local,
+    Memory,
+    Page,
+    Ref,
+    Seen,
+    Target,
+    Value,
+    Wish,
+)
 from prefs.core.words import Kind, Source
 from tests.connectors.contract import ConnectorContract, now
 from tests.twins.messenger import MessengerTwin
@@ -20,8 +36,12 @@ class TestMessenger(ConnectorContract):
     """Exempt from reading: Meta holds no preference. "Off" is the label that staff see."""
 
     system = "messenger"
-    readable = False
-    bulk = False
+    exempt: ClassVar[Mapping[str, str]] = {
+        "reading": "Meta holds no preference that could be read",
+        "walking": "a walk shows whose tokens vanished, after two lists",
+        "bulk": "a label is set for one person at a time",
+    }
+    echoes = False  # a label set through the interface is not told
     done = Local
     read_path = scan_path = "/v25.0/[0-9]+/notification_message_tokens"
     write_path = "/v25.0/[0-9]+/label"
@@ -56,7 +76,9 @@ class TestMessenger(ConnectorContract):
         return Value.OFF if self.twin.has_label(self.psid(ref)) else Value.ON
 
     def reminders_untouched(self) -> bool:
-        return not self.twin.state.sent_templates
+        """Neither messages nor their templates are anything that it asks for, to read or write."""
+        ends = ("/messages", "/message_templates", "/moderate_conversations")
+        return not any(call.path.endswith(ends) for call in self.twin.calls)
 
     # --- labels -----------------------------------------------------------------------------------
 
@@ -66,6 +88,50 @@ class TestMessenger(ConnectorContract):
         self.apply(Wish.OFF, self.ref(1))
         self.apply(Wish.OFF, self.ref(2))
         assert list(self.twin.state.labels.values()) == ["No marketing"]
+
+    def test_several_at_once_make_one_label(self) -> None:
+        refs = [self.ref(number) for number in range(1, 5)]
+        for ref in refs:
+            self.put(ref)
+        assert {type(answer) for answer in self.apply(Wish.OFF, *refs).values()} == {Local}
+        assert list(self.twin.state.labels.values()) == ["No marketing"]
+        assert all(self.held(ref) is Value.OFF for ref in refs)
+
+    def test_a_label_on_a_later_page_is_found(self) -> None:
+        self.put(self.ref(1))
+        for number in range(60):
+            self.twin.staff_makes_label(f"Label {number}")
+        self.twin.staff_makes_label("No marketing")
+        assert isinstance(self.apply(Wish.OFF, self.ref(1))[self.ref(1)], Local)
+        assert self.held(self.ref(1)) is Value.OFF
+        assert len(self.twin.state.labels) == 61
+
+    def test_a_label_that_staff_deleted_is_looked_up_again(self) -> None:
+        self.put(self.ref(1))
+
+        async def job(connector: Connector) -> list[Any]:
+            change = Change(self.ref(1), self.slot(connector), Wish.OFF)
+            await connector.apply([change])
+            self.twin.staff_deletes_label("No marketing")
+            return [(await connector.apply([change]))[change] for _ in range(2)]
+
+        first, second = self.run(job)
+        assert isinstance(first, Refused)
+        assert isinstance(second, Local)
+        assert self.held(self.ref(1)) is Value.OFF
+
+    def test_a_label_without_an_id_is_no_answer(self) -> None:
+        self.put(self.ref(1))
+        path = "/v25.0/[0-9]+/custom_labels"
+        self.twin.faults.add("status", method="POST", path=path, status=200, body="{}")
+        assert isinstance(self.apply(Wish.OFF, self.ref(1))[self.ref(1)], Temporary)
+
+    def test_a_list_that_does_not_go_on_ends_the_walk(self) -> None:
+        token = {"notification_messages_token": "t", "recipient_id": "1001"}
+        body = json.dumps({"data": [token], "paging": {"cursors": {"after": "MTAx"}}})
+        self.twin.faults.add("status", path=self.read_path, status=200, body=body, times=None)
+        with pytest.raises(Temporary):
+            self.pages()
 
     def test_an_on_makes_no_label(self) -> None:
         self.put(self.ref(1))
@@ -85,14 +151,59 @@ class TestMessenger(ConnectorContract):
         assert self.twin.writes() == []
 
     @pytest.mark.parametrize(
-        ("code", "kind"),
-        [(1, Temporary), (613, Temporary), (190, Unusable), (200, Unusable), (551, Refused)],
+        ("code", "subcode", "kind"),
+        [
+            (1, None, Temporary),
+            (2, None, Temporary),
+            (2, 2018344, Refused),
+            (4, None, Temporary),
+            (32, None, Temporary),
+            (613, None, Temporary),
+            (190, None, Unusable),
+            (200, None, Unusable),
+            (10, 1893063, Unusable),
+            (10, 2018278, Refused),
+            (1545041, None, Refused),
+            (100, None, Refused),
+        ],
     )
-    def test_it_decides_by_the_code(self, code: int, kind: type[Exception]) -> None:
+    def test_it_decides_by_the_code(
+        self, code: int, subcode: int | None, kind: type[Exception]
+    ) -> None:
         self.put(self.ref(1))
-        body = f'{{"error": {{"message": "x", "code": {code}}}}}'
+        error = {"message": "x", "code": code, "error_subcode": subcode}
+        body = json.dumps({"error": error})
         self.twin.faults.add("status", path=self.write_path, status=400, body=body, times=None)
         assert isinstance(self.apply(Wish.OFF, self.ref(1))[self.ref(1)], kind)
+
+    @pytest.mark.parametrize("code", [4, 32, 613])
+    def test_a_limit_that_comes_without_429_pauses_the_whole_target(self, code: int) -> None:
+        paused: list[float] = []
+
+        class Noting(TokenBudget):
+            def pause(self, seconds: float) -> None:
+                paused.append(seconds)
+
+        async def job() -> None:
+            connector = Messenger(self.target(), Noting(Limit(99)), now)
+            try:
+                await connector.apply([Change(self.ref(1), connector.slots[0], Wish.OFF)])
+            finally:
+                await connector.close()
+
+        body = json.dumps({"error": {"message": "x", "code": code}})
+        self.twin.faults.add("status", status=400, body=body, times=None)
+        asyncio.run(job())
+        assert paused
+        assert set(paused) == {60.0}
+
+    def test_who_blocked_the_page_needs_no_label(self) -> None:
+        """Nothing can be sent to them: their opt-out is no work for staff and never late."""
+        self.put(self.ref(1))
+        self.twin.blocks_page("1001")
+        answer = self.apply(Wish.OFF, self.ref(1))[self.ref(1)]
+        assert isinstance(answer, Local)
+        assert "blocked" in answer.reason
 
     # --- tokens -----------------------------------------------------------------------------------
 
@@ -111,32 +222,78 @@ class TestMessenger(ConnectorContract):
     def told(self, pages: list[Page]) -> list[str]:
         return [ref.value for page in pages for ref, _ in page.records]
 
-    def test_a_token_that_vanished_twice_is_a_stop(self) -> None:
+    def seen(self, pages: list[Page]) -> list[Seen]:
+        reads = [read for page in pages for _, read in page.records]
+        return [seen for read in reads for seen in read.values.values()]
+
+    def test_a_token_that_vanished_is_a_stop_once_a_second_list_lacks_it_too(self) -> None:
         self.put(self.ref(1))
         self.put(self.ref(2))
-
-        def nothing() -> None:
-            pass
-
-        before, once, twice, after = self.walks(
-            nothing, lambda: self.twin.stops("1001"), nothing, nothing
-        )
-        assert self.told(before) == self.told(once) == []
-        assert self.told(twice) == [self.ref(1).value]
-        ((_, read),) = twice[0].records
-        (seen,) = read.values.values()
+        before, then = self.walks(lambda: None, lambda: self.twin.stops("1001"))
+        assert self.told(before) == []
+        assert self.told(then) == [self.ref(1).value]
+        (seen,) = self.seen(then)
         assert (seen.value, seen.source) == (Value.OFF, Source.VENDOR_PERSON)
-        assert self.told(after) == []
+        assert [seen.at] == [datetime.fromisoformat(page.next_cursor or "") for page in then]
 
-    def test_a_token_that_came_back_is_none(self) -> None:
+    def test_a_stop_is_told_where_times_come_in_seconds(self) -> None:
+        """The unit is not described; taken for milliseconds, every token would have ended."""
+        self.twin.configure(seconds=True)
         self.put(self.ref(1))
-        walks = self.walks(
+        _, then = self.walks(lambda: None, lambda: self.twin.stops("1001"))
+        assert self.told(then) == [self.ref(1).value]
+
+    def test_a_stop_is_told_by_every_later_walk(self) -> None:
+        """A walk that came to nothing is made up for by the next one."""
+        self.put(self.ref(1))
+        _, then, later = self.walks(lambda: None, lambda: self.twin.stops("1001"), lambda: None)
+        assert self.told(later) == [self.ref(1).value]
+        assert self.seen(later) == self.seen(then)
+
+    def test_who_agreed_again_after_a_stop_is_told_to_be_back(self) -> None:
+        """Else their next stop would look like the old one."""
+        self.put(self.ref(1))
+        _, told, back, still, quiet, then = self.walks(
             lambda: None,
             lambda: self.twin.stops("1001"),
             lambda: self.twin.opts_in("1001"),
             lambda: None,
+            lambda: None,
+            lambda: self.twin.stops("1001"),
         )
-        assert [self.told(pages) for pages in walks] == [[], [], [], []]
+        values = [[seen.value for seen in self.seen(pages)] for pages in (told, back, still)]
+        assert values == [[Value.OFF], [Value.ON], [Value.ON]]
+        assert self.told(quiet) == []
+        (seen,) = self.seen(then)
+        assert seen.value is Value.OFF
+        assert [seen.at] == [datetime.fromisoformat(page.next_cursor or "") for page in then]
+
+    def test_a_token_that_one_list_left_out_is_none(self) -> None:
+        """Lists shift while people come and go."""
+        self.put(self.ref(1))
+
+        def lie() -> None:
+            path = f"{self.read_path}$"
+            self.twin.faults.add("status", path=path, status=200, body='{"data": []}')
+
+        walks = self.walks(lambda: None, lie, lambda: None)
+        assert [self.told(pages) for pages in walks] == [[], [], []]
+
+    def test_nor_is_one_that_another_took_the_place_of(self) -> None:
+        self.put(self.ref(1))
+
+        def renew() -> None:
+            self.twin.tokens_expire("1001")
+            self.twin.opts_in("1001")
+
+        walks = self.walks(lambda: None, renew, lambda: None)
+        assert [self.told(pages) for pages in walks] == [[], [], []]
+
+    def test_a_quiet_list_is_read_once(self) -> None:
+        self.put(self.ref(1))
+        self.walks(lambda: None, lambda: None)
+        lists = [call for call in self.twin.calls if call.path.endswith("_message_tokens")]
+        assert sum("after" not in dict(call.query) for call in lists) == 2
 
     def test_a_token_that_expired_is_none(self) -> None:
         self.twin.clock.move(-365 * 86400)
@@ -165,9 +322,6 @@ class TestMessenger(ConnectorContract):
         assert self.told(self.walk_with(memory, walk)) == []
 
     def walk_with(self, memory: Memory, job: Any) -> list[Page]:
-        import asyncio
-        from dataclasses import replace
-
         async def inside() -> list[Page]:
             target: Target = replace(self.target(), vault=memory)
             connector = Messenger(target, TokenBudget(Messenger.facts.limit), now)

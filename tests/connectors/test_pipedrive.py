@@ -7,12 +7,12 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import httpx
 import pytest
 
-from connectors import http
+from connectors import http, pipedrive
 from connectors.budget import TokenBudget
 from connectors.pipedrive import Pipedrive, Walk
 from prefs.core.errors import Refused, SettingsError, Temporary, Unusable
@@ -64,7 +64,8 @@ class Account(ConnectorContract):
     """An account in which every field of ours stands already, beside one of reminders."""
 
     system = "pipedrive"
-    bulk = False  # Pipedrive has no bulk call for persons
+    exempt: ClassVar[Mapping[str, str]] = {"bulk": "Pipedrive has no bulk call for persons"}
+    small_pages = ("connectors.pipedrive.PAGE",)
     read_path = PERSONS
     write_path = rf"{PERSONS}/[0-9]+$"
     write_method = "PATCH"
@@ -82,6 +83,11 @@ class Account(ConnectorContract):
 
     def options(self) -> Mapping[str, Any]:
         return {"token": self.twin.token, "campaigns": self.campaigns}
+
+    def listen(self, url: str) -> Mapping[str, Any]:
+        self.twin.configure(webhook_url=url)
+        user, password = self.twin.webhook_user, self.twin.webhook_password
+        return {"webhook_user": user, "webhook_password": password}
 
     def reminders_untouched(self) -> bool:
         ours = {"marketing_status", *(f"Marketing - {channel}" for channel in Channel)}
@@ -229,7 +235,7 @@ class TestCampaigns(Account):
         second = self.twin.new_person(emails=["other@example.com", AMY.value], status="subscribed")
         assert self.value(AMY) is Value.ON
         self.twin.person_unsubscribes("other@example.com")
-        assert self.value(AMY) is Value.ON
+        assert self.value(AMY) is Value.UNSET, "neither an out nor an in is met"
         assert isinstance(self.apply(Wish.OFF, AMY)[AMY], Applied)
         assert {write.person for write in self.twin.state.writes} == {first, second}
         assert self.value(AMY) is Value.OFF
@@ -404,6 +410,37 @@ class TestCampaigns(Account):
             assert self.searches() == before
 
         self.run(job)
+
+    def test_after_a_walk_a_stranger_costs_no_search(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One page of who is new, for any number of them; somebody added meanwhile is on it."""
+        monkeypatch.setattr(pipedrive, "FRESH", timedelta())
+        self.put(AMY)
+        strangers = [Ref(Kind.EMAIL, f"s{number}@example.com") for number in range(30)]
+
+        async def job(connector: Connector) -> None:
+            async for _ in connector.scan(None):
+                pass
+            self.twin.new_person(emails=["s7@example.com"])
+            before = len(self.twin.calls)
+            found = await connector.observe([*strangers, NUMBER])
+            assert [ref for ref, one in found.items() if isinstance(one, Observed)] == [
+                strangers[7]
+            ]
+            assert len(self.twin.calls) == before + 2
+
+        self.run(job)
+        assert self.searches() == 0
+
+    def test_many_strangers_are_looked_up_in_a_walk(self) -> None:
+        self.put(AMY)
+        refs = [AMY, *(Ref(Kind.EMAIL, f"s{number}@example.com") for number in range(40))]
+
+        async def job(connector: Connector) -> None:
+            found = await connector.observe(refs)
+            assert [ref for ref, one in found.items() if isinstance(one, Observed)] == [AMY]
+
+        self.run(job)
+        assert self.searches() == 0
 
     def test_who_is_gone_or_moved_is_searched_for_again(self) -> None:
         first = self.twin.new_person(emails=[AMY.value], status="subscribed")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from connectors.timely import Export, Timely
+from prefs.core import identity
 from prefs.core.errors import BadInput
 from prefs.core.propagation import Assisted, Change, Memory, Ref, Target, Value, Wish
 from prefs.core.words import Channel, Kind
@@ -50,7 +51,9 @@ class TestTimely(ConnectorContract):
     """Exempt from every rule about calls: there is no interface to call."""
 
     system = "timely"
-    interface = False
+    exempt: ClassVar[Mapping[str, str]] = {
+        "calls": "Timely has no interface to call; staff carry the changes"
+    }
 
     def make_twin(self) -> TimelyTwin:
         return TimelyTwin()
@@ -107,9 +110,25 @@ def test_an_empty_cell_says_nothing() -> None:
 
 
 def test_a_word_that_nobody_knows_is_not_guessed() -> None:
-    text = "email,mobile,sms_marketing,email_marketing\namy@example.com,,maybe,Yes\n"
+    """What the other column says still counts: an off in it is somebody's opt-out."""
+    text = "email,mobile,sms_marketing,email_marketing\namy@example.com,,maybe,No\n"
     export = read(text, {})
-    assert (export.rows, export.bad, values(export)) == (1, 1, [])
+    assert (export.rows, export.bad) == (1, 1)
+    assert values(export) == [{Channel.EMAIL: Value.OFF}]
+
+
+@pytest.mark.parametrize("row", ["amy@example.com,,maybe,Yes", "amy at home,none,No,No"])
+def test_an_export_with_a_row_that_cannot_be_read_is_no_complete_one(row: str) -> None:
+    """Who stands in that row must not pass for gone."""
+    export = read(f"email,mobile,sms_marketing,email_marketing\n{row}\n", {})
+    assert (export.rows, export.bad, export.page.complete) == (1, 1, False)
+
+
+def test_a_customer_without_any_address_is_passed_over() -> None:
+    """Nothing can be sent to them, and nobody is looked for there."""
+    export = read("email,mobile,sms_marketing,email_marketing\n,,Yes,Yes\n", {})
+    assert (export.rows, export.bad, values(export)) == (1, 0, [])
+    assert export.page.complete
 
 
 @pytest.mark.parametrize(
@@ -135,18 +154,55 @@ def test_an_empty_file_is_no_empty_clinic() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shown", "number"),
+    "shown",
     [
-        ("7700900101", "+447700900101"),
-        ("07700900101", "07700900101"),
-        ("+447700900101", "+447700900101"),
-        ("7700 900 101", "+447700900101"),
+        "7700900101",
+        "07700900101",
+        "+447700900101",
+        "7700 900 101",
+        "447700900101",
+        "7700-900-101",
+        "07700-900-101",
     ],
 )
-def test_mobiles_without_their_zero(shown: str, number: str) -> None:
+def test_mobiles_without_their_zero_or_plus(shown: str) -> None:
     text = f"email,mobile,sms_marketing,email_marketing\n,{shown},No,No\n"
-    ((_, read_),) = read(text, {}).page.records
-    assert read_.identifiers == ((Kind.PHONE, number),)
+    export = read(text, {})
+    assert export.bad == 0
+    ((_, read_),) = export.page.records
+    ((kind, number),) = read_.identifiers
+    assert (kind, identity.phone(number).key) == (Kind.PHONE, "+447700900101")
+
+
+def test_a_mapped_column_that_is_missing_stops_the_import() -> None:
+    """Also one that could be done without: whoever names it counts on it."""
+    text = "Email,Mobile,Receive SMS marketing,Receive email marketing\namy@example.com,,No,No\n"
+    with pytest.raises(BadInput, match="customer id"):
+        read(text)
+
+
+def test_without_ids_a_customer_has_one_that_names_nobody() -> None:
+    """Ids stay when an address is erased."""
+    text = "email,mobile,sms_marketing,email_marketing\nAmy@Example.com,,No,Yes\n"
+    ids = [read(one, {}).page.records[0][1].vendor_id for one in (text, text.lower())]
+    assert ids[0] == ids[1]
+    assert ids[0]
+    assert "amy" not in ids[0].lower()
+
+
+@pytest.mark.parametrize("end", ["\r", "\r\n"])
+def test_lines_may_end_in_any_way(end: str) -> None:
+    lines = [
+        "email,mobile,sms_marketing,email_marketing,note",
+        'amy@example.com,,No,Yes,"a\nb"',
+        "",
+    ]
+    assert values(read(end.join(lines), {})) == [{Channel.EMAIL: Value.ON, Channel.SMS: Value.OFF}]
+
+
+def test_what_is_no_table_is_said_plainly() -> None:
+    with pytest.raises(BadInput, match="no CSV"):
+        read('email,mobile,sms_marketing,email_marketing\n"' + "x" * 140_000 + '",,No,No\n', {})
 
 
 def test_a_spreadsheet_of_windows_is_read() -> None:

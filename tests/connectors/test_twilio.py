@@ -8,7 +8,7 @@ from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import pytest
 
@@ -50,7 +50,9 @@ class TestTwilio(ConnectorContract):
     """Exempt from all reading: the block list has no reading call. "Off" is a block, "on" none."""
 
     system = "twilio"
-    readable = False
+    exempt: ClassVar[Mapping[str, str]] = {"reading": "the block list has no reading call"}
+    echoes = False  # consents are not told
+    small_pages = ("connectors.twilio.PAGE",)
     read_path = scan_path = MESSAGES
     write_path = CONSENTS
 
@@ -71,6 +73,9 @@ class TestTwilio(ConnectorContract):
 
     def put(self, ref: Ref) -> None:
         self.twin.state.block.discard((ref.value, MARKETING))
+
+    def put_walked(self, ref: Ref) -> None:
+        self.twin.failed_send(number=ref.value, sender=MARKETING)
 
     def unset(self, ref: Ref) -> None:
         self.twin.state.block.add((ref.value, MARKETING))

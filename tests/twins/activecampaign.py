@@ -31,6 +31,7 @@ from tests.twins.kit import (
     Courier,
     Letter,
     Limits,
+    Mark,
     Refusal,
     Row,
     Sent,
@@ -106,6 +107,7 @@ class ActiveCampaignTwin(Twin[Account]):
     not say which are off). `webhook_url` hears every event and stands in no list."""
 
     name = "activecampaign"
+    title = "ActiveCampaign"
     default_limits = staticmethod(lambda: Limits(windows=[SPEED]))
 
     def __init__(self) -> None:
@@ -170,7 +172,7 @@ class ActiveCampaignTwin(Twin[Account]):
     async def get_contacts(self, request: Request) -> Response:
         """Filters that it does not know are ignored, like those of the vendor."""
         asked = request.query_params
-        found = sorted(self.state.contacts.values(), key=lambda one: int(one.id))
+        found = list(self.state.contacts.values())  # ids only grow
         if "email" in asked:
             found = [one for one in found if one.email.lower() == asked["email"].lower()]
         if "phone" in asked:
@@ -256,7 +258,8 @@ class ActiveCampaignTwin(Twin[Account]):
         return JSONResponse({"contacts": [self._shown(contact)], "contactList": shown})
 
     def _rows(self, contact_id: str) -> list[Membership]:
-        return [row for row in self.state.rows.values() if row.contact == contact_id]
+        keys = (f"{contact_id}/{list_id}" for list_id in self.state.lists)
+        return [self.state.rows[key] for key in keys if key in self.state.rows]
 
     def _row_shown(self, row: Membership) -> dict[str, Any]:
         return {
@@ -491,24 +494,25 @@ class ActiveCampaignTwin(Twin[Account]):
         return [self._row(contact) for contact in self.state.contacts.values()]
 
     def _row(self, contact: Contact) -> Row:
-        words: dict[bool, list[str]] = {True: [], False: []}
+        marks: dict[bool, list[Mark]] = {True: [], False: []}
         buttons = []
         for row in self._rows(contact.id):
-            marketing = self.state.lists[row.list].purpose == "marketing"
-            words[marketing].append(
-                f"{self.state.lists[row.list].name}: {WORDS.get(row.status, row.status)}"
-            )
+            one = self.state.lists[row.list]
+            marketing = one.purpose == "marketing"
+            said = WORDS.get(row.status, row.status)
+            on = {"1": True, "2": False}.get(row.status)
+            marks[marketing].append(Mark(f"{one.name}: {said}", on))
             fields = {"email": contact.email, "list": row.list}
-            if marketing:
-                buttons += [
-                    Button("Unsubscribe in a mail", "person_unsubscribes", fields),
-                    Button("Staff: off", "admin_sets", {**fields, "status": "2"}),
-                    Button("Staff: on", "admin_sets", {**fields, "status": "1"}),
-                ]
+            if marketing and on and one.channel == "email":
+                buttons.append(
+                    Button(f"Unsubscribe from {one.name}", "person_unsubscribes", fields)
+                )
+            elif marketing and not on:
+                again = {**fields, "status": "1"}
+                buttons.append(Button(f"Staff: put on {one.name}", "admin_sets", again))
         if contact.phone:
             buttons.append(Button("Text STOP", "texts_stop", {"phone": contact.phone}))
-        shown = ", ".join(words[True]), ", ".join(words[False])
-        return Row(contact.email, shown[0], shown[1], contact.phone, buttons)
+        return Row(contact.email, marks[True], marks[False], contact.phone, buttons)
 
 
 def _list_fields(list_id: str, by: str) -> list[tuple[str, str]]:

@@ -43,12 +43,13 @@ PLAIN = Travel()
 
 @dataclass(frozen=True)
 class Sent:
-    """One attempt: `status` None when no answer came. `at` is unix time."""
+    """One attempt: `status` and `answer` None when no answer came. `at` is unix time."""
 
     at: float
     letter: Letter
     attempt: int
     status: int | None
+    answer: httpx.Response | None = None
 
 
 def not_2xx(status: int | None) -> bool:
@@ -179,7 +180,9 @@ class Courier:
 
     def _deliver(self, client: httpx.Client, queued: _Queued) -> None:
         letter = queued.compose(queued.attempt)
-        sent = Sent(time.time(), letter, queued.attempt, self._try(client, letter))
+        answer = self._try(client, letter)
+        status = answer.status_code if answer is not None else None
+        sent = Sent(time.time(), letter, queued.attempt, status, answer)
         queued.answered(sent)
         with self._changed:
             self.sent.append(sent)
@@ -188,7 +191,7 @@ class Courier:
                 again = dataclasses.replace(queued, due=due, attempt=queued.attempt + 1)
                 heapq.heappush(self._queue, again)
 
-    def _try(self, client: httpx.Client, letter: Letter) -> int | None:
+    def _try(self, client: httpx.Client, letter: Letter) -> httpx.Response | None:
         try:
             return client.request(
                 letter.method,
@@ -196,6 +199,6 @@ class Courier:
                 content=letter.content,
                 headers=dict(letter.headers),
                 timeout=self.timeout,
-            ).status_code
+            )
         except httpx.HTTPError:
             return None

@@ -31,6 +31,7 @@ from tests.twins.kit import (
     Call,
     Fault,
     Limits,
+    Mark,
     Refusal,
     Reply,
     Row,
@@ -48,6 +49,8 @@ PAGE = 1000
 READ = 200
 MODIFY = 1000
 MINE = "contactGroups/myContacts"
+REFUSAL = "No marketing"
+"""How the labels begin that stand for a refusal, for the page."""
 TAKES_ADDITIONS = {MINE, "contactGroups/starred"}
 SYSTEM = {
     MINE: "myContacts",
@@ -151,6 +154,7 @@ class GoogleTwin(Twin[Account]):
     """
 
     name = "google"
+    title = "Google Contacts"
     default_limits = staticmethod(lambda: Limits(windows=[MINUTE]))
 
     def __init__(self) -> None:
@@ -697,15 +701,19 @@ class GoogleTwin(Twin[Account]):
     def _row(self, person: Person) -> Row:
         email = person.emails[0]
         labels = sorted(self.state.groups[id_].name for id_ in person.groups - {MINE})
+        ours = [name for name in labels if name.startswith(REFUSAL)]
+        others = [name for name in labels if name not in ours]
+        refusal = {"email": email, "label": f"{REFUSAL} - email"}
         buttons = [
-            Button("Put a label on", "staff_labels", {"email": email}, ("label",)),
-            Button("Delete", "delete_contact", {"email": email}),
-        ]
-        buttons += [
             Button(f"Remove {name}", "staff_removes_label", {"email": email, "label": name})
             for name in labels
         ]
-        return Row(email, ", ".join(labels) or "no label", "none sent from here", buttons=buttons)
+        if refusal["label"] not in ours:
+            buttons.append(Button(f"Put on {refusal['label']}", "staff_labels", refusal))
+        buttons.append(Button("Put on", "staff_labels", {"email": email}, ("label",)))
+        marks = [Mark(name, on=False) for name in ours] or [Mark("no refusal")]
+        sends = [Mark("Google sends nothing")]
+        return Row(email, marks, sends, f"labels: {', '.join(others) or 'none'}", buttons)
 
     def page_buttons(self) -> Sequence[Button]:
         return [Button("New contact", "new_contact", {}, ("email", "phone"))]

@@ -35,6 +35,7 @@ from tests.twins.kit import (
     Courier,
     Letter,
     Limits,
+    Mark,
     Refusal,
     Row,
     Travel,
@@ -48,6 +49,7 @@ from tests.twins.kit import (
 SPEED = Window(100, 10.0)
 BATCH = 100
 STATES = ("SUBSCRIBED", "UNSUBSCRIBED", "NOT_SPECIFIED")
+STATE_ON = dict(zip(STATES, (True, False, None), strict=True))
 LEGAL = {
     "LEGITIMATE_INTEREST_PQL",
     "LEGITIMATE_INTEREST_CLIENT",
@@ -148,6 +150,7 @@ class HubspotTwin(Twin[Account]):
     """
 
     name = "hubspot"
+    title = "HubSpot"
     default_limits = staticmethod(lambda: Limits(windows=[SPEED]))
 
     def __init__(self) -> None:
@@ -530,7 +533,7 @@ class HubspotTwin(Twin[Account]):
         limit, after = int(query.get("limit", 10)), int(query.get("after", 0))
         if limit > 100:
             return self.problem(400, "limit is at most 100")
-        rest = [c for id_, c in sorted(self.state.contacts.items()) if id_ > after]
+        rest = [c for id_, c in self.state.contacts.items() if id_ > after]  # ids only grow
         shown = rest[:limit]
         body: dict[str, Any] = {"results": [self._contact(c, _wanted(query)) for c in shown]}
         if len(rest) > limit:
@@ -683,18 +686,21 @@ class HubspotTwin(Twin[Account]):
         """A contact as found at the start: nobody is told. Returns its id."""
         contact = self._new(email.lower(), properties or {})
         for type_id, state in (statuses or {}).items():
-            self.set_status(email=email, type_id=type_id, state=state)
+            self._found(contact.email, contact, type_id, state, "admin")
         return contact.id
 
     @act
     def set_status(self, email: str, type_id: str, state: str, by: str = "admin") -> None:
         """A status as found at the start, also of an address without a contact."""
-        if state not in STATES and state.isupper() is False:
+        self._found(email.lower(), self._by_email(email.lower()), type_id, state, by)
+
+    def _found(
+        self, address: str, contact: Contact | None, type_id: str, state: str, by: str
+    ) -> None:
+        if state not in STATES and not state.isupper():
             raise ActError(f"none of {STATES}")
-        address = email.lower()
         held = self.state.statuses.setdefault(address, {})
         held[type_id] = Status(state, SOURCES[by], self.clock(), by)
-        contact = self._by_email(address)
         if contact:
             name = f"hs_email_optout_{type_id}"
             contact.properties[name] = "true" if state == "UNSUBSCRIBED" else "false"
@@ -725,6 +731,13 @@ class HubspotTwin(Twin[Account]):
     def admin_sets(self, email: str, type_id: str, state: str, travel: Travel = PLAIN) -> None:
         """Staff set a status in HubSpot's own pages."""
         self._write(email.lower(), type_id, state, "admin", travel)
+
+    @act
+    def other_program_sets(
+        self, email: str, type_id: str, state: str, travel: Travel = PLAIN
+    ) -> None:
+        """Another tool with a key of its own sets a status through the API."""
+        self._write(email.lower(), type_id, state, "api", travel)
 
     @act
     def property_change(self, email: str, name: str, value: str, travel: Travel = PLAIN) -> None:
@@ -767,21 +780,28 @@ class HubspotTwin(Twin[Account]):
         return [self._row(email) for email in self.state.statuses]
 
     def _row(self, email: str) -> Row:
-        words: dict[str, list[str]] = {"marketing": [], "reminders": []}
+        marks: dict[bool, list[Mark]] = {True: [], False: []}
+        buttons = []
         for kind in self.state.types.values():
-            words.setdefault(kind.purpose, []).append(self._state(email, kind.id).lower())
-        marketing = [t.id for t in self.state.types.values() if t.purpose == "marketing"]
-        buttons = [
-            Button("Unsubscribe in a mail", "person_unsubscribes", {"email": email, "type_id": t})
-            for t in marketing
-        ]
-        everything = " (out of everything)" if email in self.state.out_of_all else ""
-        return Row(
-            email,
-            ", ".join(words["marketing"]) + everything,
-            ", ".join(words["reminders"]),
-            buttons=buttons,
-        )
+            marketing, state = kind.purpose == "marketing", self._state(email, kind.id)
+            said = state.replace("_", " ").lower()
+            marks[marketing].append(Mark(f"{kind.name}: {said}", STATE_ON[state]))
+            about = {"email": email, "type_id": kind.id}
+            if marketing and state == "SUBSCRIBED":
+                label = f"Unsubscribe from {kind.name} in a mail"
+                buttons.append(Button(label, "person_unsubscribes", about))
+            elif marketing:
+                again = {**about, "state": "SUBSCRIBED"}
+                buttons.append(Button(f"Staff: subscribe to {kind.name}", "admin_sets", again))
+        if email in self.state.out_of_all:
+            marks[True].append(Mark("out of everything", on=False))
+        return Row(email, marks[True], marks[False], self._custom(email), buttons)
+
+    def _custom(self, email: str) -> str:
+        contact = self._by_email(email)
+        held = contact.properties if contact else {}
+        names = sorted(self.state.properties & held.keys())
+        return ", ".join(f"{name}: {held[name]}" for name in names)
 
 
 def _iso(moment: datetime) -> str:

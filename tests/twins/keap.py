@@ -33,6 +33,7 @@ from tests.twins.kit import (
     Courier,
     Letter,
     Limits,
+    Mark,
     Refusal,
     Row,
     Sent,
@@ -51,7 +52,8 @@ OPT_IN_FROM = ("UNENGAGED_MARKETABLE", "UNENGAGED_NON_MARKETABLE", "NON_MARKETAB
 PHONE_FIELDS = {"PHONE1", "PHONE2", "PHONE3", "PHONE4", "PHONE5"}
 SECOND, MINUTE = Window(10, 1.0), Window(240, 60.0)
 OWN = {"token", "client_id", "client_secret", "token_life", "opt_out_as"}
-OWN |= {"token_as_bearer", "hide_tags", "tells_opt_out", "odd_tag_events"}
+OWN |= {"token_as_bearer", "hide_tags", "tells_opt_out", "odd_tag_events", "keeps_unpermitted"}
+OWN |= {"hide_statuses"}
 V2 = "/crm/rest/v2"
 HOOKS = "/crm/rest/v1/hooks"
 UNVERIFIED, VERIFIED, INACTIVE = "Unverified", "Verified", "Inactive"
@@ -59,6 +61,8 @@ EVENT_KEYS = (
     "contact.add", "contact.edit", "contact.delete", "contact.redact", "contactGroup.applied",
     "contactGroup.removed", "order.add",
 )  # fmt: skip
+REFUSAL = "No marketing"
+"""How the tags begin that stand for a refusal, for the page."""
 
 
 @dataclass
@@ -102,13 +106,15 @@ class Account:
 class KeapTwin(Twin[Account]):
     """See the module. Settings beside those of the kit:
 
-    token          a personal access token; or OAuth with client_id and client_secret, the first
-                   refresh token being `twin-refresh`, each good for one use
+    token          a personal access token; or OAuth with client_id, client_secret and the first
+                   refresh_token (`twin-refresh`), each good for one use
     token_as_bearer  the personal token is taken as a bearer token only
     token_life     seconds that an OAuth token lives (default 86400)
     opt_out_as     the status that an API opt-out makes: MANUAL (default) or ADMIN
+    keeps_unpermitted  an API opt-out of an address without permission leaves its status
+    hide_statuses  contacts are shown without the statuses of their addresses
     hide_tags      contacts are shown without `tag_ids`
-    tells_opt_out  an opt-out fires `contact.edit` (default no)
+    tells_opt_out  an opt-out, the API's too, fires `contact.edit` (default no)
     odd_tag_events the other shape of tag events: `tagId` and lists of contact ids
 
     `webhook_url` is a hook for every event that is never given up and stands in no list.
@@ -129,6 +135,7 @@ class KeapTwin(Twin[Account]):
         self.opt_out_as = "MANUAL"
         self.token_as_bearer = False
         self.hide_tags = self.tells_opt_out = self.odd_tag_events = False
+        self.keeps_unpermitted = self.hide_statuses = False
 
     def fresh(self) -> Account:
         return Account()
@@ -140,6 +147,8 @@ class KeapTwin(Twin[Account]):
     def configure(self, **settings: Any) -> None:
         for name in OWN & settings.keys():
             setattr(self, name, type(getattr(self, name))(settings.pop(name)))
+        if "refresh_token" in settings:
+            self.state.refresh_token = str(settings.pop("refresh_token"))
         super().configure(**settings)
 
     def routes(self) -> Sequence[BaseRoute]:
@@ -270,10 +279,15 @@ class KeapTwin(Twin[Account]):
         email, held = self._status_of(request)
         if body["opted_in"] and held.status in OPT_IN_FROM:
             self._set(email, "SINGLE_OPT_IN")
-        elif not body["opted_in"] and held.opted_in | (held.status in OPT_IN_FROM):
+        elif not body["opted_in"] and (held.opted_in or self._notes(held.status)):
             self._set(email, self.opt_out_as)
         self.state.changed_by_api.add("status")
+        self._tell_holders(email)
         return JSONResponse(self._shown(email))
+
+    def _notes(self, status: str) -> bool:
+        """Whether an API opt-out of an address that is not opted in changes it."""
+        return status in OPT_IN_FROM and not self.keeps_unpermitted
 
     def _set(self, email: str, status: str) -> None:
         held = self.state.statuses.get(email)
@@ -287,7 +301,8 @@ class KeapTwin(Twin[Account]):
         shown: dict[str, Any] = {
             "id": str(one.id),
             "email_addresses": [
-                {"email": email, "field": f"EMAIL{n}"} for n, email in enumerate(one.emails, 1)
+                {"email": email, "field": f"EMAIL{n}", **self._told_of(email)}
+                for n, email in enumerate(one.emails, 1)
             ],
             "phone_numbers": [
                 {"number": phone, "field": f"PHONE{n}", "type": "Mobile"}
@@ -298,6 +313,13 @@ class KeapTwin(Twin[Account]):
         wanted = set(request.query_params.get("fields", ",".join(shown)).split(","))
         wanted -= {"tag_ids"} if self.hide_tags else set()
         return {name: value for name, value in shown.items() if name in wanted}
+
+    def _told_of(self, email: str) -> dict[str, Any]:
+        """A contact shows the status of its addresses, too."""
+        held = self.state.statuses.get(email)
+        if held is None or self.hide_statuses:
+            return {}
+        return {"is_opt_in": held.opted_in, "email_opt_status": held.status}
 
     async def list_contacts(self, request: Request) -> Response:
         wanted = self._criteria(
@@ -310,7 +332,7 @@ class KeapTwin(Twin[Account]):
         since = wanted.get("start_update_time", "")
         if since and not (since.endswith("Z") and "." in since):
             raise self._refuse(400, "start_update_time needs milliseconds and a zone")
-        found = [c for _, c in sorted(self.state.contacts.items()) if _matches(c, wanted)]
+        found = [c for c in self.state.contacts.values() if _matches(c, wanted)]  # ids only grow
         return self._listing(request, "contacts", found, lambda c: self._contact(c, request))
 
     def _known(self, request: Request) -> Contact:
@@ -562,8 +584,11 @@ class KeapTwin(Twin[Account]):
         if email.lower() not in self.state.statuses or status not in MARKETABLE + NOT_MARKETABLE:
             raise ActError("no such address or status")
         self._set(email.lower(), status)
+        self._tell_holders(email.lower(), travel)
+
+    def _tell_holders(self, email: str, travel: Travel = PLAIN) -> None:
         for one in self.state.contacts.values():
-            if email.lower() in one.emails and self.tells_opt_out:
+            if email in one.emails and self.tells_opt_out:
                 self._tell("contact.edit", one.id, travel)
 
     @act
@@ -629,22 +654,32 @@ class KeapTwin(Twin[Account]):
         return [self._row(one) for one in self.state.contacts.values()]
 
     def _row(self, one: Contact) -> Row:
-        held = {email: self.state.statuses.get(email) for email in one.emails}
-        words = [f"{email}: {s.status.lower() if s else 'none'}" for email, s in held.items()]
-        buttons = [
-            button
-            for email in one.emails
-            for button in (
-                Button("Unsubscribe in a mail", "person_unsubscribes", {"email": email}),
-                Button("Confirm by mail", "person_confirms", {"email": email}),
-                Button("Staff: opt out", "admin_opts_out", {"email": email}),
-            )
-        ]
-        tag = {"contact": str(one.id), "tag": "No marketing - sms"}
-        buttons += [Button("Tag: no SMS", "admin_tags", tag), Button("Untag", "admin_untags", tag)]
-        tags = ", ".join(sorted(self.state.tags[tag] for tag in one.tags))
+        tags = sorted(self.state.tags[tag] for tag in one.tags)
+        refusals = [tag for tag in tags if tag.startswith(REFUSAL)]
+        marks = [self._status_mark(email) for email in one.emails]
+        marks += [Mark(tag, on=False) for tag in refusals]
+        others = ", ".join(tag for tag in tags if tag not in refusals)
+        tag = {"contact": str(one.id), "tag": f"{REFUSAL} - sms"}
+        texts = Button("Staff: remove the SMS tag", "admin_untags", tag)
+        if tag["tag"] not in refusals:
+            texts = Button("Staff: tag as no SMS", "admin_tags", tag)
+        buttons = [button for email in one.emails for button in self._mail_buttons(email)]
         person = ", ".join([*one.emails, *one.phones])
-        return Row(person, ", ".join(words), "by one-to-one mail only", tags, buttons)
+        by_hand = [Mark("one-to-one mail goes on", on=True)]
+        return Row(person, marks, by_hand, f"tags: {others or 'none'}", [*buttons, texts])
+
+    def _status_mark(self, email: str) -> Mark:
+        held = self.state.statuses.get(email)
+        said = held.status.replace("_", " ").lower() if held else "no status"
+        return Mark(f"mail: {said}", held.opted_in if held else None)
+
+    def _mail_buttons(self, email: str) -> list[Button]:
+        fields = {"email": email}
+        return [
+            Button("Unsubscribe in a mail", "person_unsubscribes", fields),
+            Button("Staff: opt out", "admin_opts_out", fields),
+            Button("Confirm by mail", "person_confirms", fields),
+        ]
 
 
 def _hook(hook: Hook) -> dict[str, str]:

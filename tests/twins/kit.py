@@ -54,7 +54,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from tests.twins.courier import PLAIN, Compose, Courier, Letter, Sent, Travel, not_2xx
 from tests.twins.faults import Fault, Faults
-from tests.twins.page import Button, Row, render_page
+from tests.twins.page import Button, Mark, Row, render_page
 
 __all__ = [
     "PLAIN",
@@ -68,6 +68,7 @@ __all__ = [
     "Faults",
     "Letter",
     "Limits",
+    "Mark",
     "Refusal",
     "Row",
     "Sent",
@@ -275,6 +276,8 @@ class Twin(Generic[S]):
     """
 
     name = "twin"
+    title = ""
+    """What the page calls it, where that is not the name with a capital."""
     default_limits: Callable[[], Limits] = Limits
 
     def __init__(self) -> None:
@@ -320,6 +323,10 @@ class Twin(Generic[S]):
         """The refusal of a caller who may not come in, or None. Runs before routing."""
         return None
 
+    def unlimited(self, path: str) -> bool:
+        """Whether calls of this path are outside the limits: another host of the vendor."""
+        return False
+
     def too_many(self) -> Response:
         """The vendor's answer to a call over its limits."""
         return self.problem(429)
@@ -339,6 +346,10 @@ class Twin(Generic[S]):
     def page_buttons(self) -> Sequence[Button]:
         """Forms on the page that belong to nobody in the table."""
         return ()
+
+    def page_links(self) -> Mapping[str, str]:
+        """What can be opened from the page: words -> path."""
+        return {}
 
     def configure(self, **settings: Any) -> None:
         """Apply settings by name. Raises ValueError on one that is unknown.
@@ -418,8 +429,9 @@ class Twin(Generic[S]):
         if fault and fault.kind == "down":
             await _hang_up(receive, send)
             return
+        free = self.unlimited(call.path)
         with self.lock:
-            entered = self.limits.enter()
+            entered = free or self.limits.enter()
         if not entered:
             call.fault = "limit"
             await self._send(call, await _render(self.too_many(), scope), send)
@@ -427,8 +439,9 @@ class Twin(Generic[S]):
         try:
             reply = await self._answer(call, fault, scope)
         finally:
-            with self.lock:
-                self.limits.leave()
+            if not free:
+                with self.lock:
+                    self.limits.leave()
         if reply is None:
             await _hang_up(receive, send)
             return
@@ -801,7 +814,8 @@ async def _fields(request: Request) -> dict[str, Any]:
 
 
 def _done(request: Request, result: Any) -> Response:
-    """Back to the page for a form, JSON for a program."""
+    """Back to the page for a form, which goes on standing still; JSON for a program."""
     if _is_form(request):
-        return RedirectResponse("/", 303)
+        still = request.headers.get("referer", "").endswith("?still")
+        return RedirectResponse("/?still" if still else "/", 303)
     return JSONResponse({"done": True, "result": plain(result)})

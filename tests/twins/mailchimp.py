@@ -34,6 +34,7 @@ from starlette.routing import BaseRoute, Route
 from tests.twins import mailchimp_checks as checks
 from tests.twins.kit import (
     Button,
+    Mark,
     Refusal,
     Row,
 )
@@ -547,11 +548,12 @@ class MailchimpTwin(Acts):
     # The page
 
     def people(self) -> Sequence[Row]:
-        return [
-            _row(audience, member)
-            for audience in self.state.audiences.values()
-            for member in audience.members.values()
-        ]
+        """One row for each address, whatever audiences it is in."""
+        held: dict[str, list[tuple[Audience, Member]]] = {}
+        for audience in self.state.audiences.values():
+            for member in audience.members.values():
+                held.setdefault(member.email, []).append((audience, member))
+        return [_row(email, pairs) for email, pairs in held.items()]
 
     def page_buttons(self) -> Sequence[Button]:
         return [
@@ -719,20 +721,33 @@ def _sort_key(member: Member, field: str) -> float:
     return at.timestamp() if at else 0.0
 
 
-def _row(audience: Audience, member: Member) -> Row:
-    service = member.status == "transactional"
-    by_api = len(member.changed_by("api"))
-    topics = [name for i, name in audience.interests().items() if member.interests.get(i)]
-    left = f"left by {member.left_by}" if member.left_by else ""
-    where = {"list_id": audience.id, "email": member.email}
+def _row(email: str, held: Sequence[tuple[Audience, Member]]) -> Row:
+    marks: dict[bool, list[Mark]] = {True: [], False: []}
+    for audience, member in held:
+        marketing = audience.purpose == "marketing" and member.status != "transactional"
+        on = {"subscribed": True, "transactional": True, "pending": None}.get(member.status, False)
+        touched = f", {len(member.changed_by('api'))} API writes" if not marketing else ""
+        marks[marketing].append(Mark(f"{audience.name}: {member.status}{touched}", on))
     return Row(
-        person=member.email,
-        marketing=f"{audience.name}: {'never opted in' if service else member.status}",
-        reminders=f"transactional, {by_api} API writes" if service else "not held here",
-        detail="; ".join(part for part in (left, ", ".join(topics)) if part),
-        buttons=[
-            Button("Unsubscribe in Mailchimp", "person_unsubscribes", where),
-            Button("Staff re-subscribe", "admin_resubscribes", where),
-            Button("Staff delete", "admin_deletes", where),
-        ],
+        email,
+        marks[True],
+        marks[False] or [Mark("none sent from here")],
+        "; ".join(filter(None, (_detail(*pair) for pair in held))),
+        [button for pair in held for button in _buttons(*pair)],
     )
+
+
+def _detail(audience: Audience, member: Member) -> str:
+    topics = [name for i, name in audience.interests().items() if member.interests.get(i)]
+    left = f"{audience.name}: off by {member.left_by}" if member.left_by else ""
+    return ", ".join(filter(None, (left, *topics)))
+
+
+def _buttons(audience: Audience, member: Member) -> list[Button]:
+    where = {"list_id": audience.id, "email": member.email}
+    if member.status == "subscribed":
+        return [Button(f"Unsubscribe from {audience.name}", "person_unsubscribes", where)]
+    return [
+        Button(f"Staff: back on {audience.name}", "admin_resubscribes", where),
+        Button(f"Staff: delete from {audience.name}", "admin_deletes", where),
+    ]

@@ -135,6 +135,7 @@ class Audience:
     web_id: int
     created_at: datetime
     double_optin: bool = False
+    purpose: str = "marketing"
     members: dict[str, Member] = field(default_factory=dict)
     forgotten: set[str] = field(default_factory=set)
     """Hashes of addresses deleted for ever: no import takes them back."""

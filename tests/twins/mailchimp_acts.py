@@ -36,9 +36,12 @@ class Acts(Rules):
         double_optin: bool = False,
         interests: Mapping[str, str] | None = None,
         permissions: Mapping[str, str] | None = None,
+        purpose: str = "marketing",
     ) -> Audience:
-        """An audience; `interests` (one category, "Topics") and GDPR boxes: texts by id."""
+        """An audience; `interests` (one category, "Topics") and GDPR boxes: texts by id; `purpose`
+        is for the page."""
         audience = Audience(list_id, name, self.state.number(), self.clock(), bool(double_optin))
+        audience.purpose = purpose
         if interests:
             category = Category(derived("category", list_id, 10), "Topics", dict(interests))
             audience.categories[category.id] = category

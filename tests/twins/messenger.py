@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+import httpx
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -30,6 +31,7 @@ from tests.twins.kit import (
     Button,
     Courier,
     Letter,
+    Mark,
     Refusal,
     Row,
     Sent,
@@ -66,7 +68,6 @@ class Account:
     other_apps: list[list[str]] = field(default_factory=list)
     """What other apps of the Page hear."""
     failing_since: datetime | None = None
-    sent_templates: list[str] = field(default_factory=list)
     next_id: int = 5001
 
 
@@ -78,9 +79,11 @@ class MessengerTwin(Twin[Account]):
     terms_accepted   the Page took the terms for labels (default yes)
     underscores      a stop says STOP_NOTIFICATIONS
     standby          events come in `standby`
+    seconds          the list of tokens shows times in seconds (default milliseconds)
     """
 
     name = "messenger"
+    title = "Facebook Messenger"
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,7 +97,7 @@ class MessengerTwin(Twin[Account]):
         self.verify_token = "twin-verify-token"
         self.page_size = 1000
         self.terms_accepted = True
-        self.underscores = self.standby = False
+        self.underscores = self.standby = self.seconds = False
 
     def fresh(self) -> Account:
         return Account(subscribed=[*NEEDED, "messaging_policy_enforcement", "inbox_labels"])
@@ -113,6 +116,7 @@ class MessengerTwin(Twin[Account]):
             "terms_accepted": bool,
             "underscores": bool,
             "standby": bool,
+            "seconds": bool,
         }
         for name in own.keys() & settings.keys():
             setattr(self, name, own[name](settings.pop(name)))
@@ -144,7 +148,10 @@ class MessengerTwin(Twin[Account]):
         if scheme != "Bearer" or given != self.token:
             return self._error(401, 190, "Invalid OAuth access token")
         proof = hmac.digest(self.app_secret.encode(), self.token.encode(), "sha256").hex()
-        if request.query_params.get("appsecret_proof", proof) != proof:
+        shown = request.query_params.get("appsecret_proof")
+        if shown is None:
+            return self._error(400, 100, "API calls from the server require an appsecret_proof")
+        if shown != proof:
             return self._error(400, 100, "Invalid appsecret_proof provided in the API argument")
         return None
 
@@ -156,25 +163,32 @@ class MessengerTwin(Twin[Account]):
 
     async def get_tokens(self, request: Request) -> Response:
         self._own_page(request)
-        query = request.query_params
+        unit = 1000 if self.seconds else 1
         listed = [
             {
                 "notification_messages_token": token,
                 "recipient_id": person.psid,
                 "user_token_status": "REFRESHED",
                 "notification_messages_reoptin": "ENABLED",
-                "creation_timestamp": ends - YEAR * 1000,
-                "token_expiry_timestamp": ends,
+                "creation_timestamp": (ends - YEAR * 1000) // unit,
+                "token_expiry_timestamp": ends // unit,
                 "topic_title": "News",
             }
             for person in self.state.people.values()
             for token, ends in person.tokens.items()
         ]
+        return self._listing(request, listed)
+
+    def _listing(self, request: Request, items: Sequence[Mapping[str, Any]]) -> Response:
+        """25 at most unless more were asked for. The last page that holds something has a cursor
+        too: https://developers.facebook.com/docs/graph-api/results"""
+        query = request.query_params
         start = int(query.get("after", "0"))
         size = min(int(query.get("limit", "25")), self.page_size)
-        body: dict[str, Any] = {"data": listed[start : start + size]}
-        if start + size < len(listed):
-            body["paging"] = {"cursors": {"after": str(start + size)}}
+        shown = items[start : start + size]
+        body: dict[str, Any] = {"data": shown}
+        if shown:
+            body["paging"] = {"cursors": {"before": str(start), "after": str(start + len(shown))}}
         return JSONResponse(body)
 
     async def get_subscribed(self, request: Request) -> Response:
@@ -197,7 +211,7 @@ class MessengerTwin(Twin[Account]):
     async def get_labels(self, request: Request) -> Response:
         self._own_page(request)
         shown = [{"id": id_, "page_label_name": name} for id_, name in self.state.labels.items()]
-        return JSONResponse({"data": shown})
+        return self._listing(request, shown)
 
     async def new_label(self, request: Request) -> Response:
         self._own_page(request)
@@ -215,6 +229,8 @@ class MessengerTwin(Twin[Account]):
         pair = (request.path_params["label"], request.query_params.get("user", ""))
         if pair[0] not in self.state.labels or pair[1] not in self.state.people:
             raise Refusal(self._error(400, 100, "(#100) No matching user or label"))
+        if self.state.people[pair[1]].blocked:
+            raise Refusal(self._error(400, 551, "(#551) This person isn't available right now"))
         if request.method == "POST":
             self.state.labelled.add(pair)
         else:
@@ -278,6 +294,11 @@ class MessengerTwin(Twin[Account]):
         person.tokens.clear()
 
     @act
+    def blocks_page(self, psid: str) -> None:
+        """The person blocks the Page: nothing reaches them any more, and no event says so."""
+        self._known(psid).blocked = True
+
+    @act
     def tokens_expire(self, psid: str) -> None:
         """The tokens come to their end and are listed no more."""
         person = self._known(psid)
@@ -289,9 +310,37 @@ class MessengerTwin(Twin[Account]):
         self.state.subscribed = []
 
     @act
+    def enforces_policy(self, action: str, reason: str = "spam", travel: Travel = PLAIN) -> None:
+        """Meta warns the Page, blocks its messages or lets them through again; nobody sent it."""
+        told = {"policy_enforcement": {"action": action, "reason": reason}}
+        self._tell("", told, travel)
+
+    @act
+    def verifies_callback(self, token: str = "") -> bool:
+        """As the app's settings do it when the callback is saved; whether it was taken."""
+        challenge = str(secrets.randbelow(10**9))
+        asked = {"mode": "subscribe", "verify_token": token or self.verify_token}
+        params = {
+            f"hub.{name}": value for name, value in (asked | {"challenge": challenge}).items()
+        }
+        answer = httpx.get(self.webhook_url, params=params, trust_env=False, timeout=5)
+        return answer.status_code == 200 and answer.text == challenge
+
+    @act
     def another_app(self, *fields: str) -> None:
         """A chat program of somebody else hears these fields of the Page."""
         self.state.other_apps.append(list(fields))
+
+    @act
+    def staff_makes_label(self, name: str) -> None:
+        self.state.labels[str(self.state.next_id)] = name
+        self.state.next_id += 1
+
+    @act
+    def staff_deletes_label(self, name: str) -> None:
+        gone = {id_ for id_, held in self.state.labels.items() if held == name}
+        self.state.labels = {i: n for i, n in self.state.labels.items() if i not in gone}
+        self.state.labelled = {pair for pair in self.state.labelled if pair[0] not in gone}
 
     @act
     def staff_removes_label(self, psid: str, travel: Travel = PLAIN) -> None:
@@ -313,7 +362,8 @@ class MessengerTwin(Twin[Account]):
         if not self.webhook_url or not self.state.subscribed:
             return
         now = self._now()
-        event = {"sender": {"id": psid}, "recipient": {"id": self.page}, "timestamp": now, **what}
+        event = {"recipient": {"id": self.page}, "timestamp": now, **what}
+        event |= {"sender": {"id": psid}} if psid else {}
         where = "standby" if self.standby else "messaging"
         entry = {"id": self.page, "time": now, where: [event]}
         # Meta escapes what is not ASCII, in lower case: as json.dumps does.
@@ -339,6 +389,7 @@ class MessengerTwin(Twin[Account]):
         return {
             "people": {p.psid: sorted(p.tokens) for p in self.state.people.values()},
             "labelled": sorted(psid for _, psid in self.state.labelled),
+            "blocked": sorted(p.psid for p in self.state.people.values() if p.blocked),
             "subscribed": self.state.subscribed,
         }
 
@@ -346,12 +397,20 @@ class MessengerTwin(Twin[Account]):
         return [self._row(person) for person in self.state.people.values()]
 
     def _row(self, person: Person) -> Row:
-        state = "marketing token" if person.tokens else "no token"
-        if self.has_label(person.psid):
-            state += ", label of opt-out"
-        buttons = [
-            Button("Type STOP", "types", {"psid": person.psid, "text": "STOP"}),
-            Button("Stop messages", "stops", {"psid": person.psid}),
-            Button("Opt in", "opts_in", {"psid": person.psid}),
+        marks = [Mark("marketing token", on=True) if person.tokens else Mark("no token")]
+        marks += [
+            Mark(f"label: {self.state.labels[label]}", on=False)
+            for label, psid in sorted(self.state.labelled)
+            if psid == person.psid
         ]
-        return Row(person.name, state, "utility messages on", buttons=buttons)
+        who = {"psid": person.psid}
+        buttons = [
+            Button("Type STOP", "types", {**who, "text": "STOP"}),
+            Button("Stop marketing messages", "stops", who)
+            if person.tokens
+            else Button("Agree to marketing messages", "opts_in", who),
+        ]
+        utility = [
+            Mark(f"utility messages: {'blocked' if person.blocked else 'on'}", not person.blocked)
+        ]
+        return Row(person.name, marks, utility, f"PSID {person.psid}", buttons)

@@ -35,6 +35,7 @@ from tests.twins.kit import (
     Courier,
     Letter,
     Limits,
+    Mark,
     Refusal,
     Row,
     Travel,
@@ -102,6 +103,7 @@ class PabauTwin(Twin[Account]):
     newest_first   order of the listing, which the vendor does not document
     shows_custom   the listing shows custom fields
     says           "status" or "success": how an update answers that it was done
+    tells_updates  an update fires a webhook (default no)
     """
 
     name = "pabau"
@@ -119,6 +121,7 @@ class PabauTwin(Twin[Account]):
         self.newest_first = False
         self.shows_custom = False
         self.says = "status"
+        self.tells_updates = False
 
     def fresh(self) -> Account:
         return Account()
@@ -136,6 +139,7 @@ class PabauTwin(Twin[Account]):
             "newest_first": bool,
             "shows_custom": bool,
             "says": str,
+            "tells_updates": bool,
         }
         if set(settings.get("encodings", ())) - set(ENCODINGS):
             raise ValueError(f"encodings are of {ENCODINGS}")
@@ -214,6 +218,8 @@ class PabauTwin(Twin[Account]):
             return self.problem(400, fault.body or "This client cannot be updated")
         if fault is None or fault.work:
             self._update(client, fields, flags)
+            if self.tells_updates:
+                self._tell_of(client, "change", PLAIN)
         return JSONResponse({} if fault else self._said(client))
 
     def _said(self, client: Client) -> dict[str, Any]:
@@ -390,20 +396,23 @@ class PabauTwin(Twin[Account]):
         return [self._row(one) for one in self.state.clients.values()]
 
     def _row(self, client: Client) -> Row:
-        on = [name.removeprefix("opt_in_") for name, bit in client.flags.items() if bit]
+        marks = [
+            Mark(f"{name.removeprefix('opt_in_')}: {'on' if bit else 'off'}", bool(bit))
+            for name, bit in client.flags.items()
+        ]
+        kept = "on" if client.need_to_knows else "off"
         who = {"id": str(client.id)}
         buttons = [
-            Button(
-                f"Unsubscribe from {channel}", "client_unsubscribes", {**who, "channel": channel}
-            )
-            for channel in BY_CHANNEL
+            Button(f"No {channel}", "client_unsubscribes", {**who, "channel": channel})
+            for channel, flags in BY_CHANNEL.items()
+            if any(client.flags[flag] for flag in flags)
         ]
         return Row(
             f"{client.first_name} {client.last_name}",
-            f"on: {', '.join(on)}" if on else "off",
-            "on" if client.need_to_knows else "off",
+            marks,
+            [Mark(f"confirmations: {kept}", bool(client.need_to_knows))],
             detail=", ".join(filter(None, (client.email, client.mobile, client.phone))),
-            buttons=[*buttons, Button("Book online (flags back to 1)", "booking", who)],
+            buttons=[*buttons, Button("Book online: turns all on", "booking", who)],
         )
 
 

@@ -31,6 +31,7 @@ from tests.twins.kit import (
     Courier,
     Letter,
     Limits,
+    Mark,
     Refusal,
     Row,
     Sent,
@@ -64,6 +65,9 @@ PATCHABLE = {
     *("visible_to", "label_ids", "marketing_status", "custom_fields"),
 }
 GIVES_UP = timedelta(days=3)
+MARKETING = "Marketing - "
+"""How the fields begin that stand for marketing, for the page."""
+STATUS_ON = {"subscribed": True, "unsubscribed": False}
 VALID = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 
 
@@ -692,27 +696,42 @@ class PipedriveTwin(Twin[Account]):
         return [Button("New person", "new_person", {"status": "subscribed"}, ("emails",))]
 
     def _row(self, person: Person) -> Row:
-        marks = [
-            f"{held.name}: {held.options[number]}"
+        chosen = {
+            held.name: held.options[number]
             for held in self.state.fields.values()
             if (number := person.custom.get(held.code)) is not None
-        ]
+        }
+        ours = {name: label for name, label in chosen.items() if name.startswith(MARKETING)}
+        marks = [Mark(f"{n}: {label.lower()}", "out" not in label) for n, label in ours.items()]
+        if self.campaigns:
+            status = self._status(person)
+            marks.insert(0, Mark(f"Campaigns: {status}", STATUS_ON.get(status)))
+        others = "; ".join(f"{name}: {chosen[name]}" for name in chosen if name not in ours)
+        who = ", ".join([*person.emails, *person.phones]) or person.name
+        none = [Mark("Pipedrive sends none")]
+        return Row(who, marks, none, others, self._buttons_of(person, chosen))
+
+    def _buttons_of(self, person: Person, chosen: Mapping[str, str]) -> list[Button]:
+        """What is not so yet."""
+        buttons = []
+        if person.primary and self._status(person) == "subscribed":
+            email = {"email": person.primary}
+            buttons.append(Button("Unsubscribe in a campaign", "person_unsubscribes", email))
+        elif person.primary:
+            email = {"email": person.primary}
+            buttons.append(Button("Confirm in a form", "person_subscribes", email))
         about = {"person": str(person.id)}
-        buttons = [
+        buttons += [
             Button(
-                f"{held.name}: {label}", "staff_marks", about | {"name": held.name, "label": label}
+                f"Staff: {held.name}: {label}",
+                "staff_marks",
+                about | {"name": held.name, "label": label},
             )
             for held in self.state.fields.values()
             for label in held.options.values()
+            if held.name in chosen and chosen[held.name] != label
         ]
-        if person.primary:
-            email = {"email": person.primary}
-            buttons.insert(0, Button("Unsubscribe in a campaign", "person_unsubscribes", email))
-            buttons.insert(1, Button("Confirm in a form", "person_subscribes", email))
-        buttons.append(Button("Delete", "delete_person", about))
-        who = ", ".join([*person.emails, *person.phones]) or person.name
-        status = self._status(person) if self.campaigns else "(no Campaigns)"
-        return Row(who, status, "", "; ".join(marks), buttons)
+        return [*buttons, Button("Delete", "delete_person", about)]
 
 
 def _credentials(user: str, password: str) -> dict[str, str]:

@@ -23,6 +23,7 @@ from tests.twins.kit import (
     Compose,
     Letter,
     Limits,
+    Mark,
     Refusal,
     Row,
     Travel,
@@ -61,7 +62,9 @@ class Counter(Twin[Counts]):
         return self.problem(401) if request.headers.get("authorization") == "Bearer bad" else None
 
     def people(self) -> Sequence[Row]:
-        return [Row(name, str(count), "on") for name, count in self.state.of.items()]
+        return [
+            Row(name, [Mark(str(count))], [Mark("on")]) for name, count in self.state.of.items()
+        ]
 
     async def read(self, request: Request) -> Response:
         return JSONResponse(self.state.of)

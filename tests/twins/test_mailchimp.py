@@ -529,7 +529,7 @@ def test_the_page_shows_people_and_takes_acts(twin: MailchimpTwin) -> None:
     form = {"list_id": LIST, "email": AMY}
     httpx.post(twin.url + "/_twin/acts/person_unsubscribes", data=form)
     assert twin.member(LIST, AMY).left_by == "person"
-    assert "left by person" in httpx.get(twin.url + "/").text
+    assert "off by person" in httpx.get(twin.url + "/").text
 
 
 def test_set_up_over_http() -> None:

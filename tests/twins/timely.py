@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from tests.twins.kit import PLAIN, ActError, Button, Letter, Row, Travel, Twin, act
+from tests.twins.kit import PLAIN, ActError, Button, Letter, Mark, Row, Travel, Twin, act
 
 HEADINGS = (
     "Customer ID",
@@ -103,10 +103,15 @@ class TimelyTwin(Twin[Account]):
         self.state.customers[id_] = Customer(id_, first, last, email, mobile, flags)
 
     @act
+    def deletes(self, id_: str) -> None:
+        """Staff delete the customer, or anonymise them: exports lack them from now on."""
+        del self.state.customers[self.customer(id_).id]
+
+    @act
     def staff_sets(self, id_: str, channel: str, on: bool, travel: Travel = PLAIN) -> None:
         """On the Notifications tab; an automation tool may tell of the updated customer."""
         one = self.customer(id_)
-        one.marketing[channel] = on
+        one.marketing[channel] = bool(on)
         self._tell(one, travel)
 
     @act
@@ -147,16 +152,34 @@ class TimelyTwin(Twin[Account]):
         self.post(lambda attempt: Letter(self.webhook_url, content, headers), travel)
 
     def show(self) -> Any:
-        return {one.id: one.marketing for one in self.state.customers.values()}
+        return {
+            one.id: {"marketing": one.marketing, "notifications": one.notifications}
+            for one in self.state.customers.values()
+        }
 
     def people(self) -> Sequence[Row]:
         return [self._row(one) for one in self.state.customers.values()]
 
     def _row(self, one: Customer) -> Row:
-        said = ", ".join(f"{name} {'on' if on else 'off'}" for name, on in one.marketing.items())
-        kept = ", ".join(f"{n} {'on' if on else 'off'}" for n, on in one.notifications.items())
         buttons = [
-            Button(f"{name} off", "staff_sets", {"id_": one.id, "channel": name, "on": ""})
-            for name in one.marketing
+            Button(
+                f"Staff: {name} {'off' if on else 'on'}",
+                "staff_sets",
+                {"id_": one.id, "channel": name, "on": "" if on else "yes"},
+            )
+            for name, on in one.marketing.items()
         ]
-        return Row(f"{one.first} {one.last}", said, kept, buttons=buttons)
+        return Row(
+            f"{one.first} {one.last}",
+            _marks(one.marketing),
+            _marks(one.notifications),
+            ", ".join(filter(None, (one.email, one.mobile))),
+            buttons,
+        )
+
+    def page_links(self) -> Mapping[str, str]:
+        return {"Export of all customers (CSV)": "/export.csv"}
+
+
+def _marks(settings: Mapping[str, bool]) -> list[Mark]:
+    return [Mark(f"{name}: {'on' if on else 'off'}", on) for name, on in settings.items()]

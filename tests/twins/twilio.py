@@ -39,6 +39,7 @@ from tests.twins.kit import (
     Courier,
     Letter,
     Limits,
+    Mark,
     Refusal,
     Row,
     Travel,
@@ -107,6 +108,8 @@ class Account:
     """Number -> purpose, for numbers outside any service."""
     toll_free: set[str] = field(default_factory=set)
     people: list[str] = field(default_factory=list)
+    names: dict[str, str] = field(default_factory=dict)
+    """Of some of them, for the page."""
     block: set[tuple[str, str]] = field(default_factory=set)
     by_consent: list[Consent] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
@@ -510,9 +513,10 @@ class TwilioTwin(Twin[Account]):
             self.state.toll_free.add(number)
 
     @act
-    def new_person(self, number: str) -> None:
+    def new_person(self, number: str, name: str = "") -> None:
         """Somebody who shows on the page before they did anything."""
         self._know(number)
+        self.state.names[number] = name
 
     @act
     def text(self, sender: str, to: str, body: str, travel: Travel = PLAIN) -> str:
@@ -600,23 +604,19 @@ class TwilioTwin(Twin[Account]):
         return [self._row(number) for number in self.state.people]
 
     def _row(self, number: str) -> Row:
-        words: dict[str, list[str]] = {"marketing": [], "reminders": []}
+        marks: dict[str, list[Mark]] = {"marketing": [], "reminders": []}
+        buttons = []
         for service in self.state.services.values():
-            said = "blocked" if (number, service.sid) in self.state.block else "open"
-            words.setdefault(service.purpose, []).append(said)
-        buttons = [
-            Button(f"{word} to {service.purpose}", "text", fields)
-            for service in self.state.services.values()
-            for word in ("STOP", "START")
-            if service.numbers
-            and (fields := {"sender": number, "to": service.numbers[0], "body": word})
-        ]
-        return Row(
-            number,
-            ", ".join(words["marketing"]) or "-",
-            ", ".join(words["reminders"]) or "-",
-            buttons=buttons,
-        )
+            blocked = (number, service.sid) in self.state.block
+            said = f"{service.name}: {'blocked' if blocked else 'open'}"
+            marks.setdefault(service.purpose, []).append(Mark(said, not blocked))
+            if service.numbers:
+                word = "START" if blocked else "STOP"
+                fields = {"sender": number, "to": service.numbers[0], "body": word}
+                buttons.append(Button(f"Text {word} to {service.name}", "text", fields))
+        name = self.state.names.get(number)
+        who = f"{name}, {number}" if name else number
+        return Row(who, marks["marketing"], marks["reminders"], buttons=buttons)
 
     def page_buttons(self) -> Sequence[Button]:
         return [Button("Text us", "text", {}, ["sender", "to", "body"])]

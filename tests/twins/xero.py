@@ -7,6 +7,13 @@ tell that a contact changed, and not what; groups tell nobody::
         twin.new_contact("amy@example.com")
         twin.staff_adds("amy@example.com", "No marketing - email")
         assert twin.groups_of("amy@example.com") == {"No marketing - email"}
+
+A webhook tells nothing before its address has passed the intent to receive::
+
+        twin.webhook_url = "https://..."
+        twin.intent_to_receive()
+        twin.courier.settle()
+        assert twin.state.hook.status == "OK"
 """
 
 from __future__ import annotations
@@ -18,9 +25,10 @@ import json
 import re
 import secrets
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -35,24 +43,31 @@ from tests.twins.kit import (
     Courier,
     Letter,
     Limits,
+    Mark,
     Refusal,
     Row,
+    Sent,
     Travel,
     Twin,
     Window,
     act,
-    not_2xx,
     plain,
 )
 
 BASE = "/api.xro/2.0"
+TOKENS = "/connect/token"
 CONTACTS = BASE + "/Contacts"
 GROUPS = BASE + "/ContactGroups"
 MINUTE = Window(60, 60.0)
 DAY = Window(5000, 86400.0)
+WINDOWS = {"Minute": MINUTE, "Day": DAY}
 AT_ONCE = 5
+LONGEST_KEY = 128
+"""https://developer.xero.com/documentation/guides/idempotent-requests/idempotency/"""
 DEFAULT_PAGE = 100
 MOST_GROUPS = 100
+REFUSAL = "No marketing"
+"""How the groups begin that stand for a refusal, for the page."""
 PARAMS = {
     "where",
     "order",
@@ -95,11 +110,32 @@ class Write:
 
 
 @dataclass
+class Done:
+    """A write that came with a key, and what it was answered."""
+
+    request: tuple[str, str, bytes]
+    status: int
+    body: bytes
+
+
+@dataclass
+class Hook:
+    """The webhook of the app. `faults` are the answers that Xero does not take."""
+
+    status: str = "Intent to receive required"
+    faults: list[str] = field(default_factory=list)
+    asked: int = 0
+    passed: int = 0
+
+
+@dataclass
 class Organisation:
     contacts: dict[str, Contact] = field(default_factory=dict)
     groups: dict[str, Group] = field(default_factory=dict)
     writes: list[Write] = field(default_factory=list)
     tokens: dict[str, datetime] = field(default_factory=dict)
+    keys: dict[str, Done] = field(default_factory=dict)
+    hook: Hook = field(default_factory=Hook)
     next_event: int = 1
 
 
@@ -122,7 +158,8 @@ class XeroTwin(Twin[Organisation]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.courier = Courier((0.2, 0.5, 1.0), not_2xx, timeout=5.0)
+        # An event is tried for 24 h; a 401 is what the intent to receive is there for.
+        self.courier = Courier((0.2, 0.5, 1.0), lambda status: status not in (200, 401), 5.0)
         self._defaults()
 
     def _defaults(self) -> None:
@@ -162,7 +199,7 @@ class XeroTwin(Twin[Organisation]):
     def routes(self) -> Sequence[BaseRoute]:
         members = GROUPS + "/{group}/Contacts"
         return [
-            Route("/connect/token", self.get_token, methods=["POST"]),
+            Route(TOKENS, self.get_token, methods=["POST"]),
             Route(CONTACTS, self.list_contacts, methods=["GET"]),
             Route(CONTACTS + "/{id}", self.get_contact, methods=["GET"]),
             Route(GROUPS, self.list_groups, methods=["GET"]),
@@ -198,25 +235,35 @@ class XeroTwin(Twin[Organisation]):
         }
         return JSONResponse(body, 400)
 
+    def unlimited(self, path: str) -> bool:
+        """The limits are those of an organisation, and tokens come from another host."""
+        return path == TOKENS
+
     def too_many(self) -> Response:
         """Only the limits of a time say when to come back."""
-        waits = {"Minute": (MINUTE, 60), "Day": (DAY, 86400)}
-        for name, (window, wait) in waits.items():
-            if window in self.limits.windows and not self.limits.left(window):
-                headers = {"X-Rate-Limit-Problem": name, "Retry-After": str(wait)}
-                return PlainTextResponse("", 429, headers)
+        for name, window in self._windows().items():
+            if not self.limits.left(window):
+                wait = str(int(window.seconds))
+                return PlainTextResponse(
+                    "", 429, {"X-Rate-Limit-Problem": name, "Retry-After": wait}
+                )
         return PlainTextResponse("", 429, {"X-Rate-Limit-Problem": "Concurrent"})
 
+    def _windows(self) -> dict[str, Window]:
+        """Those in force, of a minute and of a day; a test may have set other numbers."""
+        by_length = {window.seconds: window for window in self.limits.windows}
+        names = {name: by_length.get(known.seconds) for name, known in WINDOWS.items()}
+        return {name: window for name, window in names.items() if window}
+
     def reply_headers(self) -> Mapping[str, str]:
-        return {
-            "X-DayLimit-Remaining": str(self.limits.left(DAY)),
-            "X-MinLimit-Remaining": str(self.limits.left(MINUTE)),
-        }
+        left = {name: self.limits.left(window) for name, window in self._windows().items()}
+        told = {"Minute": "X-MinLimit-Remaining", "Day": "X-DayLimit-Remaining"}
+        return {told[name]: str(count) for name, count in left.items()}
 
     # --- who may come in -----------------------------------------------------------------------
 
     def gate(self, request: Request) -> Response | None:
-        if request.url.path == "/connect/token":
+        if request.url.path == TOKENS:
             return None
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         until = self.state.tokens.get(given)
@@ -245,6 +292,25 @@ class XeroTwin(Twin[Organisation]):
             "scope": "accounting.contacts",
         }
         return JSONResponse(body)
+
+    # --- writes that are done once -------------------------------------------------------------
+
+    async def _once(self, request: Request, work: Callable[[], Awaitable[Response]]) -> Response:
+        """The same key again gets the first answer, and nothing is done; with another request it
+        is refused. How long Xero remembers a key is not told here: for good."""
+        key = request.headers.get("idempotency-key")
+        if key is None:
+            return await work()
+        if not 0 < len(key) <= LONGEST_KEY:
+            return self.problem(400, f"Idempotency-Key: up to {LONGEST_KEY} characters")
+        asked = (request.method, request.url.path, await request.body())
+        done = self.state.keys.get(key)
+        if done is None:
+            answer = await work()
+            done = self.state.keys[key] = Done(asked, answer.status_code, bytes(answer.body))
+        elif done.request != asked:
+            return self.problem(400, "the Idempotency-Key was used for another request")
+        return Response(done.body, done.status, media_type="application/json")
 
     # --- contacts ------------------------------------------------------------------------------
 
@@ -354,6 +420,9 @@ class XeroTwin(Twin[Organisation]):
         return self._envelope(ContactGroups=[self._group_shown(group, group.members)])
 
     async def create_group(self, request: Request) -> Response:
+        return await self._once(request, lambda: self._create_group(request))
+
+    async def _create_group(self, request: Request) -> Response:
         made = (await self._json(request)).get("ContactGroups")
         names = [str(one.get("Name", "")).strip() for one in made or ()]
         held = {group.name.lower() for group in self.state.groups.values()}
@@ -370,6 +439,9 @@ class XeroTwin(Twin[Organisation]):
         return group
 
     async def add_members(self, request: Request) -> Response:
+        return await self._once(request, lambda: self._add_members(request))
+
+    async def _add_members(self, request: Request) -> Response:
         """One contact that is refused refuses the whole call."""
         group, body = self._group(request), await self._json(request)
         ids = [str(one.get("ContactID", "")).lower() for one in body.get("Contacts") or ()]
@@ -397,7 +469,8 @@ class XeroTwin(Twin[Organisation]):
 
     def _refused(self, id_: str) -> dict[str, Any]:
         contact = self.state.contacts.get(id_)
-        why = "The contact is archived" if contact else "The contact does not exist"
+        # The first as seen in https://github.com/calcinai/xero-php/issues/525
+        why = "Unable to assign an Archived contact." if contact else "The contact does not exist"
         return {
             "ContactID": id_,
             "Name": contact.name if contact else "",
@@ -460,20 +533,38 @@ class XeroTwin(Twin[Organisation]):
         }
         self._tell([event], travel)
 
-    def _tell(self, events: list[dict[str, Any]], travel: Travel, key: str | None = None) -> None:
-        if not self.webhook_url:
+    def _tell(self, events: list[dict[str, Any]], travel: Travel) -> None:
+        if not self.webhook_url or self.state.hook.status != "OK":
             return
-        first = self.state.next_event
-        self.state.next_event += len(events)
-        body = {
-            "events": events,
-            "firstEventSequence": first,
-            "lastEventSequence": max(first, self.state.next_event - 1),
-            "entropy": secrets.token_hex(10).upper(),
-        }
-        content = json.dumps(body).encode()
+        first, self.state.next_event = self.state.next_event, self.state.next_event + len(events)
+        self._mail(_told(events, first, self.state.next_event - 1), self._answered, travel)
+
+    def _mail(
+        self,
+        content: bytes,
+        answered: Callable[[Sent], None],
+        travel: Travel = PLAIN,
+        key: str | None = None,
+    ) -> None:
         headers = {"Content-Type": "application/json", **self.signature(content, key)}
-        self.post(lambda attempt: Letter(self.webhook_url, content, headers), travel)
+        letter = Letter(self.webhook_url, content, headers)
+        self.post(lambda attempt: letter, travel, answered)
+
+    def _answered(self, sent: Sent) -> None:
+        """After a day of such answers Xero disables the webhook."""
+        faults = _unwanted(sent, 200)
+        with self.lock:
+            self.state.hook.faults += faults
+            if faults and (sent.attempt == len(self.courier.gaps) or sent.status == 401):
+                self.state.hook.status = "Disabled"
+
+    def _asked(self, wanted: int, sent: Sent) -> None:
+        faults, hook = _unwanted(sent, wanted), self.state.hook
+        with self.lock:
+            hook.faults += faults
+            hook.passed += not faults
+            if hook.passed == hook.asked and not hook.faults:
+                hook.status = "OK"
 
     def signature(self, content: bytes, key: str | None = None) -> dict[str, str]:
         """The header that signs this body, with another key where one is given."""
@@ -559,6 +650,10 @@ class XeroTwin(Twin[Organisation]):
         del self.state.groups[self._named(name).id]
 
     @act
+    def rename_group(self, name: str, new: str) -> None:
+        self._named(name).name = new
+
+    @act
     def archive(self, email: str, travel: Travel = PLAIN) -> None:
         contact = self._known(email)
         contact.archived = True
@@ -582,9 +677,14 @@ class XeroTwin(Twin[Organisation]):
         self._moved(self._known(email), travel)
 
     @act
-    def intent_to_receive(self, right: bool = True) -> None:
-        """What Xero sends when a webhook is made: no events, signed rightly or wrongly."""
-        self._tell([], PLAIN, None if right else "another key")
+    def intent_to_receive(self) -> None:
+        """What Xero sends when a webhook is made, changed or enabled again: no events, some of
+        the requests signed wrongly. All must be answered as they should before any event goes."""
+        wanted = (200, 401, 200, 401)
+        self.state.hook = Hook(asked=len(wanted))
+        for status in wanted:
+            key = None if status == 200 else "another key"
+            self._mail(_told([], 0, 0), partial(self._asked, status), key=key)
 
     # --- the page ------------------------------------------------------------------------------
 
@@ -593,22 +693,46 @@ class XeroTwin(Twin[Organisation]):
 
     def _row(self, one: Contact) -> Row:
         groups = sorted(g.name for g in self.state.groups.values() if one.id in g.members)
+        ours = [name for name in groups if name.startswith(REFUSAL)]
+        others = [name for name in groups if name not in ours]
         email = {"email": one.email}
-        away = Button("Restore", "restore", email) if one.archived else None
         buttons = [
-            Button("Put into a group", "staff_adds", email, ("group",)),
-            away or Button("Archive", "archive", email),
-        ]
-        buttons += [
             Button(f"Take out of {name}", "staff_removes", {**email, "group": name})
             for name in groups
         ]
-        words = ", ".join(groups) or "in no group"
-        state = "archived" if one.archived else ""
-        return Row(one.email, words, "invoices only", state, buttons)
+        buttons += [
+            Button("Restore", "restore", email)
+            if one.archived
+            else Button("Archive", "archive", email),
+            Button("Put into", "staff_adds", email, ("group",)),
+        ]
+        marks = [Mark(name, on=False) for name in ours] or [Mark("no refusal")]
+        state = f"groups: {', '.join(others) or 'none'}" + (", archived" if one.archived else "")
+        return Row(one.email, marks, [Mark("invoices go on", on=True)], state, buttons)
 
     def page_buttons(self) -> Sequence[Button]:
-        return [Button("New contact", "new_contact", {}, ("email",))]
+        return [
+            Button("New contact", "new_contact", {}, ("email",)),
+            Button("Try the webhook", "intent_to_receive", {}),
+        ]
+
+
+def _told(events: Sequence[Mapping[str, Any]], first: int, last: int) -> bytes:
+    """The body of a webhook: https://developer.xero.com/documentation/guides/webhooks/overview/"""
+    entropy = secrets.token_hex(10).upper()
+    sequence = {"firstEventSequence": first, "lastEventSequence": last}
+    return json.dumps({"events": events, **sequence, "entropy": entropy}).encode()
+
+
+def _unwanted(sent: Sent, wanted: int) -> list[str]:
+    """What Xero does not take in an answer:
+    https://developer.xero.com/documentation/guides/webhooks/configuring-your-server/"""
+    answer = sent.answer
+    if answer is None:
+        return ["no answer within 5 seconds"]
+    faults = [] if answer.status_code == wanted else [f"{answer.status_code} instead of {wanted}"]
+    faults += ["a body"] if answer.content else []
+    return faults + (["a cookie"] if "set-cookie" in answer.headers else [])
 
 
 def _moment(text: str | None) -> datetime | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -13,10 +15,11 @@ import pytest
 
 from prefs.core.errors import Unverified
 from prefs.core.propagation import Target
-from prefs.core.signals import Delivery, Found, Recheck, Signal, Statement, Unknown
+from prefs.core.signals import Delivery, Found, Recheck, Signal, Statement, Unknown, Work
 from prefs.core.words import Channel, Choice, Kind, Purpose, Scope, Source
+from tests.served import Served, eventually, listening, poll, walked
 from tests.twins.activecampaign import ActiveCampaignTwin
-from tests.twins.kit import running
+from tests.twins.kit import Travel, running
 from webhooks import activecampaign
 
 NOW = datetime(2026, 3, 2, 16, 0, tzinfo=UTC)
@@ -164,11 +167,20 @@ def test_a_time_without_a_zone_is_none(stamp: str, at: datetime | None) -> None:
 
 
 def test_a_stop_by_text_is_out_of_texts() -> None:
-    out, recheck = heard(body("sms_unsub", ("sms[id]", "7"), ("sms[phone]", "+447700900123")))
+    out, work, recheck = heard(body("sms_unsub", ("sms[id]", "7"), ("sms[phone]", "+447700900123")))
     assert isinstance(out, Signal)
     assert [one.scope for one in out.statements] == [SMS]
     assert [(one.kind, one.key) for one in out.identifiers] == [(Kind.PHONE, "+447700900123")]
+    assert isinstance(work, Work)
+    assert (work.kind, work.about) == ("reminders_blocked_at_gateway", out.identifiers[0])
     assert isinstance(recheck, Recheck)
+
+
+def test_where_no_reminders_are_sent_from_nobody_must_remind_another_way() -> None:
+    content = body("sms_unsub", ("sms[phone]", "+447700900123"))
+    assert not [one for one in heard(content, service_lists=None) if isinstance(one, Work)]
+    named = heard(content, service_lists=None, service_containers=["9"])
+    assert [one for one in named if isinstance(one, Work)]
 
 
 @pytest.mark.parametrize(
@@ -270,15 +282,16 @@ def test_what_the_vendor_sends_is_understood() -> None:
         twin.courier.settle()
         letters = [sent.letter.content for sent in twin.courier.sent]
         (row,) = twin.people()
-        assert (row.person, row.marketing) == ("amy@example.com", "Offers: bounced, Texts: bounced")
-        assert "Staff: off" in httpx.get(url).text
+        assert row.person == "amy@example.com"
+        assert [mark.text for mark in row.marketing] == ["Offers: bounced", "Texts: bounced"]
+        assert "Staff: put on Offers" in httpx.get(url).text
     found = [heard(content) for content in letters]
     kinds = [[type(one).__name__ for one in each] for each in found]
     assert kinds == [
         ["Signal", "Recheck"],
         ["Recheck"],
         ["Signal", "Recheck"],
-        ["Signal", "Recheck"],
+        ["Signal", "Work", "Recheck"],
         ["Recheck"],
     ]
     scopes = [[one.scope.channel for one in s.statements] for each in found for s in signals(each)]
@@ -312,3 +325,128 @@ def test_numbers_are_read_as_the_brands_region_writes_them() -> None:
     abroad = replace(target(), region="AT")
     (out,) = signals(activecampaign.normalise(delivery(content), abroad, signed=False))
     assert out.identifiers[0].key == "+436641234567"
+
+
+# --- in the service ---------------------------------------------------------------------------
+
+TARGETS = """
+[brands.rt.targets.activecampaign]
+system = "activecampaign"
+mode = "live"
+base_url = "{url}"
+api_key = "env:AC"
+webhook_key = "env:AC_HOOK"
+marketing_lists = {{ 1 = "*" }}
+service_lists = ["9"]
+sms_lists = ["5"]
+limit = "1000/1s"
+"""
+PATH = "/webhooks/activecampaign/rt/activecampaign"
+AMY, BOB = "amy@example.com", "bob@example.com"
+
+
+@contextmanager
+def clinic(folder: Path) -> Iterator[tuple[Served, ActiveCampaignTwin]]:
+    with running(ActiveCampaignTwin()) as (twin, url):
+        twin.configure(windows=[])
+        for id_, name, channel in (("1", "News", "email"), ("5", "Texts", "sms")):
+            twin.new_list(id_, name, channel=channel)
+        twin.new_list("9", "Appointments", purpose="reminders")
+        environ = {"AC": twin.token, "AC_HOOK": KEY}
+        with listening(folder, TARGETS.format(url=url), environ=environ) as service:
+            twin.configure(webhook_url=f"{service.runtime.settings.public_url}{PATH}?key={KEY}")
+            walked(service, "rt/activecampaign")
+            yield service, twin
+            assert twin.api_changes_of_service() == set()
+
+
+def test_an_out_of_a_number_reaches_the_contact_however_it_was_typed(
+    tmp_path: Path, hold_to_specs: object
+) -> None:
+    """No search finds it; the walk shows whose it is, and the lane reads that contact."""
+    with clinic(tmp_path) as (service, twin):
+        twin.new_contact(AMY, "(07700) 900-123", {"1": "1", "5": "1", "9": "1"})
+        poll(service, "rt/activecampaign")
+        out = {"channel": "sms", "purpose": "marketing", "choice": "out"}
+        service.say("", subject={"phone": "+447700900123"}, changes=[out])
+        eventually(lambda: twin.status(AMY, "5") == "2")
+        assert twin.status(AMY, "9") == "1"
+
+
+def test_an_opt_in_of_one_switches_nobody_on_who_shares_the_address(
+    tmp_path: Path, hold_to_specs: object
+) -> None:
+    """Two contacts of one address, each with a number of its own; Bob is known by his alone."""
+    anns, bobs = "+447700900101", "+447700900102"
+    with clinic(tmp_path) as (service, twin):
+        ids = [
+            twin.new_contact("home@example.com", number, {"5": "0", "9": "1"})
+            for number in (anns, bobs)
+        ]
+        sms = {"channel": "sms", "purpose": "marketing"}
+        service.say("", subject={"phone": bobs}, changes=[{**sms, "choice": "out"}])
+        eventually(lambda: twin.state.rows[f"{ids[1]}/5"].status == "2")
+        ann = {"email": "home@example.com", "phone": anns, "ref": "ann"}
+        now = service.runtime.clock().isoformat()
+        evidence = {"actor": "Clara", "note": "asked for texts", "wording": "Yes please"}
+        service.say(
+            "",
+            "in",
+            "staff",
+            subject=ann,
+            changes=[{**sms, "choice": "in"}],
+            basis="consent",
+            evidence=evidence,
+            occurred_at=now,
+        )
+        eventually(lambda: twin.state.rows[f"{ids[0]}/5"].status == "1")
+        poll(service, "rt/activecampaign")
+        twin.courier.settle()
+        assert service.reason(bobs, channel="sms") == "opted_out"
+        rows = [call.json()["contactList"] for call in twin.writes()]
+        assert all(row["contact"] != ids[1] or row["status"] == "2" for row in rows)
+        assert twin.state.rows[f"{ids[1]}/5"].status == "2"
+
+
+def test_a_texted_stop_is_an_opt_out_and_work_about_reminders(
+    tmp_path: Path, hold_to_specs: object
+) -> None:
+    """The number is blocked there for every text; whether reminders go another way, staff know."""
+    number = "+447700900123"
+    with clinic(tmp_path) as (service, twin):
+        twin.new_contact(AMY, number, {"1": "1", "5": "1", "9": "1"})
+        twin.texts_stop(number, travel=Travel(duplicate=1))
+        eventually(lambda: service.reason(number, channel="sms") == "opted_out")
+        twin.courier.settle()
+        path = "/v1/tasks?kind=reminders_blocked_at_gateway"
+        (task,) = service.get(path).json()["items"]
+        assert task["body"]["phone"] == number
+        assert service.reason(number, channel="sms", purpose="reminders") == "service"
+        assert service.reason(AMY) == "no_basis"
+
+
+def test_an_unsubscribe_counts_at_once_and_as_the_persons_when_the_read_agrees(
+    tmp_path: Path, hold_to_specs: object
+) -> None:
+    """The event alone, which nobody signed, is never more than a program's word."""
+    forged = "forged@example.com"
+    with clinic(tmp_path) as (service, twin):
+        for address in (AMY, forged):
+            twin.new_contact(address, statuses={"1": "1", "9": "1"})
+        poll(service, "rt/activecampaign")
+        twin.person_unsubscribes(AMY, "1")
+        event = body("unsubscribe", ("list", "1"), id="42", email=forged)
+        path = f"{PATH}?key={KEY}"
+        form = {"content-type": "application/x-www-form-urlencoded"}
+        assert service.client.post(path, content=event, headers=form).status_code == 200
+        eventually(lambda: sources(service, AMY) == ["vendor_admin", "vendor_person"])
+        eventually(lambda: twin.status(forged, "1") == "2")
+        assert sources(service, forged) == ["vendor_admin"]
+        assert twin.status(forged, "9") == "1"
+
+
+def sources(service: Served, address: str) -> list[str]:
+    found = service.post("/v1/subjects/search", {"brand": "rt", "email": address}).json()["items"]
+    paths = [f"/v1/subjects/{one['subject_id']}/history" for one in found]
+    rows = [row for path in paths for row in service.get(path).json()["items"]]
+    return sorted(row["source"] for row in rows if row["result"] == "applied")

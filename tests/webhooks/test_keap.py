@@ -14,7 +14,7 @@ import pytest
 from prefs.core.errors import Unverified
 from prefs.core.propagation import Target
 from prefs.core.signals import Delivery, Found, Recheck, Unknown
-from tests.served import eventually, listening, served
+from tests.served import Served, eventually, listening, poll, served, walked
 from tests.twins.keap import KeapTwin
 from tests.twins.kit import running
 from webhooks import keap
@@ -245,5 +245,25 @@ def test_outs_travel_both_ways_and_reminders_stay(tmp_path: Path, hold_to_specs:
             eventually(lambda: service.reason(ADAS_PHONE, channel="phone") == "objected")
             page = httpx.get(url).text
     assert ADA in page
-    assert "list_unsubscribe" in page
+    assert "list unsubscribe" in page
     assert twin.changed_by_api() == {"status", "No marketing - sms"}
+
+
+def test_an_out_meets_a_new_contact_without_any_hook(tmp_path: Path, hold_to_specs: object) -> None:
+    """Staff add somebody whom Keap takes for opted in: the next poll sees it, not the next day."""
+    with running(KeapTwin()) as (twin, url):
+        twin.configure(windows=[])
+        environ = {"KEAP": twin.token, "KEAP_HOOK": KEY}
+        with listening(tmp_path, TARGETS.format(url=url), environ=environ) as service:
+            cursor = walked(service, "rt/keap").cursor
+            ada = service.say(ADA)["subject_id"]
+            eventually(lambda: outcome(service, ada) == "absent")
+            twin.new_contact(ADA, status="SINGLE_OPT_IN")
+            poll(service, "rt/keap", cursor)
+            eventually(lambda: twin.status(ADA) == "MANUAL")
+            eventually(lambda: outcome(service, ada) == "confirmed")
+
+
+def outcome(service: Served, subject: str) -> str | None:
+    items = service.get(f"/v1/subjects/{subject}/targets").json()["items"]
+    return next((one["outcome"] for one in items if one["channel"] == "email"), None)

@@ -69,14 +69,14 @@ def look(conn: Connection, served: Service, brand: str) -> list[System]:
 
 def _system(conn: Connection, served: Service, target: Target, told: Mapping[str, Any]) -> System:
     now, lane = served.clock().timestamp(), marks.lane(conn, target.label)
-    late = marks.overdue(conn, now - target.unsafe_after).get(target.label, 0)
+    late = marks.overdue(conn, now - target.unsafe_after, target=target.label)
     resting = lane and lane.parked_until and lane.parked_until > now
     return System(
         told,
         lane.parked_reason or "" if lane and resting else None,
         lane.unsafe_since if lane else None,
-        late,
-        containers.any_since_live(conn, target.label),
+        late.get(target.label, 0),
+        bool(containers.since_live(conn, target.label)),
         lane.scanned_at if lane else None,
         lane.walked_at if lane else None,
     )

@@ -58,7 +58,11 @@ async def _survey(
     served: Service, doors: Vendors, brand: str, tell: Tell, *, apply: bool
 ) -> Mapping[str, Any]:
     scans = [doors.scan(target) for target in served.settings.brands[brand].targets.values()]
-    found = await onboarding.survey(scans, [], tell, exports={}, apply=apply)
+    try:
+        found = await onboarding.survey(scans, [], tell, exports={}, apply=apply)
+    finally:
+        for scan in scans:
+            await scan.connector.close()
     attested = await served.database.read(lambda conn: onboarding.attested_for_ever(conn, brand))
     return {"applied": apply, **onboarding.summary(found), "attested_for_ever": attested}
 

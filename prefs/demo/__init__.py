@@ -1,0 +1,2 @@
+"""The demo: `run` starts it, `stage` is where it plays, `story` what happens; `systems` has one
+file for each vendor."""

@@ -1,0 +1,105 @@
+"""The lane: what goes first."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from connectors.budget import TokenBudget
+from prefs import lanes
+from prefs.core.errors import PropagationError, Temporary
+from prefs.core.propagation import Absent, Limit, Observed, Ref, Value
+from prefs.core.words import Source
+from prefs.lanes import Lane, Pace
+from tests.kit import TARGET, Clinic, MailingList, clinic
+
+ADA = "ada@example.com"
+OTHERS = [f"p{number}@example.com" for number in range(60)]
+
+
+@dataclass
+class OneByOne(MailingList):
+    """A vendor that takes its time for each person."""
+
+    reads: int = 0
+    takes: float = 0.02
+
+    async def observe(
+        self, refs: Sequence[Ref]
+    ) -> Mapping[Ref, Observed | Absent | PropagationError]:
+        self.reads += len(refs)
+        await asyncio.sleep(self.takes * len(refs))
+        return await super().observe(refs)
+
+
+@dataclass
+class Rationed(MailingList):
+    """A vendor with few calls a day: half of them are kept for outs."""
+
+    budget: TokenBudget = field(default_factory=lambda: TokenBudget(Limit(8, 86400.0)))
+    asked: int = 0
+
+    async def observe(
+        self, refs: Sequence[Ref]
+    ) -> Mapping[Ref, Observed | Absent | PropagationError]:
+        self.asked += 1
+        try:
+            for _ in refs:
+                await self.budget.acquire()
+                self.budget.release()
+        except Temporary as fault:
+            return dict.fromkeys(refs, fault)
+        return await super().observe(refs)
+
+
+@pytest.fixture
+def rt(tmp_path: Path) -> Iterator[Clinic]:
+    made = clinic(tmp_path)
+    yield made
+    made.database.close()
+
+
+def test_an_out_waits_for_no_long_round_of_others(
+    rt: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes, "CALM_SECONDS", 0.1)
+    there = OneByOne(rt.clock, held=dict.fromkeys((ADA, *OTHERS), Value.ON))
+    for one in OTHERS:
+        rt.consent(one)
+    lane = Lane(TARGET, there, rt.database, rt.intake, rt.clock, Pace(), "one")
+
+    async def an_out_comes_in() -> None:
+        work = asyncio.create_task(lane.run())
+        while not there.reads:
+            await asyncio.sleep(0.005)
+        await asyncio.to_thread(rt.say, ADA, Source.ONE_CLICK)
+        while not there.written:
+            await asyncio.sleep(0.005)
+        work.cancel()
+
+    asyncio.run(asyncio.wait_for(an_out_comes_in(), 20))
+    assert [change.ref.value for change in there.written] == [ADA]
+    assert there.reads < len(OTHERS) / 2
+
+
+def test_a_round_of_others_that_waits_for_a_place_gives_way_to_an_out(rt: Clinic) -> None:
+    there = Rationed(rt.clock, held=dict.fromkeys((ADA, *OTHERS), Value.ON))
+    for one in OTHERS:
+        rt.consent(one)
+    lane = Lane(TARGET, there, rt.database, rt.intake, rt.clock, Pace(), "one")
+
+    async def an_out_comes_in() -> None:
+        work = asyncio.create_task(lane.run())
+        while there.budget._wait() is None or not there.asked:
+            await asyncio.sleep(0.005)
+        await asyncio.to_thread(rt.say, ADA, Source.ONE_CLICK)
+        while not there.written:
+            await asyncio.sleep(0.005)
+        work.cancel()
+
+    asyncio.run(asyncio.wait_for(an_out_comes_in(), 20))
+    assert [change.ref.value for change in there.written] == [ADA]
