@@ -1,6 +1,6 @@
 # make demo, make test: nothing else is asked of a newcomer.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench faults lint format clean
+.PHONY: help setup demo test bench faults screenshots lint format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,6 +14,7 @@ help:
 	@echo "make test    lint and all tests"
 	@echo "make faults  kill, freeze and race the service, at full counts"
 	@echo "make bench   the figures (BENCH=--quick for a short run)"
+	@echo "make screenshots   pictures of every page, phone and desktop (TOUR=--whole: whole pages)"
 
 # One line for a missing part, with its fix.
 $(VENV)/.made:
@@ -57,6 +58,9 @@ faults: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench $(BENCH)
+
+screenshots: $(VENV)/.dev
+	$(BIN)/python -m tests.tour $(TOUR)
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

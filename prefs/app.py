@@ -6,7 +6,7 @@ import asyncio
 import importlib
 import importlib.util
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -67,8 +67,25 @@ from prefs.web import (
 )
 from prefs.web import hooks as web_hooks
 from prefs.web.auth import KeyCache
-from prefs.web.console import by_hand, calls, person, search, sign_in, task_list
-from prefs.web.context import Service
+from prefs.web.console import (
+    accounts,
+    api_keys,
+    batches,
+    by_hand,
+    calls,
+    campaign,
+    jobs,
+    lists,
+    me,
+    overview,
+    person,
+    search,
+    sign_in,
+    systems,
+    takeover,
+    task_list,
+)
+from prefs.web.context import Service, Vendors
 from prefs.web.hooks import Webhook
 from prefs.web.server import calm_collector
 
@@ -189,7 +206,7 @@ def make_connector(runtime: Runtime, target: Target) -> Connector:
 
 
 def make_scan(runtime: Runtime, target: Target) -> Scan:
-    """One target's reading, without a lane."""
+    """A reader of a target beside its lane. Close its connector."""
     connector = make_connector(runtime, target)
     return Scan(target, connector, runtime.database, runtime.intake, runtime.clock)
 
@@ -265,10 +282,13 @@ def make_app(runtime: Runtime, *, work: bool) -> Starlette:
         if worker:
             wake_on_commit(runtime.database, worker)
             worker.start()
+        sweeping = asyncio.create_task(every(lists.SWEEP_EVERY, _sweep_of(app.state.lists)))
         calm_collector()
         try:
             yield
         finally:
+            sweeping.cancel()
+            await app.state.jobs.stop()
             if worker:
                 await worker.stop()
 
@@ -294,6 +314,15 @@ def make_app(runtime: Runtime, *, work: bool) -> Starlette:
             *calls.routes,
             *task_list.routes,
             *by_hand.routes,
+            *jobs.routes,
+            *systems.routes,
+            *batches.routes,
+            *takeover.routes,
+            *accounts.routes,
+            *api_keys.routes,
+            *me.routes,
+            *campaign.routes,
+            *overview.routes,
             *openapi.routes,
         ],
         exception_handlers=problems.HANDLERS,
@@ -302,9 +331,22 @@ def make_app(runtime: Runtime, *, work: bool) -> Starlette:
     )
     app.state.service = runtime.service
     app.state.key_cache = KeyCache()
+    app.state.jobs = jobs.Jobs()
+    app.state.lists = lists.Lists(runtime.settings)
+    app.state.vendors = _vendors(runtime)
     app.state.webhooks = _webhooks(runtime.targets)
     app.state.make_scan = partial(make_scan, runtime)
     return app
+
+
+def _sweep_of(kept: lists.Lists) -> Callable[[], Awaitable[None]]:
+    return lambda: asyncio.to_thread(kept.sweep, time.time())
+
+
+def _vendors(runtime: Runtime) -> Vendors:
+    systems = {target.system for target in runtime.targets}
+    facts = {system: connectors.load(system).facts for system in systems}
+    return Vendors(facts, partial(make_scan, runtime))
 
 
 def wake_on_commit(database: Database, worker: Worker) -> None:

@@ -23,6 +23,7 @@ from prefs.store import (
     access,
     containers,
     events,
+    jobs,
     ledger,
     marks,
     outbox,
@@ -241,8 +242,8 @@ class Resuming:
 
 @dataclass
 class Forgetting:
-    """Purges raw payloads after 30 days, kept answers after 7, papers of the console after one,
-    closed tasks after two years."""
+    """Purges raw payloads and results of jobs after 30 days, kept answers after 7, papers of the
+    console after one, closed tasks after two years."""
 
     database: Database
     clock: Callable[[], datetime]
@@ -257,5 +258,6 @@ class Forgetting:
             papers.purge(conn, now)
             waves.purge(conn, now)
             tasks.purge(conn, now)
+            jobs.purge(conn, now)
 
         await self.database.write(purge)

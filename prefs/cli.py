@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from io import StringIO
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -35,8 +34,10 @@ from prefs.logs import set_up_logs
 from prefs.mailbox import PLACE, Mailbox
 from prefs.scan import Scan
 from prefs.settings import Brand, Settings
-from prefs.store import access, batches, ledger, marks, migrate, staff
+from prefs.store import access, batches, marks, migrate, staff
 from prefs.store.staff import Role
+from prefs.verify import Verified
+from prefs.verify import verify as verify_
 from prefs.web import bodies, people
 from prefs.web.server import config as server_config
 
@@ -224,8 +225,7 @@ def ledger_() -> None:
 def verify(path: Path | None, as_json: bool, rebuild: bool) -> None:
     """Walk the chain; exit 1 on findings, naming the first bad row."""
     with opened(path) as runtime:
-        findings, rows = _verified(runtime, quiet=as_json)
-        unsealed = runtime.database.read_now(ledger.count_unsealed)
+        rows, unsealed, findings = _verified(runtime, quiet=as_json)
         if rebuild:
             runtime.database.write_now(runtime.intake.rebuild)
     found = [finding._asdict() for finding in findings]
@@ -237,19 +237,14 @@ def verify(path: Path | None, as_json: bool, rebuild: bool) -> None:
         sys.exit(REFUSED)
 
 
-def _verified(runtime: Runtime, *, quiet: bool) -> tuple[list[ledger.Finding], int]:
+def _verified(runtime: Runtime, *, quiet: bool) -> Verified:
     with err.status("reading the ledger", spinner="dots") as status:
 
-        def walk(conn: Any) -> tuple[list[ledger.Finding], int]:
-            findings = []
-            for step in chain(ledger.verify(conn, runtime.keys), runtime.intake.verify(conn)):
-                if isinstance(step, ledger.Finding):
-                    findings.append(step)
-                elif not quiet:
-                    status.update(f"{step} rows read")
-            return findings, ledger.head(conn)[0]
+        def tell(rows: int) -> None:
+            if not quiet:
+                status.update(f"{rows} rows read")
 
-        return runtime.database.read_now(walk)
+        return runtime.database.read_now(lambda conn: verify_(conn, runtime.intake, tell))
 
 
 # --- people ------------------------------------------------------------------------------------
@@ -538,30 +533,14 @@ async def _onboard(
     worker = make_worker(runtime, polls=False)
     scans = [lane.scan for lane in worker.lanes if lane.target in chosen]
     attested = [wanted.attestation] if wanted.attestation else []
-    survey = onboarding.Survey()
+    exports = {}
     try:
-        export = None
         for scan in (one for one in scans if one.target == wanted.target):
             if wanted.attestation:
                 onboarding.check(scan, wanted.attestation)
             if wanted.file:
-                export = sync.export_of(scan, wanted.file.read_bytes()).page
-        walks = [
-            onboarding.walk(
-                scan,
-                survey,
-                attested,
-                tell,
-                export=export if scan.target == wanted.target else None,
-                apply=wanted.apply,
-            )
-            for scan in scans
-        ]
-        await asyncio.gather(*walks)
-        for scan in scans if wanted.apply else ():
-            await onboarding.read_again(scan, survey)
-        if wanted.apply and scans:
-            await onboarding.record(scans[0], survey, attested, tell)
+                exports[scan.target.label] = sync.export_of(scan, wanted.file.read_bytes()).page
+        survey = await onboarding.survey(scans, attested, tell, exports=exports, apply=wanted.apply)
     finally:
         await worker.stop()
     listed = onboarding.write_list(survey, wanted.listing) if wanted.listing else 0

@@ -65,6 +65,7 @@ from prefs.store import (
     outbox,
     permissions,
     subjects,
+    tally,
     tasks,
 )
 from prefs.store.batches import Batch
@@ -518,8 +519,9 @@ class Intake:
         return None
 
     def rebuild(self, conn: Connection) -> int:
-        """Write every state anew from the ledger, and every permission row from the states;
-        returns how many subjects."""
+        """Write every state anew from the ledger, every permission row from the states, and count
+        what the ledger holds by week; returns how many subjects."""
+        tally.rebuild(conn)
         total = 0
         for controller in sorted(set(self.brands.values())):
             for ids in subjects.all_ids(conn, controller):

@@ -8,6 +8,7 @@ asked in person. Nothing is written to any vendor; without `apply` nothing is wr
 
 from __future__ import annotations
 
+import asyncio
 import csv
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
@@ -133,6 +134,29 @@ class Survey:
 
 
 # --- reading -----------------------------------------------------------------------------------
+
+
+async def survey(
+    scans: Sequence[Scan],
+    attested: Sequence[Attestation],
+    tell: Progress,
+    *,
+    exports: Mapping[str, Page],
+    apply: bool,
+) -> Survey:
+    """Read every target, the ones in `exports` (by label) from there; with `apply`, take in what
+    counts."""
+    found = Survey()
+    walks = [
+        walk(scan, found, attested, tell, export=exports.get(scan.target.label), apply=apply)
+        for scan in scans
+    ]
+    await asyncio.gather(*walks)
+    for scan in scans if apply else ():
+        await read_again(scan, found)
+    if apply and scans:
+        await record(scans[0], found, attested, tell)
+    return found
 
 
 async def walk(
@@ -438,9 +462,9 @@ def _target(survey: Survey, walked: Walked) -> dict[str, Any]:
     }
 
 
-def attested_for_ever(conn: Connection) -> int:
+def attested_for_ever(conn: Connection, brand: str | None = None) -> int:
     """Consents in the ledger that stand on an attestation alone."""
-    return ledger.count_applied(conn, ATTESTED)
+    return ledger.count_applied(conn, ATTESTED, brand)
 
 
 def write_list(survey: Survey, path: Path) -> int:

@@ -103,6 +103,18 @@ def test_somebody_who_left_since_the_last_walk_said_so_themselves(rt: Clinic) ->
     assert sources(rt, ADA) == [Source.VENDOR_PERSON]
 
 
+def test_a_later_walk_leaves_alone_when_an_out_was_honoured(rt: Clinic) -> None:
+    there = MailingList(rt.clock, held={ADA: Value.ON})
+    rt.consent(ADA)
+    rt.say(ADA, Source.ONE_CLICK)
+    rt.clock.forward(2)
+    push(rt, there)
+    rt.clock.forward(7200)
+    walk(rt, there)
+    (lag,) = rt.database.read_now(lambda conn: marks.lags(conn, TARGET.label, 0.0))
+    assert lag == pytest.approx(2, abs=0.1)
+
+
 def test_an_on_at_the_vendor_is_never_consent(rt: Clinic) -> None:
     walk(rt, MailingList(rt.clock, held={ADA: Value.ON}))
     assert word(rt, ADA) is None

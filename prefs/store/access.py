@@ -55,17 +55,17 @@ def find_key(conn: Connection, key: str) -> ApiKey | None:
     return ApiKey(row.id, row.brand, frozenset(row.scopes.split(",")))
 
 
-def list_keys(conn: Connection) -> list[Any]:
-    return list(conn.execute(select(api_keys).order_by(api_keys.c.created_at)))
+def list_keys(conn: Connection, brand: str | None = None) -> list[Any]:
+    wanted = select(api_keys).order_by(api_keys.c.created_at)
+    return list(conn.execute(wanted if brand is None else wanted.where(api_keys.c.brand == brand)))
 
 
-def revoke_key(conn: Connection, id_: str, now: float) -> bool:
-    done = conn.execute(
-        update(api_keys)
-        .where(api_keys.c.id == id_, api_keys.c.revoked_at.is_(None))
-        .values(revoked_at=now)
-    )
-    return done.rowcount == 1
+def revoke_key(conn: Connection, id_: str, now: float, brand: str | None = None) -> bool:
+    """False for one that is unknown, revoked before, or another brand's."""
+    wanted = update(api_keys).where(api_keys.c.id == id_, api_keys.c.revoked_at.is_(None))
+    if brand is not None:
+        wanted = wanted.where(api_keys.c.brand == brand)
+    return conn.execute(wanted.values(revoked_at=now)).rowcount == 1
 
 
 class Kept(NamedTuple):

@@ -139,10 +139,13 @@ def by_label(conn: Connection, label: str) -> Batch:
     return Batch(*row)
 
 
-def listed(conn: Connection, limit: int = 50) -> list[Batch]:
+def listed(conn: Connection, brand: str | None = None, limit: int = 50) -> list[Batch]:
     """The newest first, those that took nothing in left out."""
-    wanted = select(batches).where(batches.c.outs > 0).order_by(batches.c.id.desc()).limit(limit)
-    return [Batch(*row) for row in conn.execute(wanted)]
+    wanted = select(batches).where(batches.c.outs > 0)
+    if brand is not None:
+        wanted = wanted.where(batches.c.brand == brand)
+    rows = conn.execute(wanted.order_by(batches.c.id.desc()).limit(limit))
+    return [Batch(*row) for row in rows]
 
 
 def rows_of(conn: Connection, batch: Batch, after: int, limit: int) -> list[Any]:

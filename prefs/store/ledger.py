@@ -21,6 +21,7 @@ from prefs.core.fold import Entry, Folded, Judgement, State, fold
 from prefs.core.ids import subject_text
 from prefs.core.keys import Keyring
 from prefs.core.words import Basis, Channel, Choice, Purpose, Result, Scope, Source, Why
+from prefs.store import tally
 from prefs.store.codec import encode_state
 from prefs.store.counters import next_numbers
 from prefs.store.hot import Statement
@@ -167,10 +168,13 @@ def state_of(conn: Connection, subject_id: int, until: float | None = None) -> S
     return fold(folded(row) for row in rows)
 
 
-def count_applied(conn: Connection, batch: str) -> int:
+def count_applied(conn: Connection, batch: str, brand: str | None = None) -> int:
     """Applied rows whose batch begins with this word."""
     rows = (ledger.c.batch.startswith(f"{batch} ", autoescape=True), ledger.c.result == "applied")
-    return int(conn.execute(select(func.count()).where(*rows)).scalar_one())
+    wanted = select(func.count()).where(*rows)
+    if brand is not None:
+        wanted = wanted.where(ledger.c.brand == brand)
+    return int(conn.execute(wanted).scalar_one())
 
 
 def retracted_until(conn: Connection, subject_id: int, batch: str) -> int:
@@ -228,6 +232,7 @@ def seal(conn: Connection, limit: int = 2000) -> int:
         .values(n=bindparam("b_n"), hash=bindparam("b_hash")),
         sealed,
     )
+    tally.count(conn, rows)
     return len(sealed)
 
 
@@ -246,6 +251,14 @@ def head(conn: Connection) -> tuple[int, bytes]:
         select(ledger.c.n, ledger.c.hash).where(ledger.c.n.is_not(None)).order_by(ledger.c.n.desc())
     ).first()
     return (row.n, row.hash) if row else (0, GENESIS)
+
+
+def last_sealed(conn: Connection) -> Any | None:
+    """`n`, `hash` and `received_at` of the newest row with a seal."""
+    wanted = select(ledger.c.n, ledger.c.hash, ledger.c.received_at)
+    return conn.execute(
+        wanted.where(ledger.c.n.is_not(None)).order_by(ledger.c.n.desc()).limit(1)
+    ).first()
 
 
 def chain(previous: bytes, row: Any) -> bytes:

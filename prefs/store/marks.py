@@ -11,7 +11,9 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
+    TextClause,
     and_,
     bindparam,
     case,
@@ -29,6 +31,7 @@ from prefs.core.propagation import Outcome, Receipt, Slot, Value, Wish
 from prefs.store.counters import next_numbers
 from prefs.store.hot import ByKeys, Statement
 from prefs.store.schema import (
+    HONOURED,
     identifiers,
     lanes,
     links,
@@ -712,18 +715,29 @@ def receipts_of(conn: Connection, hashes: Collection[bytes]) -> list[Any]:
 
 
 def lags(conn: Connection, target: str, since: float, limit: int = 1000) -> list[float]:
-    """Seconds from mark to proof of the newest pushes."""
+    """Seconds from mark to proof of the outs that were honoured last."""
     rows = conn.execute(
-        select(receipts.c.settled_at - receipts.c.opened_at)
-        .where(
-            receipts.c.target == target,
-            receipts.c.settled_at >= since,
-            receipts.c.opened_at.is_not(None),
-        )
+        select(_LAG)
+        .where(*_honoured(target, since))
         .order_by(receipts.c.settled_at.desc())
         .limit(limit)
     ).scalars()
     return [float(lag) for lag in rows]
+
+
+_LAG = receipts.c.settled_at - receipts.c.opened_at
+
+
+def _honoured(target: str, since: float) -> tuple[ColumnElement[bool] | TextClause, ...]:
+    known = receipts.c.opened_at.is_not(None)
+    return receipts.c.target == target, receipts.c.settled_at >= since, known, HONOURED
+
+
+def worst_lag(conn: Connection, target: str, since: float) -> tuple[int, float | None]:
+    """How many outs were honoured, and the seconds of the slowest."""
+    wanted = select(func.count(), func.max(_LAG)).where(*_honoured(target, since))
+    count, worst = conn.execute(wanted).one()
+    return int(count), worst
 
 
 # --- push-backs -------------------------------------------------------------------------------

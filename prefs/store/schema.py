@@ -312,6 +312,19 @@ receipts = table(
     rowid=False,
 )
 """What is known of one record (by the hash of what the vendor keys on) and one of its slots."""
+HONOURED = text("wish = 'off' AND outcome IN ('confirmed', 'accepted', 'recorded')")
+"""Outs that a target has followed: queries say it in these words, so that the index serves, and
+alone."""
+Index(
+    "receipts_honoured",
+    receipts.c.target,
+    receipts.c.settled_at,
+    receipts.c.opened_at,
+    receipts.c.wish,
+    receipts.c.outcome,
+    sqlite_where=HONOURED,
+    postgresql_where=HONOURED,
+)
 
 batches = table(
     "batches",
@@ -433,8 +446,10 @@ sessions = table(
     need("staff_id"),
     need("csrf"),
     need("created_at", Time),
+    may("pending_totp", LargeBinary),
     rowid=False,
 )
+"""`pending_totp` is a second factor that its first code has not confirmed yet."""
 Index("sessions_staff", sessions.c.staff_id)
 
 attempts = table("attempts", key("n", Big), need("who", LargeBinary), need("at", Time))
@@ -453,3 +468,33 @@ papers = table(
 )
 """Lists and files of a day's work at the console, encrypted."""
 Index("papers_made", papers.c.brand, papers.c.kind, papers.c.made_at)
+jobs = table(
+    "jobs",
+    key("id"),
+    need("brand"),
+    need("kind"),
+    need("about"),
+    need("state"),
+    need("done", Big),
+    need("step"),
+    may("result", LargeBinary),
+    may("reason"),
+    need("started_at", Time),
+    need("beat_at", Time),
+    may("ended_at", Time),
+)
+"""Long work that somebody of a brand started from the console; results are encrypted."""
+Index("jobs_newest", jobs.c.brand, jobs.c.kind, jobs.c.about, jobs.c.started_at)
+
+tallies = table(
+    "tallies",
+    key("brand"),
+    key("week", Integer),
+    key("channel"),
+    key("choice"),
+    key("source"),
+    key("origin"),
+    need("count", Big),
+    rowid=False,
+)
+"""Marketing choices by week (its number since 1970, from Monday, UTC), counted at sealing."""

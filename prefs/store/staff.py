@@ -149,6 +149,18 @@ def set_password(conn: Connection, brand: str, id_: str, password: str) -> None:
     conn.execute(delete(sessions).where(sessions.c.staff_id == id_))
 
 
+def knows_password(conn: Connection, brand: str, id_: str, password: str) -> bool:
+    """Takes a processor for a while, as `hashed` does. Raises NotFound."""
+    return _matches(_row(conn, brand, id_).password, password)
+
+
+def count_owners(conn: Connection, brand: str) -> int:
+    wanted = select(func.count()).where(
+        staff.c.brand == brand, staff.c.role == Role.OWNER.value, staff.c.ended_at.is_(None)
+    )
+    return int(conn.execute(wanted).scalar_one())
+
+
 # --- second factor -----------------------------------------------------------------------------
 
 
@@ -170,6 +182,19 @@ def totp_of(conn: Connection, keys: Keyring, brand: str, id_: str) -> str | None
     """Raises NotFound."""
     row = _row(conn, brand, id_)
     return keys.decrypt(row.totp, b"totp" + _aad(id_)).decode() if row.totp else None
+
+
+def set_pending(conn: Connection, keys: Keyring, token: str, secret: str | None) -> None:
+    """The secret that a session shows and whose first code is awaited, or none."""
+    kept = keys.encrypt(secret.encode(), b"pending" + _hash(token)) if secret else None
+    conn.execute(update(sessions).where(sessions.c.hash == _hash(token)).values(pending_totp=kept))
+
+
+def pending_of(conn: Connection, keys: Keyring, token: str) -> str | None:
+    kept = conn.execute(
+        select(sessions.c.pending_totp).where(sessions.c.hash == _hash(token))
+    ).scalar()
+    return keys.decrypt(kept, b"pending" + _hash(token)).decode() if kept else None
 
 
 # --- signing in --------------------------------------------------------------------------------

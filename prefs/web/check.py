@@ -78,6 +78,22 @@ async def _unsafe(served: Service, brand: str, via: str | None) -> bool:
     return bool(row and row.unsafe_since)
 
 
+async def asked(served: Service, body: CheckBody) -> Ask:
+    """What a body asks for all of its items. Raises BadInput, Unavailable."""
+    unsafe = await _unsafe(served, body.brand, body.via)
+    return _ask(served, body)._replace(target_unsafe=unsafe)
+
+
+def decide_all(
+    conn: Connection, served: Service, brand: str, ask: Ask, items: Sequence[str]
+) -> list[Decision]:
+    """The answer for each address or number, in the order given: what `check` would say now."""
+    region, now = served.settings.brands[brand].region, served.clock().timestamp()
+    hashed = [_hashes(served, item, ask.scope.channel, region) for item in items]
+    found = permissions.read(conn, brand, {hash_ for hashes in hashed for hash_ in hashes})
+    return [decide(ask, _first(found, hashes), now) if hashes else INVALID for hashes in hashed]
+
+
 def _degraded(ask: Ask) -> Decision:
     """The store is away: marketing waits, an appointment reminder goes out."""
     if ask.scope.purpose is Purpose.MARKETING:

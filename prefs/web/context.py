@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 from starlette.requests import Request
 
 from prefs.core.keys import Keyring
+from prefs.core.propagation import Facts, Target
 from prefs.intake import Intake
+from prefs.scan import Scan
 from prefs.settings import Settings
 from prefs.store.database import Database
 
@@ -21,6 +23,19 @@ class Service:
     intake: Intake
     keys: Keyring
     clock: Callable[[], datetime]
+
+
+@dataclass(frozen=True, slots=True)
+class Vendors:
+    """What the console reads of systems: facts by system, and a way to read a target through."""
+
+    facts: Mapping[str, Facts]
+    scan: Callable[[Target], Scan]
+
+
+def vendors(request: Request) -> Vendors:
+    found: Vendors = request.app.state.vendors
+    return found
 
 
 def service(request: Request) -> Service:

@@ -75,6 +75,11 @@ STATIC = {
     "pages.css": ("text/css", (HERE / "static" / "pages.css").read_bytes()),
     "console.css": ("text/css", (HERE / "static" / "console.css").read_bytes()),
     "console.js": ("text/javascript", (HERE / "static" / "console.js").read_bytes()),
+    "overview.js": ("text/javascript", (HERE / "static" / "overview.js").read_bytes()),
+    "chart.umd.min.js": (
+        "text/javascript",
+        (HERE / "static" / "vendor" / "chart.umd.min.js").read_bytes(),
+    ),
     "icon.svg": ("image/svg+xml", (HERE / "static" / "icon.svg").read_bytes()),
 }
 

@@ -13,13 +13,22 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from babel.core import Locale, UnknownLocaleError
-from babel.dates import format_date, format_datetime, format_timedelta
+from babel.dates import format_date, format_datetime, format_skeleton, format_timedelta
 from babel.lists import format_list
-from babel.numbers import format_decimal
+from babel.numbers import format_decimal, format_percent
+from babel.units import format_unit
 
 from prefs.core.words import Channel, Purpose, Scope, Why
 from prefs.locales import FALLBACK, Table, language_of, table_of
 from prefs.settings import Brand
+
+SPANS = (
+    ("second", 1.0, 120.0),
+    ("minute", 60.0, 7200.0),
+    ("hour", 3600.0, 172800.0),
+    ("day", 86400.0, float("inf")),
+)
+"""Unit, its seconds, and up to which span it is used."""
 
 
 class Texts:
@@ -58,6 +67,11 @@ class Texts:
         """The same for an ISO 8601 date."""
         return format_date(date.fromisoformat(text), "long", locale=self._locale)
 
+    def short_day(self, at: float) -> str:
+        """A day within a table: the year is plain from where it stands. Days of weeks are UTC's."""
+        day = datetime.fromtimestamp(at, UTC).date()
+        return format_skeleton("MMMd", day, locale=self._locale)
+
     def moment(self, at: float) -> str:
         """A day with the time of day, in the brand's zone."""
         return format_datetime(self._here(at), "medium", locale=self._locale)
@@ -65,8 +79,19 @@ class Texts:
     def _here(self, at: float) -> datetime:
         return datetime.fromtimestamp(at, UTC).astimezone(self._zone)
 
-    def number(self, count: int) -> str:
-        return format_decimal(count, locale=self._locale)
+    def number(self, value: float) -> str:
+        return format_decimal(value, locale=self._locale)
+
+    def share(self, part: float) -> str:
+        """A part of one as a whole percentage."""
+        return format_percent(part, locale=self._locale)
+
+    def lasting(self, seconds: float) -> str:
+        """A span of time in the unit that suits it."""
+        unit, size = next((name, size) for name, size, most in SPANS if seconds < most)
+        length = seconds / size
+        rounded = round(length, 2 if length < 1 else 1 if length < 10 else None)
+        return format_unit(rounded, f"duration-{unit}", "short", locale=self._locale)
 
     def what(self, brand: Brand, scope: Scope) -> str:
         """The scope as it is called within a sentence."""

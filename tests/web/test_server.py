@@ -144,6 +144,15 @@ def test_a_body_that_drips_in_time_is_taken(service: Served) -> None:
     assert out(service)
 
 
+@pytest.mark.parametrize("size", [40_000, 300_000, 3_000_000])
+def test_a_large_body_is_taken_however_it_arrives(service: Served, size: int) -> None:
+    """The end of a body is no beginning of headers, however much comes with it."""
+    with dialled(service) as large:
+        headers = (f"Content-Length: {size}", f"Authorization: Bearer {service.key}")
+        large.sendall(post("/v1/check", *headers) + b" " * size)
+        assert large.recv(65536).startswith(b"HTTP/1.1 400")
+
+
 def test_a_chunked_body_is_taken(service: Served) -> None:
     with dialled(service) as chunked:
         chunked.sendall(post(f"/u/{link(service)}", "Transfer-Encoding: chunked"))

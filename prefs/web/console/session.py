@@ -98,8 +98,8 @@ def signed_in(
     least: Role = Role.RECEPTION, *, brings_file: bool = False
 ) -> Callable[[Handler], Callable[[Request], Awaitable[Response]]]:
     """Let in who is signed in with this role or more; check the form's token on a POST. A handler
-    that `brings_file` reads its body itself and checks the token with `check_token` before anything
-    else; to every other a multipart body is a form without a token."""
+    that `brings_file` reads its multipart body itself and checks the token with `check_token`
+    before anything else; no other gets to see one."""
 
     def guard(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         async def guarded(request: Request) -> Response:
@@ -112,7 +112,7 @@ def signed_in(
                 return _sign_in_first(request)
             visit = found
             try:
-                if not brings_file:
+                if not (brings_file and _is_multipart(request)):
                     visit = visit._replace(form=await _form(request, visit.session))
                 _check_role(visit.member, least)
                 return await handler(request, visit)
@@ -163,6 +163,11 @@ def _sign_in_first(request: Request) -> Response:
     if request.headers.get("sec-fetch-dest") == "empty":
         return Response("", 401, headers=headers())
     return go(SIGN_IN)
+
+
+def _is_multipart(request: Request) -> bool:
+    kind = request.headers.get("content-type", "").partition(";")[0]
+    return kind.strip().lower() == "multipart/form-data"
 
 
 async def _form(request: Request, session: Session) -> Mapping[str, str]:

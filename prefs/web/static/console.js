@@ -19,3 +19,18 @@ for (const form of document.querySelectorAll("form[data-search]")) {
     waiting = setTimeout(seek, 150);
   });
 }
+// How far a job is, anew every second; the page is shown again when the job has ended. Without
+// scripts a link does that.
+for (const shown of document.querySelectorAll("[data-poll]")) {
+  const look = async () => {
+    const answer = await fetch(shown.dataset.poll, { credentials: "same-origin" }).catch(() => null);
+    if (answer && answer.status < 500) {
+      const told = new DOMParser().parseFromString(await answer.text(), "text/html");
+      const found = told.querySelector("[data-poll] p");
+      if (!found) { location.reload(); return; }
+      shown.querySelector("p").replaceWith(found);
+    }
+    setTimeout(look, 1000);
+  };
+  setTimeout(look, 1000);
+}
