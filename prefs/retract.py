@@ -35,7 +35,6 @@ def retract(conn: Connection, intake: Intake, label: str, evidence: Evidence, af
     batch = batches.by_label(conn, label)
     if batch.state != batches.RETRACTED:
         batch = batches.retracted(conn, batch)
-        _answer_question(conn, intake, batch, evidence)
     rows = batches.rows_of(conn, batch, after, CHUNK)
     last = 0
     moved = []
@@ -66,15 +65,6 @@ def of_one(
     rows = batches.rows_of_one(conn, batch, subject_id)
     if _take_back(conn, intake, batch, subject_id, rows, evidence):
         _restore(conn, intake, batch.brand, [subject_id])
-
-
-def _answer_question(conn: Connection, intake: Intake, batch: Batch, evidence: Evidence) -> None:
-    """Whether other systems shall follow need not be asked any more."""
-    said = {"settled_with": evidence.note, "settled_by": evidence.actor}
-    now = intake.clock().timestamp()
-    for row in tasks.open_about(conn, intake.keys, batch.brand, "batch", batch=batch.label):
-        body = tasks.body(intake.keys, row)
-        tasks.settle(conn, intake.keys, row.id, "closed", {**body, **said}, now)
 
 
 SLIP_WITHIN = 900.0

@@ -147,15 +147,6 @@ def test_they_go_out_by_themselves_after_four_hours(rt: Clinic) -> None:
     assert set(there.held.values()) == {Value.OFF}
 
 
-def test_a_batch_taken_back_asks_staff_no_more(rt: Clinic) -> None:
-    turn_off(rt, people(FEW + 5))
-    (task,) = rt.database.read_now(lambda conn: tasks.listed(conn, "rt", "open", "batch"))
-    take_back(rt, newest(rt).label)
-    assert rt.database.read_now(lambda conn: tasks.listed(conn, "rt", "open", "batch")) == []
-    closed = rt.database.read_now(lambda conn: tasks.one(conn, "rt", task.id))
-    assert tasks.body(rt.keys, closed)["settled_by"] == BY.actor
-
-
 def test_a_person_says_go(rt: Clinic) -> None:
     crowd = people(FEW + 5)
     there = MailingList(rt.clock, held=dict.fromkeys(crowd, Value.ON))
