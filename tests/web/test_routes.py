@@ -97,10 +97,12 @@ def test_a_key_opens_what_is_listed_for_its_scope(clinic: Clinic, scope: str) ->
 def test_a_token_opens_what_is_listed_for_its_kind(clinic: Clinic, kind: TokenKind) -> None:
     token = token_of(clinic.rt, kind)
     for one in (one for one in LISTED if one.door == "token"):
-        wanted = 200 if kind.name.lower() in one.let_in else 404
+        opens = kind.name.lower() in one.let_in
         for method in sorted(one.methods):
             answer = clinic.rt.client.request(method, one.path.replace("{token}", token))
-            assert answer.status_code == wanted, f"{method} {one.path}"
+            # a form that lacks its fields is told so by the page that the token opened
+            wanted = (200, 422) if opens and method == "POST" else (200,) if opens else (404,)
+            assert answer.status_code in wanted, f"{method} {one.path}"
 
 
 def test_a_token_that_is_none_of_ours_gets_the_same_bytes_everywhere(clinic: Clinic) -> None:
@@ -137,7 +139,7 @@ def test_staff_of_another_brand_see_and_change_nothing(clinic: Clinic) -> None:
     form = {"csrf": csrf, "note": "x", "role": "owner", "told": "phone", "choice": "out"}
     form |= {"channel": "all", "target": "timely", "column": "0", "purpose": "marketing"}
     for listed in (listed for listed in LISTED if listed.door == "staff" and "{" in listed.path):
-        (route,) = (route for route in clinic.routes if route.path == listed.path)
+        route = next(route for route in clinic.routes if route.path == listed.path)
         for method in sorted(listed.methods):
             more = {"data": form} if method == "POST" else {}
             answer = foreign.ask(method, clinic.path(route), **more)

@@ -46,11 +46,16 @@ ALIKE = (
     "channel.",
     "data.system",
     "source.messenger",
+    "staff.calls.reason",
     "staff.choice.pause",
     "staff.col.system",
+    "staff.containers.name",
     "staff.history.row",
     "staff.login.code",
     "staff.person.title",
+    "staff.scope",
+    "staff.systems.live",
+    "task.fact.name",
 )
 """Names, patterns, and words that are the same in both; whole keys or their beginnings."""
 

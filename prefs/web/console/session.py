@@ -112,7 +112,7 @@ def signed_in(
                 return _sign_in_first(request)
             visit = found
             try:
-                if not (brings_file and _is_multipart(request)):
+                if not (brings_file and is_multipart(request)):
                     visit = visit._replace(form=await _form(request, visit.session))
                 _check_role(visit.member, least)
                 return await handler(request, visit)
@@ -165,7 +165,7 @@ def _sign_in_first(request: Request) -> Response:
     return go(SIGN_IN)
 
 
-def _is_multipart(request: Request) -> bool:
+def is_multipart(request: Request) -> bool:
     kind = request.headers.get("content-type", "").partition(";")[0]
     return kind.strip().lower() == "multipart/form-data"
 

@@ -18,7 +18,7 @@ from starlette.requests import Request
 
 from prefs.core.errors import BadInput
 from prefs.web.bodies import read_body
-from prefs.web.console.session import CSRF, Visit, check_token
+from prefs.web.console.session import CSRF, Visit, check_token, is_multipart
 
 MOST_BYTES = 8 * 1024 * 1024
 FORM = b"Content-Type: "
@@ -31,8 +31,11 @@ class Upload(NamedTuple):
 
 
 async def read(request: Request, visit: Visit) -> Upload:
-    """The fields and the one file. Raises BadInput: before anything else for a wrong token."""
+    """The fields and the one file; a form that brings none was read and checked before. Raises
+    BadInput: before anything else for a wrong token."""
     kind = request.headers.get("content-type", "")
+    if not is_multipart(request):
+        return Upload(visit.form, b"")
     try:
         raw = await read_body(request, MOST_BYTES)
     except BadInput as fault:
