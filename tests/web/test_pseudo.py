@@ -19,12 +19,15 @@ from starlette.routing import Route
 
 from prefs import links, mailer
 from prefs.core import identity
+from prefs.core.errors import Unavailable
 from prefs.core.tokens import TokenKind
 from prefs.locales import FALLBACK, catalogues
 from prefs.store import jobs, outbox, staff
+from prefs.store.database import Database
 from prefs.store.staff import Role
 from prefs.web import pages
 from prefs.web.console.search import PART
+from prefs.web.console.session import COOKIE
 from tests.kit import Clock
 from tests.served import PUBLIC, Served, served
 from tests.web.people import ADA, form, mails, post_mail
@@ -47,6 +50,9 @@ mode = "live"
 base_url = "http://127.0.0.1:9"
 api_key = "env:KEY"
 audiences = { a1 = ["treatments", "offers"] }
+[brands.rt.targets.2]
+system = "timely"
+mode = "live"
 """
 
 
@@ -256,7 +262,7 @@ def values(rt: Served, csrf: str) -> Mapping[str, Mapping[str, str]]:
     ada = {"id": person(rt, ADA, phone="+447700900101")}
     posted = {"data": {"csrf": csrf, "rows": "+447700900101"}, "follow_redirects": False}
     calls = rt.client.post("/staff/calls", **posted).headers["location"].partition("?")[0]
-    file = {"list": ("1.csv", f"1,2\n{ADA},3\n".encode(), "text/csv")}
+    file = {"list": ("1", f"1,2\n{ADA},3\n".encode(), "text/csv")}
     token = {"csrf": csrf}
     listed = rt.client.post("/staff/campaign", data=token, files=file, follow_redirects=False)
     now = rt.runtime.clock().timestamp()
@@ -274,7 +280,9 @@ FILES = (".csv", ".svg", "/download", "/staff/changes/{target}")
 """Routes that lead to a file, or back to the page that it came from."""
 
 
-def test_every_page_of_the_console(rt: Served, rendered: set[str]) -> None:
+def test_every_page_of_the_console(
+    rt: Served, rendered: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = signed_in(rt)
     check("home", home)
     known = values(rt, form(home.text, "/staff/search")[1]["csrf"])
@@ -290,13 +298,33 @@ def test_every_page_of_the_console(rt: Served, rendered: set[str]) -> None:
             sought = searched | {"q": text}
             check(text, rt.client.post("/staff/search", data=sought, headers=headers))
     check("gone", rt.client.get("/staff/people/zzz"))
+    brought_back(rt, searched["csrf"])
+    check("password", rt.client.post("/staff/me/password", data=searched | NEW_PASSWORD))
+    rt.client.cookies.set(COOKIE, "x", path="/staff")
+    monkeypatch.setattr(Database, "read", away)
+    check("away", rt.client.get("/staff"))
     templates = {str(one.relative_to(TEMPLATES)) for one in (TEMPLATES / "staff").rglob("*.*")}
     assert templates - rendered == set(), "show these in this test"
 
 
+WORD = "correct horse battery"
+NEW_PASSWORD = {"password": WORD, "new": f"{WORD} staple", "again": f"{WORD} staple"}
+
+
+async def away(*_: object) -> None:
+    raise Unavailable("the store is away")
+
+
+def brought_back(rt: Served, csrf: str) -> None:
+    """The export of a system without an interface."""
+    export = f"id,email,mobile,sms_marketing,email_marketing\n1,{ADA},,yes,no\n"
+    file = {"file": ("1", export.encode(), "text/csv")}
+    check("brought", rt.client.post("/staff/changes/2", data={"csrf": csrf}, files=file))
+
+
 def signed_in(rt: Served) -> Any:
     """The page that the owner is shown first."""
-    runtime, email, word = rt.runtime, "owner@example.com", "correct horse battery"
+    runtime, email, word = rt.runtime, "owner@example.com", WORD
     login = rt.client.get("/staff/login")
     check("login", login)
     asked = {**form(login.text, "password")[1], "email": email, "password": word}
