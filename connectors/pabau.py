@@ -163,7 +163,7 @@ class Pabau:
             return found
         async with self._walking:
             async for clients, _ in self._walk():
-                found |= {one.id: one for one in clients if one.id in wanted()}
+                found |= _those(clients, wanted())
         return found
 
     async def _located(self, wanted: Wanted, attempts: int = http.ATTEMPTS) -> dict[str, Client]:
@@ -174,7 +174,7 @@ class Pabau:
             pages = {self._pages[id_] + shift for id_ in missing if id_ in self._pages}
             for page in sorted(pages - {0}):
                 clients, _ = await self._page(page, attempts)
-                found |= {one.id: one for one in clients if one.id in wanted()}
+                found |= _those(clients, wanted())
         return found
 
     async def _page(self, number: int, attempts: int = http.ATTEMPTS) -> tuple[list[Client], int]:
@@ -347,6 +347,10 @@ def _field(target: Target) -> Slot | None:
         raise SettingsError([f"{target.label}.fields can hold messenger only: the rest has flags"])
     name = str(fields.get(Channel.MESSENGER.value, "")).replace(" ", "_")
     return Slot(f"field:{name}", Channel.MESSENGER, enforced=False) if name else None
+
+
+def _those(clients: Sequence[Client], ids: set[str]) -> dict[str, Client]:
+    return {one.id: one for one in clients if one.id in ids}
 
 
 def _listed(answer: Any) -> tuple[list[Client], int]:

@@ -29,7 +29,8 @@ SWEEP_EVERY = 5.0
 FORGET_EVERY = 3600.0
 OVERDUE_AFTER = 3600.0
 OVERDUE_TASK = "overdue"
-ALARM_WINDOW = 7 * 86400.0
+DAY = 86400.0
+ALARM_WINDOW = 7 * DAY
 """Seconds that an alert about a task may come late: nobody is woken for old ones."""
 
 
@@ -81,6 +82,7 @@ class Sweep:
         for target in self.targets:
             await self._judge(target, late.get(target.label, 0), now)
         await self._retire(now)
+        await self._tell_of_refusals(now)
         await self._tell_of_tasks(now)
 
     def _show(
@@ -164,6 +166,24 @@ class Sweep:
             if body["target"] in gone:
                 body["settled_with"] = "the target is no longer configured"
                 tasks.settle(conn, self.keys, row.id, "closed", body, now)
+
+    async def _tell_of_refusals(self, now: float) -> None:
+        """A target that refuses us as a whole, by its own words; once a day."""
+        told = f"refused {int(now // DAY)}"
+
+        def untold(conn: Connection) -> list[tuple[str, str]]:
+            rows = [marks.lane(conn, target.label) for target in self.targets]
+            parked = [row for row in rows if row and (row.parked_until or 0.0) > now]
+            new = [row for row in parked if not events.known(conn, row.target, told)]
+            return [(row.target, row.parked_reason) for row in new]
+
+        def tell(conn: Connection, label: str, reason: str) -> None:
+            if events.first_time(conn, label, told, now):
+                text = f"{label} refuses us ({reason}): nothing can be read or written there"
+                self._tell(conn, text, now)
+
+        for label, reason in await self.database.read(untold):
+            await self.database.write(partial(tell, label=label, reason=reason))
 
     async def _tell_of_tasks(self, now: float) -> None:
         """One alert for each task of a kind that has one."""

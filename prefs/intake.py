@@ -121,8 +121,9 @@ class Intake:
     keys: Keyring
     clock: Clock
 
-    def record(self, conn: Connection, signal: Signal) -> Recorded:
-        """Take one signal in. Raises NotFound for an unknown brand."""
+    def record(self, conn: Connection, signal: Signal, *, walking: bool = False) -> Recorded:
+        """Take one signal in; `walking`: a walk through its origin found it, and goes on. Raises
+        NotFound for an unknown brand."""
         now = self.clock()
         controller = self._controller(signal.brand)
         origin = signal.origin or signal.brand
@@ -141,7 +142,7 @@ class Intake:
             if change.rows or change.linked or change.subject.ref == signal.ref:
                 subjects.store(conn, change.subject)
         if batch:
-            batch = self._grow(conn, batch, signal, changes, now.timestamp())
+            batch = self._grow(conn, batch, signal, changes, now.timestamp(), walking)
         due_at = max(now.timestamp(), batch.due_at) if batch and batch.due_at else None
         self._spread(conn, controller, signal, changes, now.timestamp(), due_at)
         self._ask_confirmation(conn, signal, match, changes, now.timestamp())
@@ -343,13 +344,18 @@ class Intake:
         signal: Signal,
         changes: Sequence[_Change],
         now: float,
+        walking: bool,
     ) -> Batch:
         """Count the outs into their batch; past its limit it waits for a person."""
         outs = sum(change.changed for change in changes)
         holds = signal.source is not Source.API
-        grown = batches.grow(conn, batch, outs, now, holds=holds) if outs else batch
+        if not outs:
+            return batch
+        grown = batches.grow(conn, batch, outs, now, holds=holds, walking=walking)
         if grown.state == batches.WAITING and batch.state != batches.WAITING:
-            batches.hold(conn, grown)
+            for target in self.targets:
+                if target.label != grown.origin:
+                    batches.hold(conn, grown, target.label, target.channels)
             body = {"batch": grown.label, "origin": grown.origin, "limit": grown.most}
             due = grown.due_at or now
             tasks.add(conn, self.keys, grown.brand, "batch", None, body, now, due)
@@ -405,14 +411,21 @@ class Intake:
             marks.set_marks(conn, wanted, now, urgent=urgent, heard=True)
             return
         own = self._spoke_out(conn, signal.brand, sharers)
-        freed = [one for one in wanted if one[1] in own]
-        held = [one for one in wanted if one[1] not in own]
+        # Who says it is read again at once, and told nothing: it is off there.
+        freed = [one for one in wanted if one[:2] in own or one[0] == signal.origin]
+        held = [one for one in wanted if one not in freed]
         marks.set_marks(conn, freed, now, urgent=urgent, heard=True)
         marks.set_marks(conn, held, now, urgent=urgent, due_at=due_at)
 
-    def _spoke_out(self, conn: Connection, brand: str, sharers: set[int]) -> set[int]:
-        """Whose own word is among what a batch says of them: it waits for nobody."""
-        return {one.id for one in subjects.by_ids(conn, sharers) if spoke_out(one.state, brand)}
+    def _spoke_out(self, conn: Connection, brand: str, sharers: set[int]) -> set[tuple[str, int]]:
+        """The targets, with the subjects, to which an out of the person's own has to go: it waits
+        for nobody, and what a batch says of them goes along."""
+        return {
+            (target.label, one.id)
+            for one in subjects.by_ids(conn, sharers)
+            for target in self.targets
+            if spoke_out(one.state, brand, target.channels)
+        }
 
     def _mark_refusal(
         self, conn: Connection, signal: Signal, changes: Sequence[_Change], now: float

@@ -20,13 +20,13 @@ import structlog
 from prefs.containers import EVERY as CENSUS_EVERY
 from prefs.containers import Census
 from prefs.core.errors import PrefsError, Unavailable, Unusable
-from prefs.core.propagation import OUT_DUE, Connector, Target, Tended
+from prefs.core.propagation import OUT_DUE, Connector, Outcome, Target, Tended
 from prefs.intake import Intake
 from prefs.push import Backoff, Lost, Push
 from prefs.scan import Scan
 from prefs.store import marks
 from prefs.store.database import Database
-from prefs.store.marks import Lease, Mark
+from prefs.store.marks import Delay, Lease, Mark
 from prefs.tending import Tending
 
 log = structlog.get_logger()
@@ -90,6 +90,7 @@ class Lane:
         """Work until cancelled. Every fault is logged and outlived."""
         while True:
             try:
+                await self._let_go()
                 if await self._hold():
                     await self._work_under_lease()
                 else:
@@ -99,6 +100,13 @@ class Lane:
             except Exception as fault:
                 log.exception("lane_failed", target=self.target.label, fault=type(fault).__name__)
                 await asyncio.sleep(1.0)
+
+    async def _let_go(self) -> None:
+        """What an earlier try of ours broke off may still be on its way to the vendor: we go on
+        under another epoch, as another worker would."""
+        if self.lease:
+            await self.database.write(partial(marks.give_lease_up, lease=self.lease))
+            self.lease = None
 
     async def _hold(self) -> bool:
         now = self.clock().timestamp()
@@ -158,13 +166,41 @@ class Lane:
         began = time.monotonic()
         try:
             await self._carry(lease, claimed)
-            self._parked_for = 0.0
-        except Unusable as fault:
-            await self._park(lease, claimed, str(fault))
+        except (Lost, Unavailable):
+            raise
+        except Exception as fault:
+            log.exception("push_failed", target=self.target.label, fault=type(fault).__name__)
+            await self._one_by_one(lease, claimed)
         self._measure(claimed, time.monotonic() - began)
         return True
 
     async def _carry(self, lease: Lease, claimed: Sequence[Mark]) -> None:
+        try:
+            await self._round(lease, claimed)
+            self._parked_for = 0.0
+        except Unusable as fault:
+            await self._park(lease, claimed, str(fault))
+
+    async def _one_by_one(self, lease: Lease, claimed: Sequence[Mark]) -> None:
+        """No other waits for the one that brings up a fault of ours."""
+        for mark in claimed:
+            try:
+                await self._carry(lease, [mark])
+            except (Lost, Unavailable):
+                raise
+            except Exception as fault:
+                log.exception("push_failed", target=self.target.label, fault=type(fault).__name__)
+                await self._put_off(lease, mark, fault)
+            if self._parked_for:
+                return
+
+    async def _put_off(self, lease: Lease, mark: Mark, fault: Exception) -> None:
+        due = self.clock().timestamp() + self.pace.backoff.after(mark.attempts)
+        reason = f"a fault of ours ({type(fault).__name__}): see the log"
+        later = [Delay(mark, due, Outcome.PENDING, reason)]
+        await self.database.write(partial(marks.delay, lease=lease, delayed=later))
+
+    async def _round(self, lease: Lease, claimed: Sequence[Mark]) -> None:
         """A round without an out takes no place in the budget that an out waits for. Where nothing
         may be written, it is only looked."""
         carry = self.push.run if self.target.live else self.push.look
@@ -208,6 +244,14 @@ class Lane:
         log.error("target_unusable", target=self.target.label, reason=reason)
         await self.database.write(lambda conn: marks.park(conn, lease, claimed, until, reason))
 
+    async def _note_refusal(self, lease: Lease, reason: str) -> None:
+        """It cannot be read either: nothing that people do there is heard."""
+        log.error("target_unusable", target=self.target.label, reason=reason)
+        until = self.clock().timestamp() + 2 * PARKED_FIRST
+        await self.database.write(
+            lambda conn: marks.set_lane(conn, lease, parked_until=until, parked_reason=reason)
+        )
+
     async def _scan_loop(self) -> None:
         while True:
             lease = self.lease
@@ -215,8 +259,14 @@ class Lane:
                 return
             try:
                 await self.scan.when_due(lease, self.pace.poll_every)
+            except Unusable as fault:
+                await self._note_refusal(lease, str(fault))
+                await asyncio.sleep(min(self.pace.poll_every, PARKED_FIRST))
             except PrefsError as fault:
                 log.warning("scan_failed", target=self.target.label, reason=str(fault))
+                await asyncio.sleep(min(self.pace.poll_every, 30.0))
+            except Exception as fault:
+                log.exception("scan_failed", target=self.target.label, fault=type(fault).__name__)
                 await asyncio.sleep(min(self.pace.poll_every, 30.0))
             await asyncio.sleep(min(1.0, self.pace.poll_every))
 
@@ -231,6 +281,9 @@ class Lane:
                 await self.census.read(lease)
             except PrefsError as fault:
                 log.warning("census_failed", target=self.target.label, reason=str(fault))
+                await asyncio.sleep(min(CENSUS_EVERY, self.pace.poll_every))
+            except Exception as fault:
+                log.exception("census_failed", target=self.target.label, fault=type(fault).__name__)
                 await asyncio.sleep(min(CENSUS_EVERY, self.pace.poll_every))
             else:
                 await asyncio.sleep(CENSUS_EVERY)

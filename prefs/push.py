@@ -313,19 +313,20 @@ class Push:
         if not isinstance(record.read, Observed):
             return
         for slot, seen in self._ours(record.read).items():
+            wished = wish(slot, record.held)
             judged = judge(
                 seen,
                 record.read.read_began,
                 record.receipts.get(slot.place),
-                wish(slot, record.held),
+                wished,
                 record.last_row_at,
             )
             if judged.verdict is Verdict.READ_AGAIN:
                 record.stale = True
-            if record.maybe_ours and seen.source is None:
+            if judged.verdict is not Verdict.OUT or judged.source is None:
                 continue
-            if judged.verdict is Verdict.OUT and judged.source:
-                yield heard_out(self.target, record.read, slot, seen, judged.source)
+            if source := _whose(record, seen, wished, judged.source):
+                yield heard_out(self.target, record.read, slot, seen, source)
 
     def _ours(self, read: Observed) -> dict[Slot, Seen]:
         """The slots that this target carries; a read may show others (reminders), for their
@@ -370,7 +371,8 @@ class Push:
         if ins:
             URGENT.set(False)
             admitted = await self._admitted(by_ref, ins)
-            await self._send(by_ref, await self._still_wished(lease, by_ref, admitted))
+            for part in self._parts(admitted):
+                await self._send(by_ref, await self._still_wished(lease, by_ref, part))
 
     def _plan(self, record: Record) -> list[Change]:
         """Prove what needs no write; the rest are changes."""
@@ -442,7 +444,8 @@ class Push:
         hashes = {records[change.ref].hash or b"" for change in fought}
 
         def count(conn: Connection) -> dict[bytes, int]:
-            found = {h: marks.note_pushback(conn, self.target.label, h, now) for h in hashes}
+            label, most = self.target.label, PUSH_BACKS_AN_HOUR
+            found = {h: marks.note_pushback(conn, label, h, now, most) for h in hashes}
             for change in fought:
                 record = records[change.ref]
                 if found[record.hash or b""] >= ALARM_AT:
@@ -526,10 +529,13 @@ class Push:
             raise Lost
         return [c for c in ins if wish(c.slot, records[c.ref].held) is Wish.ON]
 
-    async def _send(self, records: Mapping[Ref, Record], changes: Sequence[Change]) -> None:
+    def _parts(self, changes: Sequence[Change]) -> Iterable[Sequence[Change]]:
+        """What goes in one call each."""
         size = self.connector.facts.write_batch
-        for start in range(0, len(changes), size):
-            part = changes[start : start + size]
+        return (changes[start : start + size] for start in range(0, len(changes), size))
+
+    async def _send(self, records: Mapping[Ref, Record], changes: Sequence[Change]) -> None:
+        for part in self._parts(changes):
             answers = await self._write(part)
             ended = self.clock().timestamp()
             for change in part:
@@ -801,6 +807,18 @@ def _by_id(record: Record, vendor_id: str) -> Record:
     ref = Ref(record.ref.kind, "", vendor_id)
     hashes = set(record.hashes)
     return Record(ref, record.hash, hashes, record.mark, maybe_ours=record.maybe_ours)
+
+
+def _whose(record: Record, seen: Seen, wished: Wish, source: Source) -> Source | None:
+    """Who said an `off` that a call of ours may have written, in words of the vendor's none: with
+    an `off` wished it may be our own, and says nothing new. Else it counts, for what we know no end
+    of may have been an `on`; of a worker that died nothing is known, and it is no person's own."""
+    if not record.maybe_ours or seen.source is not None:
+        return source
+    if wished is Wish.OFF:
+        return None
+    died = record.mark is not None and record.mark.claimed_before
+    return Source.VENDOR_API if died else source
 
 
 def _fights(record: Record, change: Change) -> bool:

@@ -41,7 +41,7 @@ from prefs.core.signals import Identifier
 from prefs.core.words import Source
 from prefs.intake import Intake
 from prefs.push import heard_out, identifiers_shown
-from prefs.store import marks, permissions, subjects
+from prefs.store import batches, marks, permissions, subjects
 from prefs.store.database import Database
 from prefs.store.marks import Lease, Proof
 
@@ -125,9 +125,19 @@ class Scan:
             complete = page.complete
         if isinstance(self.connector, Listens):
             await self._listen(self.connector, lease)
-        await self.database.write(lambda conn: marks.set_lane(conn, lease, scanned_at=began))
+        await self.database.write(partial(self._polled, lease=lease, began=began))
         if complete and cursor is None:
             await self.database.write(lambda conn: self._walked(conn, lease, began))
+
+    def _polled(self, conn: Connection, lease: Lease, began: float) -> None:
+        marks.set_lane(conn, lease, scanned_at=began)
+        self.over(conn, batches.GATHER)
+
+    def over(self, conn: Connection, wait: float = 0.0) -> None:
+        """Nothing more comes of a walk: the outs in it that no person said go out after `wait`
+        seconds, unless they are many."""
+        due = self.clock().timestamp() + wait
+        batches.walked(conn, self.target.brand, self.target.label, due)
 
     def _walked(self, conn: Connection, lease: Lease, began: float) -> None:
         """What neither of the last two complete walks saw is gone: its people are looked at
@@ -182,6 +192,7 @@ class Scan:
             if before is not None:
                 self._mark_owners(conn, marks.gone(conn, self.target.label, before, now))
             marks.uploaded(conn, self.target.label, now)
+            self.over(conn)
             merges.exported(conn, self.intake.keys, self.target.brand, self.target.label)
 
         for start in range(0, len(page.records), UPLOAD):
@@ -269,7 +280,7 @@ class Scan:
         for one in found:
             if one.verdict is Verdict.OUT and one.source:
                 signal = heard_out(self.target, one.row.read, one.slot, one.seen, one.source)
-                self.intake.record(conn, signal)
+                self.intake.record(conn, signal, walking=True)
                 proofs += self._seen(one, Wish.OFF)
             elif one.verdict is Verdict.READ_AGAIN or _pushes(one, ons=ons):
                 again |= set(one.row.hashes)

@@ -98,6 +98,8 @@ async def settle(scan: Scan, report: Report) -> None:
     for start in range(0, len(report.open), AT_ONCE):
         rows = report.open[start : start + AT_ONCE]
         await scan.database.write(partial(act, rows=rows))
+    if report.open:
+        await scan.database.write(scan.over)
 
 
 def _told(conn: Connection, scan: Scan, one: Finding) -> dict[str, Any]:

@@ -76,6 +76,7 @@ class Clinic:
         *,
         brand: str = "rt",
         ref: str | None = None,
+        walking: bool = False,
         **more: object,
     ) -> Recorded:
         """One person says something; the answer comes after the commit."""
@@ -87,7 +88,9 @@ class Clinic:
             ref=ref,
             **more,  # type: ignore[arg-type]  # fields of Signal, passed on by name
         )
-        return self.database.write_now(lambda conn: self.intake.record(conn, signal))
+        return self.database.write_now(
+            lambda conn: self.intake.record(conn, signal, walking=walking)
+        )
 
     def consent(self, address: str, scope: Scope = EMAIL, **more: object) -> Recorded:
         return self.say(

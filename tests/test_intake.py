@@ -223,3 +223,35 @@ def test_the_state_is_the_fold_of_the_ledger_and_the_ledger_verifies(rt: Clinic)
     assert encode_state(rebuilt) == encode_state(subject.state)
     findings = rt.database.read_now(lambda conn: list(ledger.verify(conn, rt.keys)))
     assert [one for one in findings if isinstance(one, ledger.Finding)] == []
+
+
+def test_the_owners_of_more_identifiers_than_a_statement_takes(rt: Clinic) -> None:
+    """A system from which hundreds of thousands were deleted at once."""
+    said = rt.say(ADA, Source.ONE_CLICK)
+    hashes = [number.to_bytes(16, "big") for number in range(260_000)]
+    found = rt.database.read_now(lambda conn: subjects.owners(conn, "rt", [*hashes, rt.hash(ADA)]))
+    assert found == [said.subject_id]
+
+
+def test_a_page_of_people_sorts_nobody_else(rt: Clinic) -> None:
+    """Else a walk over a million takes a million steps for each page of five hundred."""
+    for number in range(5):
+        rt.say(f"p{number}@example.co.uk", Source.ONE_CLICK)
+
+    def plan(conn: Any) -> str:
+        wanted = subjects._after("rt", -1, 3)
+        text = wanted.compile(dialect=conn.dialect, compile_kwargs={"literal_binds": True})
+        return str(conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}").all())
+
+    assert "USING INTEGER PRIMARY KEY" in rt.database.read_now(plan)
+    ids = rt.database.read_now(lambda conn: list(subjects.all_ids(conn, "rt", 2)))
+    assert [len(page) for page in ids] == [2, 2, 1]
+    assert rt.database.read_now(lambda conn: list(subjects.all_ids(conn, "other", 2))) == []
+
+
+def test_everybody_who_shares_the_address_is_marked(rt: Clinic) -> None:
+    for ref in ("one", "two"):
+        rt.consent(ADA, ref=ref)
+    rt.database.write_now(lambda conn: conn.exec_driver_sql("DELETE FROM marks"))
+    rt.consent(ADA, EMAIL._replace(topic="news"), ref="one")
+    assert marked(rt) == 2

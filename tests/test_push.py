@@ -25,7 +25,7 @@ from prefs.core.propagation import (
     Wish,
 )
 from prefs.core.words import Basis, Choice, Kind, Source
-from prefs.push import FIGHT
+from prefs.push import FIGHT, Lost
 from prefs.store import ledger, marks, permissions, subjects, tasks
 from prefs.store.marks import Proof
 from tests.kit import (
@@ -180,6 +180,21 @@ def test_retry_after_is_kept(rt: Clinic) -> None:
     assert mark.due_at >= rt.clock.at.timestamp() + 119
 
 
+def test_what_is_marked_again_meanwhile_is_due_at_once(rt: Clinic) -> None:
+    fault = Temporary("HTTP 429", retry_after=120.0)
+    there = MailingList(rt.clock, held={ADA: Value.UNSET}, write_fault=fault)
+    rt.consent(ADA)
+
+    def opt_out_meanwhile(_: object) -> None:
+        there.before_write = None
+        rt.say(ADA, Source.ONE_CLICK)
+
+    there.before_write = opt_out_meanwhile
+    rounds(rt, there)
+    (mark,) = waiting(rt)
+    assert mark.due_at <= rt.clock.at.timestamp()
+
+
 def test_an_opt_in_that_waited_through_an_outage_loses_to_a_later_out(rt: Clinic) -> None:
     there = MailingList(rt.clock, held={ADA: Value.OFF}, write_fault=Temporary("HTTP 503"))
     rt.consent(ADA)
@@ -243,6 +258,61 @@ def test_a_write_of_unknown_end_is_not_confirmed_by_the_first_equal_read(rt: Cli
     assert out.source is Source.ONE_CLICK
 
 
+def test_an_out_at_the_vendor_wins_over_an_on_of_ours_that_may_still_be_on_its_way(
+    rt: Clinic,
+) -> None:
+    """What we sent was an `on`: an `off` that is read then is nobody's echo."""
+    lost = Temporary("timed out", unclear=True)
+    there = MailingList(rt.clock, held={ADA: Value.UNSET}, write_fault=lost)
+    rt.consent(ADA)
+    rounds(rt, there)
+    there.write_fault, there.held[ADA] = None, Value.OFF
+    rt.clock.forward(5)
+    rounds(rt, there)
+    rt.clock.forward(60)
+    rounds(rt, there)
+    assert there.held[ADA] is Value.OFF
+    assert [change.to for change in there.written] == [Wish.ON]
+    held = rt.database.read_now(lambda conn: permissions.read(conn, "rt", [rt.hash(ADA)]))
+    assert held[rt.hash(ADA)].views[EMAIL].word == "opted_out"
+
+
+def test_an_out_at_the_vendor_wins_over_an_on_of_a_worker_that_died(rt: Clinic) -> None:
+    there = MailingList(rt.clock, held={ADA: Value.OFF})
+    rt.consent(ADA)
+    now = rt.clock().timestamp()
+
+    def die(conn: Any) -> None:
+        lease = marks.take_lease(conn, TARGET.label, "dead", now, 1.0)
+        assert lease
+        assert marks.claim(conn, lease, now, 10)
+
+    rt.database.write_now(die)
+    rt.clock.forward(5)
+    rounds(rt, there)
+    assert there.written == []
+    (owner,) = rt.database.read_now(lambda conn: subjects.owners(conn, "rt", [rt.hash(ADA)]))
+    (one,) = rt.database.read_now(lambda conn: subjects.by_ids(conn, [owner]))
+    assert [out.source for out in one.state.at("rt", EMAIL).outs] == [Source.VENDOR_API]
+
+
+def test_the_wish_is_read_again_before_each_part_of_many_ons(rt: Clinic) -> None:
+    bob = "bob@example.co.uk"
+    facts = replace(FACTS, write_batch=1)
+    there = MailingList(rt.clock, facts=facts, held=dict.fromkeys((ADA, bob), Value.UNSET))
+    rt.consent(ADA)
+    rt.consent(bob)
+
+    def opt_out_meanwhile(changes: Any) -> None:
+        there.before_write = None
+        (other,) = {ADA, bob} - {change.ref.value for change in changes}
+        rt.say(other, Source.ONE_CLICK)
+
+    there.before_write = opt_out_meanwhile
+    rounds(rt, there)
+    assert [change.to for change in there.written] == [Wish.ON]
+
+
 def test_an_item_that_the_reply_does_not_name_is_unknown_until_read(rt: Clinic) -> None:
     there = MailingList(rt.clock, held={ADA: Value.ON}, omits=True, deaf=True)
     rt.say(ADA, Source.ONE_CLICK)
@@ -290,7 +360,7 @@ def test_an_out_found_at_the_vendor_is_taken_in(rt: Clinic) -> None:
     rt.consent(ADA)
     rounds(rt, there)
     there.held[ADA] = Value.OFF
-    rt.say(ADA, Source.IMPORT, Choice.OUT, EMAIL._replace(topic="offers"))
+    rt.say(ADA, Source.API, Choice.OUT, EMAIL._replace(topic="offers"))
     rounds(rt, there)
     held = rt.database.read_now(lambda conn: permissions.read(conn, "rt", [rt.hash(ADA)]))
     assert held[rt.hash(ADA)].views[EMAIL].word == "opted_out"
@@ -361,6 +431,35 @@ def test_a_worker_that_lost_its_lease_proves_nothing_and_marks_again(rt: Clinic)
     rt.clock.forward(31)
     asyncio.run(one_round(rt, other, holder="two"))
     assert receipt(rt).outcome == Outcome.CONFIRMED
+
+
+def test_no_on_sets_out_once_the_lease_has_ended(rt: Clinic) -> None:
+    there = MailingList(rt.clock, held={ADA: Value.UNSET})
+    there.before_read = lambda: rt.clock.forward(31)
+    rt.consent(ADA)
+    with pytest.raises(Lost):
+        rounds(rt, there)
+    assert there.written == []
+
+
+def test_what_was_done_under_a_lost_lease_is_not_proved(rt: Clinic) -> None:
+    """Another worker holds the lane by now, and has claimed nothing yet."""
+    there = MailingList(rt.clock, held={ADA: Value.ON})
+    rt.say(ADA, Source.ONE_CLICK)
+
+    def lose(_: object) -> None:
+        rt.clock.forward(31)
+        now = rt.clock().timestamp()
+        lease = rt.database.write_now(
+            lambda conn: marks.take_lease(conn, TARGET.label, "two", now, 30.0)
+        )
+        assert lease
+
+    there.before_write = lambda changes: _in_thread(lambda: lose(changes))
+    rounds(rt, there)
+    assert rt.database.read_now(lambda conn: marks.receipts_of(conn, [rt.hash(ADA)])) == []
+    (mark,) = waiting(rt)
+    assert (mark.urgent, mark.attempts) == (1, 0)
 
 
 def _in_thread(job: Any) -> None:

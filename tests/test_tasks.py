@@ -199,6 +199,18 @@ def test_a_read_that_fails_closes_no_task(rt: Clinic) -> None:
     assert len(listed(rt, "refused")) == 1
 
 
+def test_what_one_target_shows_closes_nothing_at_another(rt: Clinic) -> None:
+    other, now = replace(TARGET, name="other"), rt.clock().timestamp()
+    subject = rt.say(ADA, Source.ONE_CLICK).subject_id
+    asked = assisted.Asked(assisted.REFUSED, subject, Channel.EMAIL, Wish.OFF)
+    rt.database.write_now(
+        lambda conn: assisted.ask(conn, rt.keys, other, asked, 0.0, "in compliance state", now)
+    )
+    carry(rt, MailingList(rt.clock, held={ADA: Value.ON}))
+    assert outcome(rt) == Outcome.CONFIRMED
+    assert [task["target"] for task in listed(rt, "refused")] == [other.label]
+
+
 def test_a_refused_opt_in_is_no_work(rt: Clinic) -> None:
     there = MailingList(rt.clock, held={ADA: Value.OFF}, write_fault=Refused("compliance"))
     rt.consent(ADA)

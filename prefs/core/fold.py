@@ -387,11 +387,12 @@ def denies(state: State, brand: str, channels: Collection[Channel]) -> bool:
     return state.restricted is not None or any(one.outs or one.hold for one in marketing)
 
 
-def spoke_out(state: State, brand: str) -> bool:
-    """Whether an out by the person or by staff stands, on any channel."""
+def spoke_out(state: State, brand: str, channels: Collection[Channel]) -> bool:
+    """Whether an out by the person or by staff stands on one of these channels."""
     return any(
         strength(out.source) > Strength.MACHINE
-        for standing in state.scopes.get(brand, {}).values()
+        for scope, standing in state.scopes.get(brand, {}).items()
+        if scope.channel in channels
         for out in standing.outs
     )
 

@@ -1,19 +1,21 @@
 """Outs that no person said, gathered by run, so that a fault of a machine can be held and taken
 back.
 
-A batch lasts while its origin goes on without a pause. Above its limit it counts at once in
-`check`, and waits for a person, or for HELD_FOR, before it goes out to other systems.
+A batch lasts while its origin goes on without a pause. It counts at once in `check`, and goes out
+to other systems GATHER after the last of it, or after the end of the walk that finds it. Above its
+limit it waits for a person, or for HELD_FOR.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from enum import StrEnum
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, exists, func, insert, or_, select, update
 
 from prefs.core.errors import NotFound
-from prefs.core.words import PERSONAL, Choice, Source
+from prefs.core.words import PERSONAL, Channel, Choice, Source
 from prefs.store.counters import next_numbers
 from prefs.store.hot import Statement
 from prefs.store.marks import count_records
@@ -21,6 +23,9 @@ from prefs.store.schema import batches, ledger, marks, subjects
 
 PAUSE = 600.0
 """Seconds without an out of its origin that end a batch."""
+GATHER = 10.0
+"""Seconds after an out until it goes out, if no more come: were it the first of a flood, nobody
+could tell yet."""
 HELD_FOR = 4 * 3600.0
 FEW = 50
 SHARE = 0.05
@@ -63,26 +68,51 @@ _GROW = Statement(
 
 def join(conn: Connection, brand: str, origin: str, now: float) -> Batch:
     """The batch that an out of this origin belongs to."""
-    since = {"brand": brand, "origin": origin, "since": now - PAUSE}
-    found = _NEWEST.run(conn, since)
+    found = _going_on(conn, brand, origin, now)
     if found:
-        return Batch(*found[0])
+        return found
     (id_,) = next_numbers(conn, "batch", 1)
     made = Batch(id_, brand, origin, OPEN, now, now, 0, None, None)
     conn.execute(insert(batches), made._asdict())
     return made
 
 
-def grow(conn: Connection, batch: Batch, by: int, now: float, *, holds: bool) -> Batch:
-    """Count outs into it; one that `holds` waits past its limit."""
+def _going_on(conn: Connection, brand: str, origin: str, now: float) -> Batch | None:
+    found = _NEWEST.run(conn, {"brand": brand, "origin": origin, "since": now - PAUSE})
+    return Batch(*found[0]) if found else None
+
+
+def grow(
+    conn: Connection, batch: Batch, by: int, now: float, *, holds: bool, walking: bool
+) -> Batch:
+    """Count outs into it; one that `holds` waits: for more, and past its limit for a person."""
     count = batch.outs + by
     _GROW.run_many(conn, [{"of": batch.id, "new_outs": count, "now": now}])
     batch = batch._replace(outs=count)
-    if not holds or batch.state != OPEN or count <= FEW:
+    if not holds or batch.state != OPEN:
         return batch
-    most = batch.most or _limit(conn, batch)
-    state, due_at = (WAITING, now + HELD_FOR) if count > most else (OPEN, None)
-    return _set(conn, batch, state=state, most=most, due_at=due_at)
+    if count > FEW and batch.most is None:
+        batch = _set(conn, batch, most=_limit(conn, batch))
+    if batch.most is not None and count > batch.most:
+        return _set(conn, batch, state=WAITING, due_at=now + HELD_FOR)
+    wait = PAUSE if walking else GATHER
+    late_enough = batch.due_at is not None and batch.due_at >= now + wait / 2
+    return batch if late_enough else _put_off(conn, batch, now + wait)
+
+
+def walked(conn: Connection, brand: str, origin: str, due_at: float) -> None:
+    """A walk is over: what it found goes out then, if it was no flood."""
+    batch = _going_on(conn, brand, origin, due_at)
+    if batch and batch.state == OPEN and batch.due_at is not None and batch.due_at > due_at:
+        _put_off(conn, batch, due_at)
+
+
+def _put_off(conn: Connection, batch: Batch, due_at: float) -> Batch:
+    """Its marks wait together."""
+    if batch.due_at is not None:
+        waiting = (marks.c.subject_id.in_(_people(batch)), marks.c.due_at == batch.due_at)
+        conn.execute(update(marks).where(*waiting).values(due_at=due_at))
+    return _set(conn, batch, due_at=due_at)
 
 
 def _limit(conn: Connection, batch: Batch) -> int:
@@ -144,15 +174,20 @@ def rows_of_one(conn: Connection, batch: Batch, subject_id: int) -> list[Any]:
 # --- what it holds back ------------------------------------------------------------------------
 
 
-def hold(conn: Connection, batch: Batch) -> None:
-    """Marks of its people wait until it is due, but not of those who ever said out themselves or
-    through staff, or said anything since it began."""
-    spoke = ledger.c.source.in_(_strings([*PERSONAL, Source.STAFF]))
+def hold(conn: Connection, batch: Batch, target: str, channels: Iterable[Channel]) -> None:
+    """A target's marks of its people wait until it is due, but not of those who ever said out
+    themselves or through staff on one of the target's channels, or said anything there since it
+    began."""
+    spoke = and_(
+        ledger.c.source.in_(_strings([*PERSONAL, Source.STAFF])),
+        ledger.c.channel.in_(_strings(channels)),
+    )
     since = or_(ledger.c.choice == Choice.OUT.value, ledger.c.received_at >= batch.opened_at)
     conn.execute(
         update(marks)
         .where(
             marks.c.subject_id.in_(_people(batch)),
+            marks.c.target == target,
             ~exists().where(ledger.c.subject_id == marks.c.subject_id, spoke, since),
             marks.c.since >= batch.opened_at,
             marks.c.due_at < batch.due_at,
@@ -181,5 +216,5 @@ def _people(batch: Batch) -> Any:
     return select(ledger.c.subject_id).where(ledger.c.batch == batch.label)
 
 
-def _strings(sources: Iterable[Source]) -> list[str]:
-    return sorted(source.value for source in sources)
+def _strings(words: Iterable[StrEnum]) -> list[str]:
+    return sorted(word.value for word in words)

@@ -729,16 +729,17 @@ def lags(conn: Connection, target: str, since: float, limit: int = 1000) -> list
 # --- push-backs -------------------------------------------------------------------------------
 
 
-def note_pushback(conn: Connection, target: str, hash_: bytes, now: float) -> int:
-    """Count one more push-back of this record; returns how many the last hour saw."""
-    conn.execute(
-        sqlite.insert(pushbacks).on_conflict_do_nothing(),
-        {"target": target, "hash": hash_, "at": now},
-    )
+def note_pushback(conn: Connection, target: str, hash_: bytes, now: float, most: int) -> int:
+    """Count one more push-back of this record, unless the last hour saw `most`: one that is not
+    sent is none. Returns which of the hour it is, or would be."""
     conn.execute(
         delete(pushbacks).where(and_(pushbacks.c.target == target, pushbacks.c.at < now - 3600))
     )
-    return count_pushbacks(conn, target, hash_, now)
+    count = count_pushbacks(conn, target, hash_, now)
+    if count < most:
+        row = {"target": target, "hash": hash_, "at": now}
+        conn.execute(sqlite.insert(pushbacks).on_conflict_do_nothing(), row)
+    return count + 1
 
 
 def count_pushbacks(conn: Connection, target: str, hash_: bytes, now: float) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Select, bindparam, func, insert, select, update
 
 from prefs.core.fold import State
 from prefs.core.keys import Keyring
@@ -328,41 +328,42 @@ def _spelled(keys: Keyring, spelling: bytes | None, hash_: bytes) -> str | None:
     return keys.decrypt(spelling, hash_).decode() if spelling else None
 
 
-def owners(conn: Connection, controller: str, hashes: Collection[bytes]) -> list[int]:
-    """Ids of everybody who has one of these identifiers."""
-    rows = conn.execute(
+_OWNERS = ByKeys(
+    lambda hashes: (
         select(links.c.subject_id)
         .join(identifiers, identifiers.c.id == links.c.identifier_id)
-        .where(identifiers.c.controller == controller, identifiers.c.hash.in_(sorted(hashes)))
+        .where(
+            identifiers.c.controller == bindparam("controller"),
+            identifiers.c.hash.in_(hashes),
+        )
         .distinct()
     )
-    return sorted(rows.scalars())
+)
+
+
+def owners(conn: Connection, controller: str, hashes: Collection[bytes]) -> list[int]:
+    """Ids of everybody who has one of these identifiers, however many these are."""
+    rows = _OWNERS.run(conn, hashes, {"controller": controller})
+    return sorted({subject_id for (subject_id,) in rows})
+
+
+def _after(controller: str, last: int, size: int) -> Select[int]:
+    """The next ids past one. The controller is compared as an expression, so that no index on it is
+    taken: SQLite would sort all of its subjects for each page."""
+    own = subjects.c.controller.concat("") == controller
+    return (
+        select(subjects.c.id).where(own, subjects.c.id > last).order_by(subjects.c.id).limit(size)
+    )
 
 
 def page(conn: Connection, controller: str, after: int, size: int) -> list[Subject]:
     """The subjects of a controller past an id, in order."""
-    ids = (
-        select(subjects.c.id)
-        .where(subjects.c.controller == controller, subjects.c.id > after)
-        .order_by(subjects.c.id)
-        .limit(size)
-    )
-    return by_ids(conn, list(conn.execute(ids).scalars()))
+    return by_ids(conn, list(conn.execute(_after(controller, after, size)).scalars()))
 
 
 def all_ids(conn: Connection, controller: str, size: int = 500) -> Iterable[list[int]]:
     """The ids of all subjects of a controller, in pages."""
     last = -1
-    while True:
-        page = list(
-            conn.execute(
-                select(subjects.c.id)
-                .where(subjects.c.controller == controller, subjects.c.id > last)
-                .order_by(subjects.c.id)
-                .limit(size)
-            ).scalars()
-        )
-        if not page:
-            return
+    while page := list(conn.execute(_after(controller, last, size)).scalars()):
         yield page
         last = page[-1]

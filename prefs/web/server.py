@@ -42,6 +42,7 @@ class Deadlines(HttpToolsProtocol):
         self._due: asyncio.TimerHandle | None = None
         self._in_headers = True
         self._whole = False
+        self._ended = False
         self._unfinished_bytes = 0
         self._large = False
 
@@ -56,8 +57,9 @@ class Deadlines(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._in_headers and self._due is None:
             self._wait(HEADERS_WITHIN)
+        self._ended = False  # a request may come whole in one piece: its body is no header
         super().data_received(data)
-        if self._in_headers:
+        if self._in_headers and not self._ended:
             self._unfinished_bytes += len(data)
             if self._unfinished_bytes > HEADER_BYTES:
                 self._large = True
@@ -74,7 +76,7 @@ class Deadlines(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._in_headers, self._whole = True, True
-        self._unfinished_bytes = 0
+        self._ended, self._unfinished_bytes = True, 0
         super().on_message_complete()
 
     def on_response_complete(self) -> None:

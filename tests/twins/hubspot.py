@@ -733,6 +733,13 @@ class HubspotTwin(Twin[Account]):
         self._write(email.lower(), type_id, state, "admin", travel)
 
     @act
+    def other_program_sets(
+        self, email: str, type_id: str, state: str, travel: Travel = PLAIN
+    ) -> None:
+        """Another tool with a key of its own sets a status through the API."""
+        self._write(email.lower(), type_id, state, "api", travel)
+
+    @act
     def property_change(self, email: str, name: str, value: str, travel: Travel = PLAIN) -> None:
         """A property changes, or HubSpot says again that it did."""
         self._property(self._known(email), name, value, "admin", travel)

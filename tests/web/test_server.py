@@ -173,6 +173,17 @@ def test_headers_over_the_limit_are_refused(service: Served, lines: int) -> None
     assert not out(service)
 
 
+@pytest.mark.parametrize("items", [1000, 2400, 10_000])
+def test_a_large_body_is_no_large_header(service: Served, items: int) -> None:
+    """Whether it comes in one piece or in several, and again on the same connection."""
+    to = [f"p{number}@example.com" for number in range(items)]
+    body = {"brand": "rt", "channel": "email", "purpose": "marketing", "to": to}
+    for _ in range(2):
+        answer = service.post("/v1/check", body)
+        assert answer.status_code == 200
+        assert len(answer.json()["results"]) == items
+
+
 def test_endless_headers_are_refused_before_they_end(service: Served) -> None:
     line = b"X-More: " + b"y" * 4096 + b"\r\n"
     with dialled(service) as endless:

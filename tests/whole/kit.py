@@ -12,6 +12,7 @@ from prefs.core import identity
 from prefs.core.ids import subject_text
 from prefs.core.signals import Evidence, Identifier, Signal, Statement
 from prefs.core.words import Basis, Channel, Choice, Purpose, Scope, Source
+from prefs.store import marks
 from tests.served import Served
 from tests.served import opened as runtime_of
 from tests.whole.places import HOOK_KEY, Place, email, phone, psid
@@ -86,8 +87,17 @@ def reasons(service: Served, to: Sequence[str], channel: str = "email") -> list[
     """What check answers for each, in order."""
     body = {"brand": "rt", "channel": channel, "purpose": "marketing", "to": to}
     answer = service.post("/v1/check", body)
-    assert answer.status_code == 200, answer.text
+    assert answer.status_code == 200, f"HTTP {answer.status_code} {answer.text}"
     return [one["reason"] for one in answer.json()["results"]]
+
+
+def polled(service: Served, since: float = 0.0) -> bool:
+    """Every lane has walked its vendor since then."""
+    targets = service.runtime.targets
+    found = service.runtime.database.read_now(
+        lambda conn: [marks.lane(conn, target.label) for target in targets]
+    )
+    return all(row and row.scanned_at and row.scanned_at >= since for row in found)
 
 
 def backlog(service: Served) -> int:

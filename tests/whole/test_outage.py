@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, select
+from sqlalchemy import func, select
 
-from prefs.store.schema import lanes
+from prefs.core.words import Choice
+from prefs.store.schema import ledger
 from tests.served import Served, eventually, listening
 from tests.twins.kit import Clock
-from tests.whole.kit import backlog, reasons, recorded, say, secrets, targets
+from tests.whole.kit import backlog, polled, reasons, recorded, say, secrets, targets
 from tests.whole.places import HEARD, HOOK_KEY, READABLE, Place, email, opened, phone, psid
 
 HOURS = 4
@@ -98,16 +99,6 @@ def clinic(tmp_path: Path) -> Iterator[Clinic]:
         yield made
 
 
-def polled(service: Served, since: float) -> bool:
-    """Every lane has walked its vendor since then."""
-
-    def times(conn: Connection) -> list[float | None]:
-        return list(conn.execute(select(lanes.c.scanned_at)).scalars())
-
-    found = service.runtime.database.read_now(times)
-    return len(found) == len(READABLE) + len(HEARD) and all(at and at >= since for at in found)
-
-
 def leave(clinic: Clinic) -> None:
     """A thousand people, one after the other, over four hours."""
     pace = HOURS * 3600 / sum(map(len, LEAVE.values()))
@@ -130,7 +121,7 @@ def missed(service: Served) -> dict[str, set[str]]:
 @pytest.mark.timeout(400)
 def test_one_round_of_polls_finds_all_who_left_while_we_were_off(clinic: Clinic) -> None:
     with clinic.served() as service:
-        eventually(lambda: polled(service, 0.0) and not backlog(service), 60)
+        eventually(lambda: polled(service) and not backlog(service), 60)
         assert set(reasons(service, [email(one) for one in EVERYBODY])) == {"consent"}
 
     leave(clinic)
@@ -145,6 +136,7 @@ def test_one_round_of_polls_finds_all_who_left_while_we_were_off(clinic: Clinic)
         eventually(lambda: not backlog(service), 200)
         say("outage", f"all vendors follow: {time.monotonic() - began:.1f} s")
         assert_followed(clinic, service)
+        assert heard(service) == {f"rt/{system}": len(who) for system, who in LEAVE.items()}
 
 
 def assert_webhooks_lost(clinic: Clinic) -> None:
@@ -155,6 +147,15 @@ def assert_webhooks_lost(clinic: Clinic) -> None:
         assert {one.status for one in sent} <= {None}, place.system
         lost += len(sent)
     say("outage", f"{lost} tries of webhooks met a closed port")
+
+
+def heard(service: Served) -> dict[str, int]:
+    """How many people's outs came from each vendor, as the ledger tells: our own writes, which the
+    polls see at all the others, are nobody's wish."""
+    outs = select(ledger.c.origin, func.count(ledger.c.subject_id.distinct()))
+    wanted = outs.where(ledger.c.choice == Choice.OUT.value).group_by(ledger.c.origin)
+    rows = service.runtime.database.read_now(lambda conn: conn.execute(wanted).all())
+    return {str(origin): int(number) for origin, number in rows}
 
 
 def assert_followed(clinic: Clinic, service: Served) -> None:

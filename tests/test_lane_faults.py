@@ -1,0 +1,160 @@
+"""The lane as it runs: one fault keeps nobody else waiting, and after one nothing is taken for
+settled that may still be on its way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefs.chores import Sweep
+from prefs.core.errors import PropagationError, Unusable
+from prefs.core.propagation import Absent, Container, Observed, Outcome, Page, Ref, Value
+from prefs.core.words import Source
+from prefs.lanes import Lane, Pace
+from prefs.store import marks, outbox, subjects
+from tests.kit import TARGET, Clinic, MailingList, clinic
+
+ADA, BOB = "ada@example.co.uk", "bob@example.co.uk"
+
+
+@dataclass
+class Faulty(MailingList):
+    """Where a fault of ours, which no connector should have, comes up."""
+
+    bad: str = ""
+    walks: bool = True
+    lists: bool = True
+
+    async def observe(
+        self, refs: Sequence[Ref]
+    ) -> Mapping[Ref, Observed | Absent | PropagationError]:
+        await asyncio.sleep(0.05)
+        if self.bad in {ref.value for ref in refs}:
+            raise KeyError("a field that was always there")
+        return await super().observe(refs)
+
+    async def scan(self, cursor: str | None) -> AsyncIterator[Page]:
+        if not self.walks:
+            raise KeyError("a field that was always there")
+        yield Page((), complete=True)
+
+    async def containers(self) -> Sequence[Container]:
+        if not self.lists:
+            raise KeyError("a field that was always there")
+        return []
+
+
+@pytest.fixture
+def rt(tmp_path: Path) -> Iterator[Clinic]:
+    made = clinic(tmp_path)
+    yield made
+    made.database.close()
+
+
+def run(rt: Clinic, there: MailingList, until: Callable[[], object], **more: Any) -> None:
+    """Let the lane work until something holds, for a few seconds at most."""
+    target = more.pop("target", TARGET)
+    lane = Lane(target, there, rt.database, rt.intake, rt.clock, Pace(), "one", **more)
+
+    async def work() -> None:
+        job = asyncio.create_task(lane.run())
+        for _ in range(200):
+            if until():
+                break
+            await asyncio.sleep(0.02)
+        job.cancel()
+        with suppress(asyncio.CancelledError):
+            await job
+
+    asyncio.run(work())
+    assert until()
+
+
+def waiting(rt: Clinic, address: str) -> list[Any]:
+    (owner,) = rt.database.read_now(lambda conn: subjects.owners(conn, "rt", [rt.hash(address)]))
+    return rt.database.read_now(lambda conn: marks.of_subject(conn, owner))
+
+
+def epoch(rt: Clinic) -> int:
+    row = rt.database.read_now(lambda conn: marks.lane(conn, TARGET.label))
+    return int(row.epoch) if row else 0
+
+
+def test_a_record_that_we_cannot_handle_keeps_nobody_else_waiting(rt: Clinic) -> None:
+    there = Faulty(rt.clock, held=dict.fromkeys((ADA, BOB), Value.ON), bad=ADA)
+    for one in (ADA, BOB):
+        rt.say(one, Source.ONE_CLICK)
+    run(rt, there, lambda: there.held[BOB] is Value.OFF and not waiting(rt, BOB))
+    (mark,) = waiting(rt, ADA)
+    assert mark.outcome == Outcome.PENDING
+    assert "KeyError" in mark.reason
+    assert ADA not in mark.reason
+    there.bad = ""
+    rt.clock.forward(60)
+    run(rt, there, lambda: there.held[ADA] is Value.OFF)
+
+
+@pytest.mark.parametrize("walks", [True, False])
+def test_a_fault_of_a_walk_or_of_the_lists_stops_no_push(rt: Clinic, walks: bool) -> None:
+    there = Faulty(rt.clock, held={ADA: Value.ON}, walks=walks, lists=not walks)
+    rt.say(ADA, Source.ONE_CLICK)
+    run(rt, there, lambda: there.held[ADA] is Value.OFF and not waiting(rt, ADA))
+    assert epoch(rt) == 1
+
+
+@dataclass
+class Locked(MailingList):
+    """Its token was revoked: it can be neither read nor written."""
+
+    async def observe(
+        self, refs: Sequence[Ref]
+    ) -> Mapping[Ref, Observed | Absent | PropagationError]:
+        return dict.fromkeys(refs, Unusable("the vendor refuses our token (401)"))
+
+    async def scan(self, cursor: str | None) -> AsyncIterator[Page]:
+        if self.held:
+            raise Unusable("the vendor refuses our token (401)")
+        yield Page(())
+
+
+@pytest.mark.parametrize(("live", "outs"), [(True, True), (True, False), (False, False)])
+def test_a_target_that_refuses_us_is_told_once_a_day(rt: Clinic, live: bool, outs: bool) -> None:
+    """Also where nothing is to be written: what people do there is not heard."""
+    there, target = Locked(rt.clock, held={ADA: Value.ON}), replace(TARGET, live=live)
+    if outs:
+        rt.say(ADA, Source.ONE_CLICK)
+    for day in (1, 2):
+        run(rt, there, lambda: parked(rt), target=target)
+        for _ in range(2):
+            asyncio.run(Sweep(rt.database, [target], rt.keys, rt.clock, ["mail:o@x.example"]).run())
+            rt.clock.forward(5)
+        told = [text for text in alerts(rt) if "refuses us" in text]
+        assert len(told) == day
+        assert "401" in told[0]
+        rt.clock.forward(86400)
+
+
+def parked(rt: Clinic) -> bool:
+    row = rt.database.read_now(lambda conn: marks.lane(conn, TARGET.label))
+    return bool(row and row.parked_until and row.parked_until > rt.clock().timestamp())
+
+
+def alerts(rt: Clinic) -> list[str]:
+    rows = rt.database.read_now(lambda conn: outbox.due(conn, rt.clock().timestamp(), 100))
+    return [outbox.content(rt.keys, row)["text"] for row in rows]
+
+
+def test_a_lane_that_failed_goes_on_under_another_epoch(rt: Clinic) -> None:
+    """A call that it broke off may still be on its way."""
+
+    async def fails(_: object) -> None:
+        raise KeyError("a field that was always there")
+
+    there = MailingList(rt.clock, held={ADA: Value.ON})
+    run(rt, there, lambda: epoch(rt) > 1, answer_open=fails)
