@@ -163,8 +163,11 @@ class Tags:
         known = (await self.ids()).get(name)
         return known[0] if known else await http.retried(make)
 
-    def forget(self) -> None:
-        self._ids = {}
+    async def lost(self, slot: Slot) -> bool:
+        """Whether a tag that was known is there no more; asked for anew."""
+        before, self._ids = self.known(slot), {}
+        await self.ids()
+        return not before or not before <= self.known(slot)
 
 
 class Keap:
@@ -381,18 +384,41 @@ class Keap:
     async def _mark_part(
         self, slot: Slot, to: Wish, holders: Mapping[Change, Sequence[str]]
     ) -> dict[Change, Answer]:
-        ids = list(dict.fromkeys(id_ for held in holders.values() for id_ in held))
         try:
-            if to is Wish.ON:
-                return await self._unmark(slot, ids, holders)
-            words = await self._line.apply_tag(await self._tags.made(_name(slot)), ids)
-        except Gone:
-            self._tags.forget()
-            return dict.fromkeys(holders, Temporary("the tag is gone; it is looked up again"))
+            return await self._marked(slot, to, holders)
+        except Refused as failure:
+            return await self._refused(slot, to, holders, failure)
         except PropagationError as failure:
             return dict.fromkeys(holders, failure)
+
+    async def _marked(
+        self, slot: Slot, to: Wish, holders: Mapping[Change, Sequence[str]]
+    ) -> dict[Change, Answer]:
+        ids = list(dict.fromkeys(id_ for held in holders.values() for id_ in held))
+        if to is Wish.ON:
+            return await self._unmark(slot, ids, holders)
+        words = await self._line.apply_tag(await self._tags.made(_name(slot)), ids)
         answers = {change: _answer(words, held) for change, held in holders.items()}
         return {change: answer for change, answer in answers.items() if answer is not None}
+
+    async def _refused(
+        self, slot: Slot, to: Wish, holders: Mapping[Change, Sequence[str]], failure: Refused
+    ) -> dict[Change, Answer]:
+        """One contact that is gone may cost the whole call: it is made in halves, so that it costs
+        nobody else. A tag that is gone has the same answer, and is looked up again."""
+        try:
+            lost = isinstance(failure, Gone) and await self._tags.lost(slot)
+        except PropagationError as fault:
+            return dict.fromkeys(holders, fault)
+        if lost:
+            return dict.fromkeys(holders, Temporary("the tag is gone; it is looked up again"))
+        if len(holders) == 1:
+            return dict.fromkeys(holders, failure)
+        items = list(holders.items())
+        answers: dict[Change, Answer] = {}
+        for part in (items[: len(items) // 2], items[len(items) // 2 :]):
+            answers |= await self._mark_part(slot, to, dict(part))
+        return answers
 
     async def _unmark(
         self, slot: Slot, ids: Sequence[str], holders: Iterable[Change]

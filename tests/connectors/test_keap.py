@@ -388,6 +388,22 @@ class TestKeap(ConnectorContract):
         assert changes[2] not in answers
         assert self.tagged(refs[3]) == {REMINDERS, NO_SMS}
 
+    @pytest.mark.parametrize("to", [Wish.OFF, Wish.ON])
+    def test_one_contact_that_is_gone_keeps_no_other_from_its_tag(self, to: Wish) -> None:
+        """Keap may refuse the whole call for it, with the same 404 that a missing tag gets."""
+        refs = self.people(8)
+        for ref in refs:
+            self.twin.admin_tags(ref.vendor_id or "", NO_SMS if to is Wish.ON else NO_PHONE)
+        self.twin.admin_tags(refs[0].vendor_id or "", NO_SMS)
+        self.twin.configure(knows_all=True)
+        self.twin.redact(refs[5].vendor_id or "")
+        changes = [Change(ref, SMS, to) for ref in refs]
+        answers = self.write(*changes)
+        assert [type(answers[change]) for change in changes].count(Applied) == 7
+        assert isinstance(answers[changes[5]], Refused)
+        rest = [ref for ref in refs if ref != refs[5]]
+        assert {NO_SMS in self.tagged(ref) for ref in rest} == {to is Wish.OFF}
+
     def test_all_contacts_with_the_address_are_tagged_and_off_only_together(self) -> None:
         ids = [self.twin.new_contact("home@example.com") for _ in range(2)]
         home = Ref(Kind.EMAIL, "home@example.com")

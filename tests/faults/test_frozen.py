@@ -117,24 +117,29 @@ def one_round(scene: Scene, address: str, moment: float, on_the_way: bool) -> in
         else:
             time.sleep(moment)
         first.send_signal(signal.SIGSTOP)
+        before = len(twin.changes(address, "101"))
         scene.say(address, "out")
         second = scene.made.start("work")
         eventually(lambda: scene.lane().epoch > epoch, 20)
         eventually(off(scene, address), 30)
-        before = len(twin.changes(address, "101"))
         if on_the_way:
-            eventually(lambda: len(twin.changes(address, "101")) > before, 10)
+            eventually(lambda: landed(twin, address, before), 15)
         first.send_signal(signal.SIGCONT)
         time.sleep(1.0)
         eventually(lambda: off(scene, address)() and scene.backlog() == 0, 40)
         assert scene.outcomes() <= {"confirmed", "absent"}
-        late = twin.changes(address, "101")[before:]
-        return sum(one.state == "SUBSCRIBED" for one in late)
+        return landed(twin, address, before)
     finally:
         twin.faults.clear()
         end(first)
         if second:
             end(second)
+
+
+def landed(twin: HubspotTwin, address: str, before: int) -> int:
+    """How many of the changes since then switched the person on."""
+    changes = twin.changes(address, "101")[before:]
+    return sum(one.state == "SUBSCRIBED" for one in changes)
 
 
 def off(scene: Scene, address: str) -> Callable[[], bool]:

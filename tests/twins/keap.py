@@ -53,7 +53,7 @@ PHONE_FIELDS = {"PHONE1", "PHONE2", "PHONE3", "PHONE4", "PHONE5"}
 SECOND, MINUTE = Window(10, 1.0), Window(240, 60.0)
 OWN = {"token", "client_id", "client_secret", "token_life", "opt_out_as"}
 OWN |= {"token_as_bearer", "hide_tags", "tells_opt_out", "odd_tag_events", "keeps_unpermitted"}
-OWN |= {"hide_statuses"}
+OWN |= {"hide_statuses", "knows_all"}
 V2 = "/crm/rest/v2"
 HOOKS = "/crm/rest/v1/hooks"
 UNVERIFIED, VERIFIED, INACTIVE = "Unverified", "Verified", "Inactive"
@@ -112,6 +112,7 @@ class KeapTwin(Twin[Account]):
     token_life     seconds that an OAuth token lives (default 86400)
     opt_out_as     the status that an API opt-out makes: MANUAL (default) or ADMIN
     keeps_unpermitted  an API opt-out of an address without permission leaves its status
+    knows_all      a bulk call that names a contact Keap does not have is refused as a whole
     hide_statuses  contacts are shown without the statuses of their addresses
     hide_tags      contacts are shown without `tag_ids`
     tells_opt_out  an opt-out, the API's too, fires `contact.edit` (default no)
@@ -135,7 +136,7 @@ class KeapTwin(Twin[Account]):
         self.opt_out_as = "MANUAL"
         self.token_as_bearer = False
         self.hide_tags = self.tells_opt_out = self.odd_tag_events = False
-        self.keeps_unpermitted = self.hide_statuses = False
+        self.keeps_unpermitted = self.hide_statuses = self.knows_all = False
 
     def fresh(self) -> Account:
         return Account()
@@ -382,6 +383,9 @@ class KeapTwin(Twin[Account]):
         ids = body["contact_ids"]
         if len(set(ids)) < len(ids) or not all(isinstance(one, str) for one in ids):
             raise self._refuse(400, "contact_ids are texts, each once")
+        known = {str(number) for number in self.state.contacts}
+        if self.knows_all and not known.issuperset(ids):
+            raise self._refuse(404, "Contact not found")
         return int(tag), ids
 
     async def apply_tag(self, request: Request) -> Response:
