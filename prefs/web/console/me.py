@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from prefs.core.errors import BadInput, NotFound
 from prefs.store import staff
+from prefs.web.console import codes
 from prefs.web.console.session import COOKIE, PATH, Visit, go, headers, signed_in
 
 HERE = "/staff/me"
@@ -111,12 +112,13 @@ async def confirm_totp(request: Request, visit: Visit) -> Response:
     secret = await _pending(visit, request)
     if secret is None:
         return go(TOTP)
-    code = visit.form.get("code", "")[:10].replace(" ", "")
-    if not pyotp.TOTP(secret).verify(code, for_time=served.clock(), valid_window=1):
+    step = codes.step_of(secret, visit.form.get("code", "")[:10], served.clock())
+    if step is None:
         return await page(visit, request, "staff.me.wrong_code", 422)
 
     def job(conn: Connection) -> None:
         staff.set_totp(conn, served.keys, member.brand, member.id, secret)
+        staff.use_step(conn, member.id, step)
         staff.set_pending(conn, served.keys, token, None)
 
     await served.database.write(job)

@@ -14,7 +14,6 @@ from ipaddress import ip_address
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-import pyotp
 from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import Response
@@ -27,6 +26,7 @@ from prefs.store import staff
 from prefs.store.staff import Member
 from prefs.web import pages
 from prefs.web.bodies import read_body
+from prefs.web.console import codes
 from prefs.web.console.session import (
     COOKIE,
     CSRF,
@@ -44,10 +44,6 @@ from prefs.web.texts import texts_of
 
 BEFORE = "prefs_login"
 """Cookie of the sign-in form, equal to its hidden field."""
-
-
-WINDOW = (0, -1, 1)
-"""Steps of 30 s by which an authenticator's clock may be wrong."""
 
 
 class Try(NamedTuple):
@@ -139,9 +135,8 @@ def _with_code(conn: Connection, served: Service, member: Member, code: str) -> 
     secret = staff.totp_of(conn, served.keys, member.brand, member.id)
     if secret is None:
         return Opened(member, None)
-    totp, now, given = pyotp.TOTP(secret), served.clock(), code.replace(" ", "")
-    right = [n for n in WINDOW if _same(totp.at(now, counter_offset=n), given)]
-    return Opened(member, totp.timecode(now) + right[0]) if right else None
+    step = codes.step_of(secret, code, served.clock())
+    return None if step is None else Opened(member, step)
 
 
 def _same(one: str, other: str) -> bool:
