@@ -7,7 +7,8 @@ BIN := $(VENV)/bin
 # The first that runs and is new enough: a version manager may put names on PATH that only print an error.
 PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.13 3,$(shell python$(v) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v python$(v))))
 UV := $(shell command -v uv 2>/dev/null)
-WORKERS ?= 2
+# Half of the time is waiting, so more than two cores carry.
+WORKERS ?= 3
 
 help:
 	@echo "make demo    the story with vendor twins on this machine (DEMO_CHECK=1: run it alone)"
@@ -51,7 +52,7 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 faults: $(VENV)/.dev
 	PREFS_FAULTS=full $(BIN)/python -m pytest tests/faults -s --timeout 3000

@@ -24,6 +24,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Summary())
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take a minute begin first: one that begins last is waited for on one core."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 if importlib.util.find_spec("sniffio") is None:
     # httpcore looks for it several times a call, and under pytest each look in vain is dear: with
     # this it fails at once. A sixth of the time of the tests that make thousands of calls.

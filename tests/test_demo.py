@@ -29,6 +29,8 @@ from prefs.demo.systems import (
 from tests.twins.__main__ import TWINS, load
 from tests.twins.kit import Twin, running
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parent.parent
 Furnished = tuple[Twin[Any], Vendor]
 

@@ -22,6 +22,8 @@ from tests.served import eventually
 from tests.twins.kit import running
 from tests.twins.mailchimp import MailchimpTwin
 
+pytestmark = pytest.mark.long
+
 ROUNDS = count(200)
 A_ROUND = 40
 CLIENTS = 4

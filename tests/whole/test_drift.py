@@ -24,6 +24,8 @@ from tests.served import Served, configure, served
 from tests.whole.kit import reasons, recorded, say, secrets, targets
 from tests.whole.places import READABLE, Place, email, opened
 
+pytestmark = pytest.mark.long
+
 PEOPLE = 10_000
 WORKER = {"PREFS__WORKER__LEASE": "30s"}
 Row = tuple[str, str, str]

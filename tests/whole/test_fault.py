@@ -41,6 +41,8 @@ from tests.whole.places import (
     phone,
 )
 
+pytestmark = pytest.mark.long
+
 PEOPLE, STRUCK = 2400, 2000
 """Numbers 0 to 1999 are struck; the rest are left alone."""
 LINK_BEFORE, TEXT_BEFORE, LINK_DURING, TEXT_DURING = 3, 7, 1203, 1507

@@ -24,6 +24,8 @@ from tests.twins.kit import Clock
 from tests.whole.kit import backlog, polled, reasons, recorded, say, secrets, targets
 from tests.whole.places import HEARD, HOOK_KEY, READABLE, Place, email, opened, phone, psid
 
+pytestmark = pytest.mark.long
+
 HOURS = 4
 LEAVE = {
     "mailchimp": range(170),
