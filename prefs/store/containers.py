@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import Connection, and_, case, delete, select
-from sqlalchemy.dialects import sqlite
 
 from prefs.core.propagation import Container
+from prefs.store import dialect
 from prefs.store.schema import containers, lanes
 
 INERT, UNCLASSIFIED = "inert", "unclassified"
@@ -17,7 +17,7 @@ INERT, UNCLASSIFIED = "inert", "unclassified"
 
 def keep(conn: Connection, target: str, found: Iterable[tuple[Container, str]], now: float) -> None:
     """What a complete reading found, each with its class; the others are gone."""
-    upsert = sqlite.insert(containers)
+    upsert = dialect.insert(containers)
     rows = [
         {
             "target": target,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import Connection, delete, select, update
-from sqlalchemy.dialects import sqlite
 
 from prefs.core.keys import Keyring
+from prefs.store import dialect
 from prefs.store.counters import next_numbers
 from prefs.store.schema import events, inbox
 
@@ -18,7 +18,7 @@ KEEP = 30 * 86400.0
 def first_time(conn: Connection, target: str, event_key: str, now: float) -> bool:
     """True for the first delivery of a vendor event, False for its duplicates."""
     done = conn.execute(
-        sqlite.insert(events).on_conflict_do_nothing(),
+        dialect.insert(events).on_conflict_do_nothing(),
         {"target": target, "event_key": event_key, "received_at": now},
     )
     return done.rowcount == 1

@@ -25,9 +25,9 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import sqlite
 
 from prefs.core.propagation import Outcome, Receipt, Slot, Value, Wish
+from prefs.store import dialect
 from prefs.store.counters import next_numbers
 from prefs.store.hot import ByKeys, Statement
 from prefs.store.schema import (
@@ -94,8 +94,8 @@ def set_marks(
 
 
 _FIELDS = ("target", "subject_id", "vendor_id", "number", "urgent", "due_at", "since", "attempts")
-_insert = sqlite.insert(marks).values({name: bindparam(name) for name in _FIELDS})
-_sooner = func.min(marks.c.due_at, _insert.excluded.due_at)
+_insert = dialect.insert(marks).values({name: bindparam(name) for name in _FIELDS})
+_sooner = dialect.least(marks.c.due_at, _insert.excluded.due_at)
 
 
 def _set(due_at: Any) -> Statement:
@@ -104,7 +104,7 @@ def _set(due_at: Any) -> Statement:
             index_elements=["target", "subject_id", "vendor_id"],
             set_={
                 "number": _insert.excluded.number,
-                "urgent": func.max(marks.c.urgent, _insert.excluded.urgent),
+                "urgent": dialect.greatest(marks.c.urgent, _insert.excluded.urgent),
                 # An out is not as old as the opt-in that waited before it.
                 "since": case(
                     (marks.c.urgent < _insert.excluded.urgent, _insert.excluded.since),
@@ -329,7 +329,7 @@ def delay(conn: Connection, lease: Lease, delayed: Iterable[Delay]) -> None:
         .values(
             due_at=case((same, bindparam("b_due")), else_=marks.c.due_at),
             urgent=case(
-                (same, func.min(marks.c.urgent, bindparam("b_urgent"))), else_=marks.c.urgent
+                (same, dialect.least(marks.c.urgent, bindparam("b_urgent"))), else_=marks.c.urgent
             ),
             outcome=bindparam("b_outcome"),
             reason=bindparam("b_reason"),
@@ -487,7 +487,7 @@ def next_due(conn: Connection, targets: Collection[str]) -> float | None:
 # --- records ----------------------------------------------------------------------------------
 
 
-_insert_record = sqlite.insert(records).values(
+_insert_record = dialect.insert(records).values(
     {name: bindparam(name) for name in ("target", "vendor_id", "seen_at")}
 )
 _SEE = Statement(
@@ -497,7 +497,7 @@ _SEE = Statement(
     )
 )
 _NAME = Statement(
-    sqlite.insert(record_identifiers)
+    dialect.insert(record_identifiers)
     .values({c.name: bindparam(c.name) for c in record_identifiers.c})
     .on_conflict_do_nothing()
 )
@@ -655,7 +655,7 @@ class Proof(NamedTuple):
     opened_at: float | None = None
 
 
-_insert_receipt = sqlite.insert(receipts).values({c.name: bindparam(c.name) for c in receipts.c})
+_insert_receipt = dialect.insert(receipts).values({c.name: bindparam(c.name) for c in receipts.c})
 _new = _insert_receipt.excluded
 _KEEP = Statement(
     _insert_receipt.on_conflict_do_update(
@@ -667,7 +667,7 @@ _KEEP = Statement(
             "seen_began": func.coalesce(_new.seen_began, receipts.c.seen_began),
             "written": func.coalesce(_new.written, receipts.c.written),
             "written_ended": func.coalesce(_new.written_ended, receipts.c.written_ended),
-            "ever_on": func.max(_new.ever_on, receipts.c.ever_on),
+            "ever_on": dialect.greatest(_new.ever_on, receipts.c.ever_on),
             "outcome": _new.outcome,
             "reason": _new.reason,
             "due_at": _new.due_at,
@@ -752,7 +752,7 @@ def note_pushback(conn: Connection, target: str, hash_: bytes, now: float, most:
     count = count_pushbacks(conn, target, hash_, now)
     if count < most:
         row = {"target": target, "hash": hash_, "at": now}
-        conn.execute(sqlite.insert(pushbacks).on_conflict_do_nothing(), row)
+        conn.execute(dialect.insert(pushbacks).on_conflict_do_nothing(), row)
     return count + 1
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sqlalchemy import Connection, select
-from sqlalchemy.dialects import sqlite
 
+from prefs.store import dialect
 from prefs.store.schema import notices
 
 
@@ -24,6 +24,6 @@ def wording(conn: Connection, brand: str, name: str) -> str | None:
 def keep(conn: Connection, brand: str, name: str, wording: str, now: float) -> None:
     """The first wording of a notice stands; a changed wording needs a name of its own."""
     conn.execute(
-        sqlite.insert(notices).on_conflict_do_nothing(),
+        dialect.insert(notices).on_conflict_do_nothing(),
         {"brand": brand, "name": name, "wording": wording, "created_at": now},
     )

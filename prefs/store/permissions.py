@@ -16,7 +16,7 @@ from prefs.core.decision import NOBODY, Held, Screening, hold_together
 from prefs.core.fold import State
 from prefs.core.screening import screening
 from prefs.core.words import Channel, Purpose
-from prefs.store import screenings
+from prefs.store import dialect, screenings
 from prefs.store.codec import decode_held, encode_held, with_screening
 from prefs.store.database import Database
 from prefs.store.hot import ByKeys, Statement
@@ -73,7 +73,7 @@ def read(conn: Connection, brand: str, hashes: Collection[bytes]) -> dict[bytes,
     return {hash_: decode_held(value) for hash_, value in rows}
 
 
-_insert = sqlite.insert(permissions)
+_insert = dialect.insert(permissions)
 _UPSERT = Statement(
     _insert.values(
         brand=bindparam("brand"), hash=bindparam("hash"), value=bindparam("value")
@@ -173,7 +173,7 @@ def set_fact(
     fact: str,
     now: float,
 ) -> None:
-    upsert = sqlite.insert(delivery_facts)
+    upsert = dialect.insert(delivery_facts)
     conn.execute(
         upsert.on_conflict_do_nothing(),
         {

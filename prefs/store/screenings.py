@@ -10,10 +10,10 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, bindparam, delete, func, select, update
-from sqlalchemy.dialects import sqlite
 
 from prefs.core.decision import Screening
 from prefs.core.screening import Register, Screened, later, screening
+from prefs.store import dialect
 from prefs.store.counters import next_numbers
 from prefs.store.hot import ByKeys, Statement
 from prefs.store.schema import identifiers, screening_runs, screenings
@@ -40,7 +40,7 @@ def read(conn: Connection, hashes: Collection[bytes]) -> dict[str, Answers]:
     return found
 
 
-_insert = sqlite.insert(screenings)
+_insert = dialect.insert(screenings)
 _FIELDS = ("hash", "brand", "register", "screened_at", "listed_from")
 _KEEP = Statement(
     _insert.values({name: bindparam(name) for name in _FIELDS}).on_conflict_do_update(

@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, delete, select
-from sqlalchemy.dialects import sqlite
 
 from prefs.core.words import Purpose, Result
+from prefs.store import dialect
 from prefs.store.schema import ledger, tallies
 
 DAY = 86400
@@ -50,7 +50,7 @@ def count(conn: Connection, rows: Iterable[Any]) -> None:
     found = Counter(_key(row) for row in rows if _counts(row))
     if not found:
         return
-    upsert = sqlite.insert(tallies)
+    upsert = dialect.insert(tallies)
     conn.execute(
         upsert.on_conflict_do_update(
             index_elements=list(_FIELDS),

@@ -12,10 +12,10 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, delete, select
-from sqlalchemy.dialects import sqlite
 
 from prefs.core.errors import Temporary
 from prefs.core.keys import Keyring
+from prefs.store import dialect
 from prefs.store.database import Database
 from prefs.store.schema import vault
 
@@ -51,7 +51,7 @@ class StoreVault:
             "value": self.keys.encrypt(value.encode(), self._aad(name)),
             "written_at": self.clock().timestamp(),
         }
-        insert = sqlite.insert(vault)
+        insert = dialect.insert(vault)
         newer = {name: insert.excluded[name] for name in ("value", "written_at")}
         upsert = insert.on_conflict_do_update(index_elements=["target", "name"], set_=newer)
         await self.database.write(lambda conn: conn.execute(upsert, row))
@@ -77,7 +77,7 @@ class StoreVault:
 
     def _enter(self, conn: Connection, row: Mapping[str, Any]) -> bool:
         now = self.clock().timestamp()
-        insert = sqlite.insert(vault)
+        insert = dialect.insert(vault)
         newer = {name: insert.excluded[name] for name in ("value", "written_at")}
         done = conn.execute(
             insert.on_conflict_do_update(

@@ -6,10 +6,9 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, and_, delete, func, insert, or_, select, update
-from sqlalchemy.dialects import sqlite
 
 from prefs.core.errors import NotFound
-from prefs.store import marks
+from prefs.store import dialect, marks
 from prefs.store.counters import next_numbers
 from prefs.store.schema import wave_ons, waves
 
@@ -111,7 +110,7 @@ def _join(
 
 def _add(conn: Connection, wave: Wave, hashes: Collection[bytes]) -> None:
     conn.execute(
-        sqlite.insert(wave_ons).on_conflict_do_nothing(),
+        dialect.insert(wave_ons).on_conflict_do_nothing(),
         [{"wave": wave.id, "hash": hash_} for hash_ in hashes],
     )
 

@@ -1,0 +1,39 @@
+"""What SQLite and PostgreSQL say differently, in one place: everything else is one SQL.
+
+SQLAlchemy's own `insert` of PostgreSQL compiles for both, `ON CONFLICT` included.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import ColumnElement
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import ReturnTypeFromArgs
+
+__all__ = ["greatest", "insert", "least"]
+
+
+class least(ReturnTypeFromArgs[Any]):  # noqa: N801  # a function of SQL is named as in SQL
+    """The smallest of several values of one row. PostgreSQL leaves NULL out, SQLite does not:
+    for columns that are never NULL only."""
+
+    inherit_cache = True
+
+
+class greatest(ReturnTypeFromArgs[Any]):  # noqa: N801  # as above
+    """The largest of several values of one row. For columns that are never NULL only."""
+
+    inherit_cache = True
+
+
+@compiles(least, "sqlite")
+def _least(element: ColumnElement[Any], compiler: SQLCompiler, **more: Any) -> str:
+    return f"min({compiler.process(element.clauses, **more)})"
+
+
+@compiles(greatest, "sqlite")
+def _greatest(element: ColumnElement[Any], compiler: SQLCompiler, **more: Any) -> str:
+    return f"max({compiler.process(element.clauses, **more)})"
