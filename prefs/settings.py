@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, urlsplit
-from zoneinfo import available_timezones
+from zoneinfo import ZoneInfo
 
 from phonenumbers import SUPPORTED_REGIONS
 
@@ -442,10 +442,11 @@ class _Branding:
 
     def _timezone(self) -> str:
         name = self.table.text("timezone", "Europe/London")
-        if name not in available_timezones():
+        try:
+            return ZoneInfo(name).key
+        except (KeyError, ValueError, OSError):  # unknown, out of bounds, a folder of several
             self.table.fault("timezone", "is no time zone; write one like Europe/London")
             return "Europe/London"
-        return name
 
     def _look(self) -> Look:
         table = self.table.table("look")

@@ -33,8 +33,9 @@ from prefs.core.signals import Evidence, Signal, Statement
 from prefs.core.words import Basis, Channel, Choice, Kind, Purpose, Scope, Source
 from prefs.intake import Intake, Recorded, TargetInfo
 from prefs.push import Backoff, Push
-from prefs.store import marks, migrate
+from prefs.store import marks
 from prefs.store.database import Database
+from tests import empty
 
 SECRET = b"a secret of thirty-two bytes or more"
 EMAIL = Scope(Channel.EMAIL, Purpose.MARKETING)
@@ -108,8 +109,7 @@ class Clinic:
 
 
 def clinic(folder: Path, clock: Clock | None = None) -> Clinic:
-    url = f"sqlite:///{folder}/prefs.db"
-    migrate.ensure(url)
+    url = empty.database(folder)
     clock = clock or Clock()
     keys = Keyring([SECRET])
     targets = [TargetInfo("rt/list", "rt", frozenset({Channel.EMAIL}))]

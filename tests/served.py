@@ -29,6 +29,7 @@ from prefs.scan import Scan
 from prefs.store import access, marks
 from prefs.store.marks import Lease
 from prefs.web.server import config
+from tests import empty
 
 PUBLIC = "https://prefs.example.co.uk"
 
@@ -138,6 +139,7 @@ def opened(
     public: str = PUBLIC,
 ) -> Runtime:
     secrets = {"PREFS_TEST_KEY": "a secret of thirty-two bytes or more", **(environ or {})}
+    empty.database(folder)
     return open_runtime(load_settings(configure(folder, extra, public), secrets), clock)
 
 

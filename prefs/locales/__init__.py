@@ -31,6 +31,7 @@ def language_of(locale: str) -> str:
     return next((name for name in wanted if name in known), FALLBACK)
 
 
+@cache
 def table_of(language: str) -> Table:
     """All texts of a language; what it lacks, or asks for values that the text does not get, is
     in English."""

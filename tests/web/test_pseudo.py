@@ -21,7 +21,7 @@ from prefs import links, mailer
 from prefs.core import identity
 from prefs.core.errors import Unavailable
 from prefs.core.tokens import TokenKind
-from prefs.locales import FALLBACK, catalogues
+from prefs.locales import FALLBACK, catalogues, table_of
 from prefs.store import jobs, outbox, staff
 from prefs.store.database import Database
 from prefs.store.staff import Role
@@ -141,8 +141,10 @@ def rt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     for controller in ("RT", "OTHER"):
         environ[f"PREFS__CONTROLLERS__{controller}__NAME"] = accented(controller)
         environ[f"PREFS__CONTROLLERS__{controller}__ADDRESS"] = accented("High Street")
+    table_of.cache_clear()
     with served(tmp_path, BRANDS, environ=environ, clock=Clock()) as made:
         yield made
+    table_of.cache_clear()
 
 
 def person(rt: Served, address: str, **more: Any) -> str:

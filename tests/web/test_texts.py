@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from prefs.locales import FALLBACK, FOLDER, catalogues
+from prefs.locales import FALLBACK, FOLDER, catalogues, table_of
 from prefs.settings import contrast_with_white
 from prefs.web.texts import Texts
 from tests.kit import Clock
@@ -94,9 +94,11 @@ def test_a_language_is_added_by_dropping_in_a_file(
         (tmp_path / f"{name}.po").write_text(text)
     monkeypatch.setattr("prefs.locales.FOLDER", tmp_path)
     monkeypatch.setattr("prefs.locales.catalogues", catalogues.__wrapped__)
+    table_of.cache_clear()
     assert Texts("nl-NL")("title.unsubscribe") == "Afmelden"
     assert Texts("nl-NL")("stop.done") == "You are unsubscribed"
     assert Texts("nl-NL")("stop.button") == "Yes, unsubscribe me", "it has no such value"
+    table_of.cache_clear()
 
 
 def test_an_unknown_language_is_read_in_english_with_its_own_dates() -> None:
