@@ -30,7 +30,7 @@ from rich.table import Table
 
 from bench import people
 from prefs.core.keys import Keyring
-from prefs.store.database import sqlite_library
+from prefs.store import sqlite
 from tests.twins.kit import running
 from tests.twins.mailchimp import MailchimpTwin
 
@@ -199,7 +199,7 @@ def preference(number: int) -> str:
 
 def raw_commits(folder: Path, seconds: float) -> float:
     """One-row commits a second, synced in full, by the same library."""
-    library: Any = sqlite_library()
+    library: Any = sqlite.library()
     conn = library.connect(str(folder / f"raw{secrets.token_hex(4)}.db"), isolation_level=None)
     conn.execute("PRAGMA journal_mode=WAL")
     conn.execute("PRAGMA synchronous=FULL")
@@ -300,7 +300,7 @@ def main() -> None:
     machine = {
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "sqlite": sqlite_library().sqlite_version,
+        "sqlite": sqlite.library().sqlite_version,
         "standard_sqlite": sqlite3.sqlite_version,
     }
     results = {"machine": machine, "figures": figures}

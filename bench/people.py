@@ -3,9 +3,11 @@ consent each, without the ledger that `check` never reads."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-from sqlalchemy import insert
+from sqlalchemy import Connection, insert
 
 from prefs.core import identity
 from prefs.core.decision import hold_together
@@ -14,7 +16,7 @@ from prefs.core.keys import Keyring
 from prefs.core.words import Basis, Channel, Choice, Purpose, Scope, Source
 from prefs.store import migrate
 from prefs.store.codec import encode_held
-from prefs.store.database import make_engine
+from prefs.store.database import Database
 from prefs.store.schema import permissions
 
 EMAIL = Scope(Channel.EMAIL, Purpose.MARKETING)
@@ -35,7 +37,7 @@ def fill(folder: Path, keys: Keyring, count: int) -> None:
     """`count` permission rows, every third one out."""
     url = f"sqlite:///{folder}/prefs.db"
     migrate.ensure(url)
-    engine = make_engine(url)
+    database = Database(url).open()
     values = [_held(Choice.OUT), _held(Choice.IN), _held(Choice.IN)]
     for start in range(0, count, CHUNK):
         rows = [
@@ -47,6 +49,9 @@ def fill(folder: Path, keys: Keyring, count: int) -> None:
             for number in range(start, min(start + CHUNK, count))
         ]
         rows.sort(key=lambda row: bytes(row["hash"]))  # type: ignore[arg-type]  # hashes are bytes
-        with engine.begin() as conn:
-            conn.execute(insert(permissions), rows)
-    engine.dispose()
+        database.write_now(partial(_insert, rows=rows))
+    database.close()
+
+
+def _insert(conn: Connection, rows: Sequence[Mapping[str, object]]) -> None:
+    conn.execute(insert(permissions), rows)

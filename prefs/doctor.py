@@ -13,7 +13,7 @@ from prefs.core.keys import Keyring
 from prefs.core.propagation import Target
 from prefs.settings import Brand, Settings
 from prefs.store import containers, migrate
-from prefs.store.database import Database, sqlite_library
+from prefs.store.database import Database
 from prefs.store.keys import check_keys
 
 EVENTS = {
@@ -39,9 +39,10 @@ POLLED = frozenset({"google"})
 
 def examine(settings: Settings) -> dict[str, Any]:
     """Findings, the database's version, and URL and events for each target."""
-    findings = [*_database_findings(settings), *settings.warnings]
+    database, findings = _database(settings)
+    findings += settings.warnings
     return {
-        "sqlite": sqlite_library().sqlite_version,
+        "database": database,
         "database_version": migrate.head(),
         "findings": findings,
         "webhooks": [
@@ -53,15 +54,21 @@ def examine(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _database_findings(settings: Settings) -> list[str]:
+def _database(settings: Settings) -> tuple[str, list[str]]:
+    """The engine with its version, and what is found in it."""
     try:
         migrate.ensure(settings.database)
         with Database(settings.database) as database:
             keys = Keyring(settings.secret_keys)
             database.write_now(lambda conn: check_keys(conn, keys, 0.0))
-            return database.read_now(lambda conn: _unclassified(conn, settings))
+            return database.read_now(lambda conn: (_engine(conn), _unclassified(conn, settings)))
     except PrefsError as fault:
-        return str(fault).splitlines()
+        return "not opened", str(fault).splitlines()
+
+
+def _engine(conn: Connection) -> str:
+    dialect = conn.dialect
+    return f"{dialect.name} {'.'.join(map(str, dialect.server_version_info or ()))}"
 
 
 def _unclassified(conn: Connection, settings: Settings) -> list[str]:
@@ -96,7 +103,7 @@ def _mail_hook(settings: Settings, brand: Brand) -> dict[str, str]:
 
 
 def shown(report: dict[str, Any]) -> Table:
-    table = Table("target", "mode", "webhook", "events", title=f"SQLite {report['sqlite']}")
+    table = Table("target", "mode", "webhook", "events", title=report["database"])
     for row in report["webhooks"]:
         table.add_row(row["target"], row["mode"], row["url"], row["events"])
     for finding in report["findings"]:

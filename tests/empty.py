@@ -1,17 +1,35 @@
-"""An empty database, migrated once a process and copied: to bring one up takes longer than many a
-test. That the migrations make the schema is shown by tests/store/test_database.py."""
+"""An empty database for a test, of the engine that it runs on (tests/conftest.py). One is migrated
+once a process and copied: to bring one up takes longer than many a test. That the migrations make
+the schema is shown by tests/store/test_database.py."""
 
 from __future__ import annotations
 
+import os
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+from sqlalchemy import Connection
+
 from prefs.store import migrate
+from prefs.store.database import make_engine
+from tests import postgres
+
+SQLITE, POSTGRESQL = "sqlite", "postgresql"
+engine = os.environ.get("PREFS_TEST_ENGINE", SQLITE)
+"""The one of the test that runs now."""
+_urls: dict[Path, str] = {}
 
 
 def database(folder: Path) -> str:
-    """The URL of `prefs.db` in this folder. One that is there already stays as it is."""
+    """The URL of the database that belongs to this folder. One that is there stays as it is."""
+    if engine == POSTGRESQL:
+        if folder not in _urls:
+            _urls[folder] = postgres.database()
+        return _urls[folder]
     path = folder / "prefs.db"
     if not path.exists():
         path.write_bytes(_empty())
@@ -24,3 +42,23 @@ def _empty() -> bytes:
         made = Path(folder) / "prefs.db"
         migrate.ensure(f"sqlite:///{made}")
         return made.read_bytes()
+
+
+@contextmanager
+def locked(url: str) -> Iterator[None]:
+    """Somebody else writes, and does not come to an end."""
+    other, inside, leave = make_engine(url), threading.Event(), threading.Event()
+
+    def stay(_: Connection) -> None:
+        inside.set()
+        leave.wait(30)
+
+    thread = threading.Thread(target=other.transaction, args=(stay,))
+    thread.start()
+    assert inside.wait(5)
+    try:
+        yield
+    finally:
+        leave.set()
+        thread.join()
+        other.close()

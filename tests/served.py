@@ -36,7 +36,7 @@ PUBLIC = "https://prefs.example.co.uk"
 BASE = """
 listen = "127.0.0.1:0"
 public_url = "{public}"
-database = "sqlite:///prefs.db"
+database = "{database}"
 secret_keys = ["env:PREFS_TEST_KEY"]
 [mail]
 send = "file://{folder}/mail"
@@ -127,7 +127,8 @@ class Served:
 
 def configure(folder: Path, extra: str = "", public: str = PUBLIC) -> Path:
     path = folder / "prefs.toml"
-    path.write_text(BASE.format(folder=folder, public=public) + extra)
+    base = BASE.format(folder=folder, public=public, database=empty.database(folder))
+    path.write_text(base + extra)
     return path
 
 
@@ -139,7 +140,6 @@ def opened(
     public: str = PUBLIC,
 ) -> Runtime:
     secrets = {"PREFS_TEST_KEY": "a secret of thirty-two bytes or more", **(environ or {})}
-    empty.database(folder)
     return open_runtime(load_settings(configure(folder, extra, public), secrets), clock)
 
 

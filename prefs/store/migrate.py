@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect
 
 from prefs.core.errors import SettingsError
-from prefs.store.database import make_engine
+from prefs.store.database import Engine, make_engine
 
 FOLDER = Path(__file__).parent / "migrations"
 
@@ -42,28 +44,40 @@ def is_current(conn: Connection) -> bool:
 
 def migrate(url: str) -> tuple[str | None, str]:
     """Bring the database to this version; returns the version before and after."""
-    engine = make_engine(url)
-    try:
-        with engine.begin() as conn:
-            before = current(conn)
-            command.upgrade(_config(conn), "head")
-        return before, head()
-    finally:
-        engine.dispose()
+    with _engine(url) as engine:
+        return engine.transaction(_upgrade), head()
 
 
 def ensure(url: str) -> None:
     """Bring up an empty database. Raises SettingsError for one of another version."""
-    engine = make_engine(url)
-    try:
-        with engine.begin() as conn:
-            version = current(conn)
-            empty = version is None and not inspect(conn).get_table_names()
-            if empty:
-                command.upgrade(_config(conn), "head")
-    finally:
-        engine.dispose()
+    with _engine(url) as engine:
+        version, empty = engine.transaction(_bring_up)
     if not empty and version != head():
         raise SettingsError(
             [f"database: its version is {version}, this program needs {head()}; run prefs migrate"]
         )
+
+
+@contextmanager
+def _engine(url: str) -> Iterator[Engine]:
+    engine = make_engine(url)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def _upgrade(conn: Connection) -> str | None:
+    """Returns the version before."""
+    before = current(conn)
+    command.upgrade(_config(conn), "head")
+    return before
+
+
+def _bring_up(conn: Connection) -> tuple[str | None, bool]:
+    """Returns the version, and whether the database was empty and is brought up now."""
+    version = current(conn)
+    empty = version is None and not inspect(conn).get_table_names()
+    if empty:
+        command.upgrade(_config(conn), "head")
+    return version, empty

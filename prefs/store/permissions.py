@@ -21,6 +21,7 @@ from prefs.store.codec import decode_held, encode_held, with_screening
 from prefs.store.database import Database
 from prefs.store.hot import ByKeys, Statement
 from prefs.store.schema import delivery_facts, permissions
+from prefs.store.sqlite import SQLite
 
 Facts = dict[tuple[str, bytes], set[tuple[Channel, Purpose]]]
 
@@ -30,15 +31,21 @@ CHUNK = 500
 _BY_HASHES = select(permissions.c.hash, permissions.c.value)
 
 
-def look_up(database: Database, brand: str, hashes: Sequence[bytes]) -> dict[bytes, Held]:
-    """hash -> what is held, read in the event loop. Missing ones hold nothing."""
+async def look_up(database: Database, brand: str, hashes: Sequence[bytes]) -> dict[bytes, Held]:
+    """hash -> what is held; read in the event loop on SQLite. Missing ones hold nothing."""
+    if isinstance(database.engine, SQLite):
+        return _look_up_hot(database.engine, brand, hashes)
+    return await database.read(lambda conn: read(conn, brand, hashes))
+
+
+def _look_up_hot(engine: SQLite, brand: str, hashes: Sequence[bytes]) -> dict[bytes, Held]:
     found: dict[bytes, Held] = {}
     ordered = sorted(hashes)
     for start in range(0, len(ordered), CHUNK):
         part = ordered[start : start + CHUNK]
         length = _padded(len(part))
         params = (brand, *part, *([part[-1]] * (length - len(part))))
-        for hash_, value in database.hot(_sql(length), params):
+        for hash_, value in engine.hot(_sql(length), params):
             found[hash_] = decode_held(value)
     return found
 

@@ -109,7 +109,7 @@ async def _held(served: Service, brand: str, body: CheckBody) -> list[Held | Non
         return await served.database.read(lambda conn: _held_slowly(conn, served, brand, body))
     hashed = [_hashes(served, item, channel, region) for item in body.to]
     wanted = {hash_ for hashes in hashed for hash_ in hashes}
-    found = permissions.look_up(served.database, brand, list(wanted))
+    found = await permissions.look_up(served.database, brand, list(wanted))
     return [_first(found, hashes) if hashes else None for hashes in hashed]
 
 

@@ -12,10 +12,12 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import select
 
 from prefs.app import load_settings, open_runtime
 from prefs.store import access, marks
 from prefs.store.database import make_engine
+from prefs.store.schema import receipts
 from tests.faults.kit import Installation, count, dice, end, say
 from tests.served import eventually
 from tests.twins.hubspot import HubspotTwin
@@ -40,7 +42,7 @@ class Scene:
     def __init__(self, made: Installation, twin: HubspotTwin) -> None:
         self.made, self.twin = made, twin
         self.key = key_of(made)
-        self.engine = make_engine(f"sqlite:///{made.config.parent}/prefs.db", read_only=True)
+        self.engine = make_engine(f"sqlite:///{made.config.parent}/prefs.db")
         self.workers: dict[int, subprocess.Popen[bytes]] = {}
 
     def say(self, address: str, choice: str) -> None:
@@ -57,17 +59,14 @@ class Scene:
         answer.raise_for_status()
 
     def lane(self) -> Any:
-        with self.engine.connect() as conn:
-            return marks.lane(conn, LABEL)
+        return self.engine.read_now(lambda conn: marks.lane(conn, LABEL))
 
     def backlog(self) -> int:
-        with self.engine.connect() as conn:
-            return marks.backlog(conn).get(LABEL, (0, 0.0))[0]
+        return self.engine.read_now(marks.backlog).get(LABEL, (0, 0.0))[0]
 
     def outcomes(self) -> set[str]:
-        with self.engine.connect() as conn:
-            rows = conn.exec_driver_sql("SELECT outcome FROM receipts WHERE target = ?", (LABEL,))
-            return {row[0] for row in rows}
+        wanted = select(receipts.c.outcome).where(receipts.c.target == LABEL)
+        return self.engine.read_now(lambda conn: set(conn.execute(wanted).scalars()))
 
 
 def key_of(made: Installation) -> str:

@@ -16,20 +16,19 @@ from sqlalchemy.engine import URL, make_url
 
 from prefs.core.errors import SettingsError, Unavailable
 from prefs.core.keys import Keyring
-from prefs.store import database as module
-from prefs.store import migrate
-from prefs.store.database import Database, make_engine, sqlite_library
+from prefs.store import migrate, postgres, sqlite
+from prefs.store.database import Database
 from prefs.store.keys import check_keys
 from prefs.store.schema import counters, metadata
+from tests import empty
+from tests.empty import locked
 from tests.kit import SECRET
 from tests.served import eventually
 
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
-    made = f"sqlite:///{tmp_path}/prefs.db"
-    migrate.ensure(made)
-    return made
+    return empty.database(tmp_path)
 
 
 @pytest.fixture
@@ -51,23 +50,20 @@ def add(name: str) -> Callable[[Connection], str]:
 
 
 def test_the_migrations_make_the_schema(url: str) -> None:
-    engine = make_engine(url)
-    with engine.begin() as conn:
+    def look(conn: Connection) -> None:
         assert compare_metadata(MigrationContext.configure(conn), metadata) == []
         assert migrate.is_current(conn)
 
+    with Database(url) as database:
+        database.read_now(look)
+
 
 def test_a_database_of_another_version_is_refused(url: str) -> None:
-    engine = make_engine(url)
-    with engine.begin() as conn:
-        conn.exec_driver_sql("UPDATE alembic_version SET version_num = '0000'")
+    with Database(url) as database:
+        other = "UPDATE alembic_version SET version_num = '0000'"
+        database.write_now(lambda conn: conn.exec_driver_sql(other))
     with pytest.raises(SettingsError, match="run prefs migrate"):
         migrate.ensure(url)
-
-
-def test_postgresql_is_a_clear_error_until_it_comes() -> None:
-    with pytest.raises(SettingsError, match="only SQLite"):
-        make_engine("postgresql://user@localhost/prefs")
 
 
 def test_commits_are_synced_in_full_to_a_write_ahead_log(database: Database) -> None:
@@ -122,10 +118,10 @@ def test_the_same_key_twice_fails_the_second_alone(database: Database) -> None:
 def test_a_locked_store_is_unavailable_and_the_writer_lives_on(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BUSY_MS", 50)
-    blocker = make_engine(url)
+    monkeypatch.setattr(sqlite, "BUSY_MS", 50)
+    monkeypatch.setattr(postgres, "LOCK_MS", 50)
     with Database(url) as database:
-        with blocker.begin(), pytest.raises(Unavailable):
+        with locked(url), pytest.raises(Unavailable):
             database.write_now(add("late"))
         assert database.write_now(add("after")) == "after"
         assert database.read_now(names) == {"after"}
@@ -154,11 +150,11 @@ def test_reads_go_on_while_a_write_is_under_way(database: Database) -> None:
 def test_an_old_library_keeps_a_second_process_off_the_file(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = sqlite_library()
+    real = sqlite.library()
     old = SimpleNamespace(sqlite_version_info=(3, 40, 1), Error=real.Error)
     with Database(url):
-        monkeypatch.setattr(module, "sqlite_library", lambda: old)
-        first, second = module.ProcessLock(_parsed(url)), module.ProcessLock(_parsed(url))
+        monkeypatch.setattr(sqlite, "library", lambda: old)
+        first, second = sqlite.ProcessLock(_parsed(url)), sqlite.ProcessLock(_parsed(url))
         first.take()
         with pytest.raises(SettingsError, match=r"older than 3\.51\.3"):
             second.take()

@@ -112,7 +112,7 @@ def test_the_store_away_denies_marketing_and_lets_reminders_go(
         raise Unavailable("gone")
 
     rt.consent(ADA)
-    monkeypatch.setattr(type(rt.runtime.database), "hot", away)
+    monkeypatch.setattr(type(rt.runtime.database.engine), "hot", away)
     body = {"brand": "rt", "channel": "email", "purpose": "marketing", "to": [ADA]}
     answer = rt.post("/v1/check", body).json()
     assert answer["degraded"] is True

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
-from prefs.store import database as store
-from prefs.store.database import make_engine
+from prefs.store import postgres, sqlite
+from prefs.store.database import Database
+from prefs.store.schema import ledger
+from tests.empty import locked
 from tests.served import PUBLIC, Served, served
 
 ADA, PHONE = "ada@example.com", "+447700900101"
@@ -93,12 +96,10 @@ def test_the_answer_comes_after_the_write_is_on_disk(
     rt: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another connection sees the row as soon as the 200 is there."""
-    engine = make_engine(rt.runtime.settings.database)
     assert rt.client.post(link(rt)).status_code == 200
-    with engine.connect() as conn:
-        found = conn.exec_driver_sql("SELECT source FROM ledger ORDER BY id DESC LIMIT 1")
-        assert found.scalar_one() == "one_click"
-    engine.dispose()
+    with Database(rt.runtime.settings.database) as other:
+        wanted = select(ledger.c.source).order_by(ledger.c.id.desc())
+        assert other.read_now(lambda conn: conn.execute(wanted).scalar()) == "one_click"
 
 
 def test_a_locked_store_is_503_with_another_way_out(
@@ -106,15 +107,14 @@ def test_a_locked_store_is_503_with_another_way_out(
 ) -> None:
     path = link(rt)
     monkeypatch.setattr("prefs.web.pages.WRITE_WITHIN", 0.3)
-    blocker = make_engine(rt.runtime.settings.database)
-    with blocker.begin():
+    with locked(rt.runtime.settings.database):
         answer = rt.client.post(path)
         assert answer.status_code == 503
         assert int(answer.headers["retry-after"]) > 0
         assert "info@example.co.uk" in answer.text
         assert "STOP" in answer.text
-    blocker.dispose()
-    assert store.BUSY_MS >= 5000
+    assert sqlite.BUSY_MS >= 5000
+    assert postgres.LOCK_MS >= 5000
     assert rt.client.post(path).status_code == 200
 
 

@@ -1,0 +1,158 @@
+"""PostgreSQL, and what speaks its protocol: any number of processes.
+
+The driver is asynchronous and a job is a plain function of a connection, so that two threads with
+an event loop each carry them: one for the writer, one for the readers, which then never wait for
+each other. A read sees one moment (REPEATABLE READ), as on SQLite.
+
+One write transaction at a time: each first takes an advisory lock, which ends with it. What is
+judged in a transaction is then still so at its commit, whichever process judges. A process that
+freezes inside one is cut off by the server (`idle_in_transaction_session_timeout`), and the others
+go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import structlog
+from sqlalchemy import Connection
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from prefs.core.errors import SettingsError, Unavailable
+
+T = TypeVar("T")
+
+WRITERS = 0x7072656673
+"""The advisory lock of whoever writes ("prefs")."""
+LOCK_MS = 5000
+IDLE_MS = 5000
+CONNECT_SECONDS = 5.0
+READERS = 4
+DURABLE = ("fsync", "synchronous_commit", "full_page_writes")
+
+log = structlog.get_logger()
+
+
+def make_engine(url: URL, *, read_only: bool = False) -> AsyncEngine:
+    settings = {
+        "application_name": "prefs",
+        "timezone": "UTC",
+        "jit": "off",
+        "lock_timeout": str(LOCK_MS),
+        "idle_in_transaction_session_timeout": str(IDLE_MS),
+        "default_transaction_read_only": "on" if read_only else "off",
+    }
+    return create_async_engine(
+        url.set(drivername="postgresql+asyncpg"),
+        pool_size=READERS if read_only else 1,
+        max_overflow=0,
+        pool_timeout=LOCK_MS / 1000,
+        isolation_level="REPEATABLE READ" if read_only else "READ COMMITTED",
+        connect_args={"server_settings": settings, "timeout": CONNECT_SECONDS},
+    )
+
+
+class Loop:
+    """A thread with an event loop of its own."""
+
+    def __init__(self, name: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+
+class Side:
+    """The writer's or the readers' connections, on a loop of their own."""
+
+    def __init__(self, url: URL, name: str, *, read_only: bool) -> None:
+        self._loop = Loop(name)
+        self._engine = make_engine(url, read_only=read_only)
+        self._read_only = read_only
+
+    def submit(self, work: Callable[[Connection], T]) -> Future[T]:
+        return self._loop.submit(self._run(work))
+
+    async def _run(self, work: Callable[[Connection], T]) -> T:
+        with translated():
+            async with self._engine.begin() as conn:
+                return await conn.run_sync(work)
+
+    def close(self) -> None:
+        self._loop.submit(self._engine.dispose()).result(10)
+        self._loop.close()
+
+
+class PostgreSQL:
+    """Implements prefs.store.database.Engine."""
+
+    def __init__(self, url: URL) -> None:
+        self._writer = Side(url, "prefs-write-io", read_only=False)
+        self._readers = Side(url, "prefs-read-io", read_only=True)
+
+    def open(self) -> None:
+        self._readers.submit(check_durable).result()
+
+    def close(self) -> None:
+        self._readers.close()
+        self._writer.close()
+
+    def transaction(self, work: Callable[[Connection], T]) -> T:
+        def alone(conn: Connection) -> T:
+            conn.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITERS})")
+            return work(conn)
+
+        return self._writer.submit(alone).result()
+
+    def read(self, work: Callable[[Connection], T]) -> Future[T]:
+        return self._readers.submit(work)
+
+    def read_now(self, work: Callable[[Connection], T]) -> T:
+        return self.read(work).result()
+
+    @staticmethod
+    def is_lost(fault: Exception) -> bool:
+        """Whether the whole transaction is lost, not one statement alone."""
+        if not isinstance(fault, DBAPIError) or isinstance(fault, IntegrityError):
+            return False
+        lost = fault.connection_invalidated or isinstance(fault, (OperationalError, InterfaceError))
+        return lost or getattr(fault.orig, "sqlstate", None) in ("40001", "40P01", "55P03")
+
+
+def check_durable(conn: Connection) -> None:
+    """What is acknowledged must be on disk. Raises SettingsError."""
+    off = [name for name in DURABLE if conn.exec_driver_sql(f"SHOW {name}").scalar_one() == "off"]
+    if off:
+        raise SettingsError(
+            [
+                f"database: the server runs with {name} = off, so that an acknowledged opt-out "
+                f"can be lost; set {name} = on in postgresql.conf"
+                for name in off
+            ]
+        )
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """A server that is away, or a lock that is not given, is `Unavailable`; the driver's text
+    stays inside."""
+    try:
+        yield
+    except (DBAPIError, OSError, TimeoutError) as fault:
+        what = fault.orig if isinstance(fault, DBAPIError) else fault
+        log.error("store_unavailable", fault=type(what).__name__)
+        raise Unavailable("the store is away or locked") from fault

