@@ -4,6 +4,7 @@ vendor's interface; at the end of a run it is told what the connectors' contract
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -11,9 +12,14 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from tests import empty
 from tests.connectors import specs
 from tests.connectors.summary import Summary
 from tests.twins.kit import Call, Twin
+
+OPEN_ONE = ("served", "listening", "Served", "Clinic", "Installation", "empty", "recorded")
+"""Names that a module of tests brings in where it opens a database."""
+CHOSEN = os.environ.get("PREFS_TEST_ENGINES", "sqlite postgresql").split()
 
 # How long a case takes says nothing on a machine that others share.
 settings.register_profile("untimed", deadline=None)
@@ -27,6 +33,23 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take a minute begin first: one that begins last is waited for on one core."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What opens a database runs on each engine."""
+    if not any(name in vars(metafunc.module) for name in OPEN_ONE):
+        return
+    alone = metafunc.definition.get_closest_marker("sqlite")
+    metafunc.fixturenames.insert(0, "engine")
+    engines = [empty.SQLITE] if alone else [one for one in empty.ENGINES if one in CHOSEN]
+    metafunc.parametrize("engine", engines, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def engine(request: pytest.FixtureRequest) -> Iterator[str]:
+    empty.engine = request.param
+    yield request.param
+    empty.engine = empty.SQLITE
 
 
 if importlib.util.find_spec("sniffio") is None:

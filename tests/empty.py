@@ -4,7 +4,6 @@ the schema is shown by tests/store/test_database.py."""
 
 from __future__ import annotations
 
-import os
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -19,8 +18,9 @@ from prefs.store.database import make_engine
 from tests import postgres
 
 SQLITE, POSTGRESQL = "sqlite", "postgresql"
-engine = os.environ.get("PREFS_TEST_ENGINE", SQLITE)
-"""The one of the test that runs now."""
+ENGINES = (SQLITE, POSTGRESQL)
+engine = SQLITE
+"""Of the test that runs now."""
 _urls: dict[Path, str] = {}
 
 

@@ -51,20 +51,25 @@ def test_one_address_in_any_case_is_one_person(rt: Clinic) -> None:
     assert [o.result for o in second.outcomes] == [Result.UNCHANGED]
 
 
+def number(rt: Clinic) -> int:
+    """Of the one mark of the one person."""
+    (owner,) = owners(rt)
+    (mark,) = rt.database.read_now(lambda conn: marks.of_subject(conn, owner))
+    return int(mark.number)
+
+
 def test_a_repeat_marks_nothing(rt: Clinic) -> None:
     rt.say(ADA, Source.LINK)
-    before = rt.database.read_now(lambda c: marks.of_subject(c, owners(rt)[0]))[0].number
+    before = number(rt)
     rt.say(ADA, Source.LINK)
-    after = rt.database.read_now(lambda c: marks.of_subject(c, owners(rt)[0]))[0].number
-    assert (marked(rt), before) == (1, after)
+    assert (marked(rt), number(rt)) == (1, before)
 
 
 def test_a_mark_set_again_gets_a_new_number(rt: Clinic) -> None:
     rt.say(ADA, Source.IMPORT)
-    before = rt.database.read_now(lambda c: marks.of_subject(c, owners(rt)[0]))[0].number
+    before = number(rt)
     rt.say(ADA, Source.LINK)
-    after = rt.database.read_now(lambda c: marks.of_subject(c, owners(rt)[0]))[0].number
-    assert after != before
+    assert number(rt) != before
 
 
 def test_an_out_goes_to_all_who_share_an_address_and_an_in_to_none(rt: Clinic) -> None:
@@ -233,6 +238,7 @@ def test_the_owners_of_more_identifiers_than_a_statement_takes(rt: Clinic) -> No
     assert found == [said.subject_id]
 
 
+@pytest.mark.sqlite
 def test_a_page_of_people_sorts_nobody_else(rt: Clinic) -> None:
     """Else a walk over a million takes a million steps for each page of five hundred."""
     for number in range(5):

@@ -29,6 +29,8 @@ from prefs.store.schema import ledger, payloads, subjects
 
 SALT = 32
 GENESIS = b"\0" * 32
+IN_PARTS = {"yield_per": 5000}
+"""How many rows of a long walk are held at once."""
 
 CANONICAL = (
     "id",
@@ -284,10 +286,11 @@ def verify(conn: Connection, keys: Keyring) -> Iterator[Finding | int]:
 
 def _verify_chain(conn: Connection) -> Iterator[Finding | int]:
     previous, expected = GENESIS, 0
-    rows = conn.execution_options(yield_per=5000).execute(
+    rows = conn.execute(
         select(*_canonical_columns, ledger.c.n, ledger.c.hash)
         .where(ledger.c.n.is_not(None))
         .order_by(ledger.c.n)
+        .execution_options(**IN_PARTS)
     )
     for row in rows:
         expected += 1
@@ -308,7 +311,7 @@ def _verify_payloads(conn: Connection, keys: Keyring) -> Iterator[Finding | int]
         .outerjoin(payloads, payloads.c.id == ledger.c.payload_id)
         .order_by(ledger.c.id)
     )
-    for row in conn.execution_options(yield_per=5000).execute(wanted):
+    for row in conn.execute(wanted, execution_options=IN_PARTS):
         if row.body is None:
             what = f"the payload of event {row.id} is gone, and no erasure explains it"
             yield Finding(row.n, row.id, what)
@@ -338,7 +341,7 @@ def _verify_subjects(conn: Connection) -> Iterator[Finding | int]:
     wanted = select(
         subjects.c.id, subjects.c.revision, subjects.c.state, counted.c.rows, counted.c.last
     ).outerjoin(counted, counted.c.subject_id == subjects.c.id)
-    for row in conn.execution_options(yield_per=5000).execute(wanted).all():
+    for row in conn.execute(wanted).all():
         if (row.rows or 0) != row.revision or (row.last or 0) != row.revision:
             yield Finding(None, None, f"subject {subject_text(row.id)} has a hole in its revisions")
         elif encode_state(state_of(conn, row.id)) != row.state:

@@ -68,6 +68,10 @@ class Loop:
         self._thread.start()
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """A job that waited for another one on its own loop would wait for ever."""
+        if threading.current_thread() is self._thread:
+            work.close()
+            raise RuntimeError("a job uses the connection that it got, and asks for no other")
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def close(self) -> None:

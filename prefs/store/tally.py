@@ -87,5 +87,5 @@ def rebuild(conn: Connection) -> None:
     """Count every sealed row anew."""
     conn.execute(delete(tallies))
     sealed = select(ledger).where(ledger.c.n.is_not(None))
-    for part in conn.execution_options(yield_per=5000).execute(sealed).partitions():
+    for part in conn.execute(sealed, execution_options={"yield_per": 5000}).partitions():
         count(conn, part)

@@ -55,8 +55,8 @@ def test_numbers_are_gapless_whoever_seals(rt: Clinic) -> None:
         ("UPDATE ledger SET at = at + 1 WHERE n = 7", "row 7 "),
         ("DELETE FROM ledger WHERE n = 3", "row 3 is missing"),
         ("DELETE FROM payloads WHERE id = 2", "payload of event"),
-        ("UPDATE payloads SET salt = zeroblob(32) WHERE id = 2", "payload of event"),
-        ("UPDATE payloads SET body = zeroblob(60) WHERE id = 2", "payload of event"),
+        ("UPDATE payloads SET salt = hash FROM ledger WHERE payloads.id = 2", "payload of event"),
+        ("UPDATE payloads SET body = salt WHERE id = 2", "payload of event"),
         ("UPDATE subjects SET revision = 1 WHERE revision = 2", "hole in its revisions"),
     ],
 )

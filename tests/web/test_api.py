@@ -108,11 +108,11 @@ def test_a_check_in_the_past_folds_the_ledger(rt: Served) -> None:
 def test_the_store_away_denies_marketing_and_lets_reminders_go(
     rt: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away(*_: object) -> None:
+    async def away(*_: object) -> None:
         raise Unavailable("gone")
 
     rt.consent(ADA)
-    monkeypatch.setattr(type(rt.runtime.database.engine), "hot", away)
+    monkeypatch.setattr("prefs.store.permissions.look_up", away)
     body = {"brand": "rt", "channel": "email", "purpose": "marketing", "to": [ADA]}
     answer = rt.post("/v1/check", body).json()
     assert answer["degraded"] is True
