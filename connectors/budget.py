@@ -46,7 +46,8 @@ class TokenBudget:
                 raise Temporary("gave way to an opt-out", retry_after=GIVES_WAY_FOR)
             self._freed.clear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._freed.wait(), min(wait, LOOK))
+                async with asyncio.timeout(min(wait, LOOK)):
+                    await self._freed.wait()
 
     def release(self) -> None:
         self._open -= 1

@@ -20,6 +20,7 @@ import structlog
 import uvicorn
 from rich.console import Console
 from rich.table import Table
+from sqlalchemy import Connection
 
 from prefs import app, doctor, importing, onboarding, retract, screening, sync
 from prefs.app import Runtime, load_settings, make_app, make_worker, open_runtime
@@ -48,6 +49,8 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 NEW_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
 CARRIED_WITHIN = 1800.0
 """Seconds that `sync --apply` waits for the lanes."""
+NEXT_TRY_WITHIN = 150.0
+"""Seconds that it waits for one more try: longer than an unclear call may live at any vendor."""
 
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
@@ -442,17 +445,25 @@ async def _read(scans: list[Scan], reading: _Reading) -> list[sync.Report]:
 
 
 async def _carried(runtime: Runtime, worker: Worker, tell: sync.Progress) -> None:
-    """Work, or wait for who works already, until nothing is due."""
+    """Work, or wait for who works already, until nothing is due soon. Raises Unavailable where
+    an out could not be carried."""
     live = [target.label for target in runtime.targets if target.live]
+
+    def left(conn: Connection) -> int:
+        until = runtime.clock().timestamp() + NEXT_TRY_WITHIN
+        return marks.under_way(conn, live, until)
+
     app.wake_on_commit(runtime.database, worker)
     worker.start()
     try:
         async with asyncio.timeout(CARRIED_WITHIN):
-            while left := await runtime.database.read(lambda conn: marks.untried(conn, live)):
-                tell("left to carry", left)
+            while count := await runtime.database.read(left):
+                tell("left to carry", count)
                 await asyncio.sleep(0.2)
     except TimeoutError:
         raise Unavailable("not all could be carried yet; prefs serve or work goes on") from None
+    if late := await runtime.database.read(lambda conn: marks.outs_pending(conn, live)):
+        raise Unavailable(f"opt-outs not carried yet: {late}; prefs serve or work goes on")
 
 
 @main.command("onboard")

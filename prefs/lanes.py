@@ -148,7 +148,8 @@ class Lane:
                 if self.answer_open:
                     await self.answer_open(self)
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self.wake.wait(), POLL)
+                    async with asyncio.timeout(POLL):
+                        await self.wake.wait()
 
     async def _push_once(self) -> bool:
         """Carry one batch, or look at it where nothing may be written; True when there may be more

@@ -124,7 +124,8 @@ async def _called(call: Callable[[], T]) -> T:
     """In a thread, within the time of a call. The fault is told without what the server said: it
     may repeat an address."""
     try:
-        return await asyncio.wait_for(asyncio.to_thread(call), CALL_WITHIN)
+        async with asyncio.timeout(CALL_WITHIN):
+            return await asyncio.to_thread(call)
     except (imaplib.IMAP4.error, OSError, TimeoutError) as fault:
         raise Away(f"the mailbox cannot be read: {type(fault).__name__}") from None
 

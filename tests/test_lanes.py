@@ -103,3 +103,47 @@ def test_a_round_of_others_that_waits_for_a_place_gives_way_to_an_out(rt: Clinic
 
     asyncio.run(asyncio.wait_for(an_out_comes_in(), 20))
     assert [change.ref.value for change in there.written] == [ADA]
+
+
+TICKS = range(8)
+"""Turns of the event loop between the last news and the end: a wait that has just been answered
+must not swallow its cancelling (as `asyncio.wait_for` did before Python 3.12)."""
+
+
+@pytest.mark.parametrize("ticks", TICKS)
+def test_a_lane_ends_however_close_its_last_news_was(rt: Clinic, ticks: int) -> None:
+    there = MailingList(rt.clock, held={})
+    lane = Lane(TARGET, there, rt.database, rt.intake, rt.clock, Pace(), "one")
+
+    async def news_and_the_end() -> None:
+        work = asyncio.create_task(lane.run())
+        await asyncio.sleep(0.1)
+        for _ in range(20):
+            lane.wake.set()
+            for _ in range(ticks):
+                await asyncio.sleep(0)
+            work.cancel()
+            done, _ = await asyncio.wait([work], timeout=2)
+            assert done
+            work = asyncio.create_task(lane.run())
+            await asyncio.sleep(0.02)
+        work.cancel()
+
+    asyncio.run(news_and_the_end())
+
+
+@pytest.mark.parametrize("ticks", TICKS)
+def test_who_waits_for_a_place_in_the_budget_can_be_ended(ticks: int) -> None:
+    async def a_place_and_the_end() -> None:
+        budget = TokenBudget(Limit(1, 0.0))
+        await budget.acquire()
+        waits = asyncio.create_task(budget.acquire())
+        await asyncio.sleep(0.01)
+        budget.release()
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        ended = waits.cancel()
+        await asyncio.wait([waits], timeout=2)
+        assert waits.cancelled() or not ended
+
+    asyncio.run(a_place_and_the_end())

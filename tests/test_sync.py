@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from prefs.cli import main
 from prefs.core import identity
@@ -52,9 +52,12 @@ class Clinic:
     hubspot: HubspotTwin
     environ: dict[str, str]
 
-    def sync(self, *args: str, code: int) -> Any:
+    def invoke(self, *args: str) -> Result:
         environ = {**self.environ, "PREFS_CONFIG": str(self.folder / "prefs.toml")}
-        done = CliRunner().invoke(main, ["sync", *args, "--json"], env=environ)
+        return CliRunner().invoke(main, ["sync", *args, "--json"], env=environ)
+
+    def sync(self, *args: str, code: int) -> Any:
+        done = self.invoke(*args)
         assert done.exit_code == code, done.output
         return json.loads(done.stdout)
 
@@ -157,6 +160,23 @@ def test_a_vendor_that_cannot_be_read_is_no_empty_one(clinic: Clinic) -> None:
     (report,) = answer["targets"]
     assert report["error"]
     assert report["complete"] is False
+
+
+def test_it_waits_for_another_try(clinic: Clinic) -> None:
+    clinic.hubspot.person_unsubscribes(address(1), "101")
+    clinic.mailchimp.faults.add("status", method="PATCH", status=503, times=7)
+    clinic.environ |= {"PREFS__WORKER__FIRST_RETRY": "2s", "PREFS__WORKER__MAX_RETRY": "4s"}
+    assert clinic.found("--apply", code=0) == {("rt/hubspot", "take"): 1}
+    assert clinic.mailchimp.member("a1", address(1)).status == "unsubscribed"
+
+
+def test_what_could_not_be_carried_is_told(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prefs.cli.NEXT_TRY_WITHIN", 0.0)
+    clinic.hubspot.person_unsubscribes(address(1), "101")
+    clinic.mailchimp.faults.add("status", method="PATCH", status=503, times=None)
+    said = clinic.invoke("--apply")
+    assert said.exit_code == 75
+    assert "opt-outs not carried yet: 1" in said.output
 
 
 def test_it_names_nobody(clinic: Clinic) -> None:

@@ -468,12 +468,20 @@ def hurry(conn: Connection, target: str, now: float) -> None:
     )
 
 
-def untried(conn: Connection, targets: Collection[str]) -> int:
-    """Marks that no push has come to an end with since they were set, those held for a person
-    left out."""
+def under_way(conn: Connection, targets: Collection[str], until: float) -> int:
+    """Marks that no push has come to an end with since they were set, or whose next try is due by
+    then; those held for a person are left out."""
     new = and_(marks.c.attempts == 0, marks.c.due_at <= marks.c.since)
-    waiting = or_(new, marks.c.claimed_epoch.is_not(None))
+    again = and_(marks.c.outcome == Outcome.PENDING.value, marks.c.due_at <= until)
+    waiting = or_(new, again, marks.c.claimed_epoch.is_not(None))
     wanted = select(func.count()).where(marks.c.target.in_(sorted(targets)), waiting)
+    return int(conn.execute(wanted).scalar_one())
+
+
+def outs_pending(conn: Connection, targets: Collection[str]) -> int:
+    """Outs that were tried and are tried again later."""
+    pending = (marks.c.urgent == 1, marks.c.outcome == Outcome.PENDING.value)
+    wanted = select(func.count()).where(marks.c.target.in_(sorted(targets)), *pending)
     return int(conn.execute(wanted).scalar_one())
 
 

@@ -216,7 +216,8 @@ def evidence_of(request: Request, path: str, agreed: Agreed | None = None) -> Ev
 async def write(served: Service, job: Callable[[Connection], T]) -> T:
     """Run `job` in the store; returns once it is on disk. Raises Unavailable after 5.5 s."""
     try:
-        return await asyncio.wait_for(served.database.write(job), WRITE_WITHIN)
+        async with asyncio.timeout(WRITE_WITHIN):
+            return await served.database.write(job)
     except TimeoutError:
         raise Unavailable("the store does not answer in time") from None
 

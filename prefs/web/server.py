@@ -123,7 +123,8 @@ class BodyDeadline:
             if whole:
                 return await receive()
             try:
-                message = await asyncio.wait_for(receive(), BODY_PIECE_WITHIN)
+                async with asyncio.timeout(BODY_PIECE_WITHIN):
+                    message = await receive()
             except TimeoutError:
                 raise Stalled from None
             whole = message["type"] != "http.request" or not message.get("more_body", False)
