@@ -40,15 +40,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if not any(name in vars(metafunc.module) for name in OPEN_ONE):
         return
     alone = metafunc.definition.get_closest_marker("sqlite")
-    metafunc.fixturenames.insert(0, "engine")
     engines = [empty.SQLITE] if alone else [one for one in empty.ENGINES if one in CHOSEN]
     metafunc.parametrize("engine", engines, indirect=True, scope="module")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def engine(request: pytest.FixtureRequest) -> Iterator[str]:
-    empty.engine = request.param
-    yield request.param
+    """The engine of the databases that a test opens: set before any other fixture."""
+    empty.engine = getattr(request, "param", empty.SQLITE)
+    yield empty.engine
     empty.engine = empty.SQLITE
 
 
