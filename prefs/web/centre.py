@@ -75,6 +75,18 @@ class Centre(NamedTuple):
         return list(Channel) if self.fresh else [self.token.channel]
 
     @property
+    def showed_all(self) -> bool:
+        """A page of all channels that was opened while the link was fresh may still be sent when
+        it is so no more: what it switches off counts."""
+        moved = self.token.subject_id is not None and self.owner is None
+        return self.token.kind is TokenKind.CENTRE_FRESH and not moved
+
+    def may_stop(self, scope: Scope) -> bool:
+        """A link from a footer shows marketing on its own channel, and stops no more than that."""
+        footers = scope.purpose is Purpose.MARKETING and scope.channel is self.token.channel
+        return self.showed_all or footers
+
+    @property
     def boxes(self) -> list[Box]:
         marketing = marketing_boxes(self.brand, self.drawn, self.channels)
         return [*marketing, *other_boxes(self.drawn)] if self.fresh else marketing
@@ -171,12 +183,16 @@ def _save(conn: Connection, served: Service, request: Request, token: Token, for
 
 
 def _posted(centre: Centre, form: Form) -> list[Box]:
-    """The boxes that a save is about."""
+    """The boxes that a save is about: what this link may switch off, what it asks to have on."""
     shown = form.get("shown")
     if shown is None:
         return [box for box in centre.boxes if box.scope.purpose is Purpose.MARKETING]
-    boxes = shown_boxes(shown, centre.brand)
-    return [box for box in boxes if box.scope.channel in centre.channels]
+    raised = {name for name, value in form.items() if value == "in"}
+    return [
+        box
+        for box in shown_boxes(shown, centre.brand)
+        if centre.may_stop(box.scope) or (box.name in raised and not box.ticked)
+    ]
 
 
 def _refused(recorded: Recorded | None) -> list[Outcome]:
@@ -265,6 +281,7 @@ NOTHING_DONE: dict[str, Any] = {
     "refused": [],
     "told": [],
     "paused": "",
+    "rested": [],
     "fault": "",
 }
 

@@ -178,7 +178,8 @@ def test_a_link_from_before_the_break_does_not_end_it(rt: Served, clock: Clock) 
 
 def test_a_footer_begins_a_break_of_its_channel_and_ends_none(rt: Served, clock: Clock) -> None:
     path = footer(rt)
-    pause(rt, path)
+    said = visible(pause(rt, path)).split("Tick what", 1)[0]
+    assert "none of these from RT Aesthetics: marketing emails Messages about" in said
     assert rt.reason(ADA) == "opted_out"
     assert rt.reason(PHONE, channel="sms") == "consent"
     clock.forward(60)
