@@ -506,6 +506,15 @@ def spoke_out(state: State, brand: str, channels: Collection[Channel]) -> bool:
     )
 
 
+def said_out(state: State, brand: str, scope: Scope) -> bool:
+    """Whether a lasting out of the person's own covers this scope."""
+    return any(
+        strength(out.source) is Strength.PERSON
+        for part in {scope, scope.covering}
+        for out in state.at(brand, part).lasting
+    )
+
+
 def merge(one: State, other: State) -> State:
     """Two subjects found to be one person: per scope the first of out, hold, in, unset."""
     brands = {*one.scopes, *other.scopes}
