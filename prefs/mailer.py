@@ -181,7 +181,8 @@ class Mailer:
             return []
         kinds = {"confirm": self._confirm, complain.KIND: self._complaint}
         name, context = kinds.get(row.kind, self._centre)(conn, row, content)
-        return [Letter(to, self._to_client(conn, name, row.brand, row.hash, to, **context))]
+        at = on_the_wire(to)
+        return [Letter(at, self._to_client(conn, name, row.brand, row.hash, at, **context))]
 
     def _alert(self, content: Mapping[str, Any]) -> Letter:
         texts = texts_of(None)
@@ -282,8 +283,17 @@ class Mailer:
 # --- senders -------------------------------------------------------------------------------------
 
 
+def on_the_wire(spelling: str) -> str:
+    """The address with its domain as A-labels (RFC 5890), the part before the @ untouched."""
+    domain = identity.email(spelling).key.rpartition("@")[2]
+    return f"{spelling.rpartition('@')[0]}@{domain}"
+
+
 async def send(mail: Mail, letter: Letter) -> None:
-    """Raises NotSent."""
+    """Raises NotSent. Letters beyond ASCII before the @ would take SMTPUTF8 (RFC 6531) of every
+    server on the way."""
+    if not letter.to.isascii():
+        raise NotSent("mail servers do not take the letters of this address", final=True)
     where = urlsplit(mail.send)
     if where.scheme == "file":
         await asyncio.to_thread(_to_folder, Path(unquote(where.netloc + where.path)), letter)

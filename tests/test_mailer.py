@@ -195,6 +195,33 @@ def test_an_address_that_the_server_refuses_is_given_up_at_once(
     assert failed(rt)[0]["body"]["reason"] == "the mail server refuses this address"
 
 
+def ask_for(rt: Served, address: str) -> None:
+    rt.consent(address)
+    rt.client.post("/p?brand=rt", data={"email": address})
+
+
+def test_a_domain_with_accents_travels_in_its_plain_form(
+    rt: Served, postbox: Postbox, clock: Clock
+) -> None:
+    """Encoded words are not for addresses (RFC 2047 section 5), and not every server takes UTF-8
+    (RFC 6531); the A-label is the same domain (RFC 5890)."""
+    ask_for(rt, "Jo@B\u00fccher.example")
+    work(rt, clock)
+    ((to, message),) = postbox.kept
+    assert to == [message["To"]] == ["Jo@xn--bcher-kva.example"]
+
+
+def test_what_the_server_cannot_spell_is_told_to_staff_and_stops_nobody_elses_mail(
+    rt: Served, postbox: Postbox, clock: Clock
+) -> None:
+    ask_for(rt, "j\u00fcrgen@example.com")
+    work(rt, clock)
+    ask(rt)
+    work(rt, clock)
+    assert [to for to, _ in postbox.kept] == [[ADA]]
+    assert failed(rt)[0]["body"]["to"] == "j\u00fcrgen@example.com"
+
+
 def test_an_address_that_is_refused_for_now_is_tried_again(
     rt: Served, postbox: Postbox, clock: Clock
 ) -> None:
