@@ -310,6 +310,13 @@ def test_a_form_of_no_brand_is_not_served_where_there_are_several(rt: Served) ->
     assert rt.client.post("/signup?brand=nobody", data=fields(rt)).status_code == 404
 
 
+def test_a_damaged_form_leads_back_to_the_brands_own(rt: Served) -> None:
+    for path in (PATH, "/p?brand=rt"):
+        answer = rt.client.post(path, content=b"x" * 70_000)
+        assert answer.status_code == 413
+        assert f'<a href="{path}">' in answer.text
+
+
 def test_without_a_way_to_send_mail_a_sign_up_is_kept_and_nothing_else_is_done(rt: Served) -> None:
     rt.client.post(PATH, data=fields(rt))
     rt.client.post("/p?brand=rt", data={"email": NEW})
