@@ -282,6 +282,8 @@ NOTHING_DONE: dict[str, Any] = {
     "told": [],
     "paused": "",
     "rested": [],
+    "everything": False,
+    "brands": [],
     "fault": "",
 }
 
@@ -289,9 +291,7 @@ NOTHING_DONE: dict[str, Any] = {
 def shown(request: Request, looked: Centre, status: int = 200, **done: Any) -> Response:
     """The page as it stands, under what was just done."""
     served, boxes, holder = service(request), looked.boxes, links.holder_of(looked.token)
-    unsubscribe = links.seal(
-        served, TokenKind.FOOTER_UNSUBSCRIBE, holder, purpose=Purpose.MARKETING
-    )
+    here = f"/p/{request.path_params['token']}"
     return page(
         served.settings,
         looked.brand.id,
@@ -303,8 +303,7 @@ def shown(request: Request, looked: Centre, status: int = 200, **done: Any) -> R
             "boxes": boxes,
             "shown": as_shown(boxes),
             "undo_shown": as_shown(done.get("undo", [])),
-            "here": f"/p/{request.path_params['token']}",
-            "stop_all": f"/u/{unsubscribe}/all",
+            "here": here,
             "complain": links.path(served, TokenKind.COMPLAIN, holder),
             "mailable": looked.token.identifier_kind is Kind.EMAIL,
             "days": offered(served.clock(), looked.brand),

@@ -10,7 +10,7 @@ import pytest
 
 from tests.kit import Clock
 from tests.served import Served, served
-from tests.web.people import ADA, footer, fresh, mails, post_mail, shown
+from tests.web.people import ADA, footer, fresh, mails, post_mail, shown, visible
 from tests.web.people import form as form_with
 
 PHONE = "+447700900101"
@@ -190,6 +190,58 @@ def test_a_mail_carries_its_own_way_out_and_no_offer(rt: Served) -> None:
     assert message["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
     assert message["Auto-Submitted"] == "auto-generated"
     assert message.get_body(("html",)) is not None
+
+
+# --- stop all marketing ------------------------------------------------------------------------
+
+
+def test_stop_all_is_for_every_channel_and_brand_and_its_link_takes_it_back(rt: Served) -> None:
+    in_second(rt)
+    path = fresh(rt)
+    where, _ = form_with(rt.client.get(path).text, "/all")
+    page = rt.client.post(where).text
+    said = visible(page).split("Tick what", 1)[0]
+    for part in (
+        "All marketing is stopped",
+        "RT Skin",
+        "marketing emails",
+        "appointment reminders",
+    ):
+        assert part in said
+    assert rt.reason(ADA) == rt.reason(PHONE, channel="phone") == "objected"
+    assert rt.reason(ADA, purpose="reminders") == "service"
+    assert at_second(rt) == "objected"
+    undo, fields = form_with(page, "undo")
+    rt.client.post(undo, data=fields)
+    assert rt.reason(ADA) == "consent"
+    assert rt.reason(PHONE, channel="sms") == "objected", "it was not on before"
+    assert at_second(rt) == "objected", "the page speaks of one brand"
+
+
+def test_stop_all_by_a_footer_is_taken_back_by_a_mailed_link_alone(rt: Served) -> None:
+    path = footer(rt)
+    where, _ = form_with(rt.client.get(path).text, "/all")
+    page = rt.client.post(where).text
+    assert "All marketing is stopped" in page
+    assert 'name="undo"' not in page
+    assert rt.reason(ADA) == rt.reason(PHONE, channel="sms") == "objected"
+    assert choices(rt)["email:marketing:*"] == "out link"
+
+
+def in_second(rt: Served) -> None:
+    key = {"Authorization": f"Bearer {rt.key_for('write', 'second')}"}
+    change = {"channel": "email", "purpose": "marketing", "choice": "in"}
+    body = {"brand": "second", "subject": {"email": ADA}, "changes": [change], "source": "api"}
+    proof = {"basis": "consent", "evidence": {"wording": "Yes please"}}
+    rt.client.post("/v1/preferences", json={**body, **proof}, headers=key)
+    assert at_second(rt) == "consent"
+
+
+def at_second(rt: Served) -> str:
+    key = {"Authorization": f"Bearer {rt.key_for('check', 'second')}"}
+    body = {"brand": "second", "channel": "email", "purpose": "marketing", "to": [ADA]}
+    answer = rt.client.post("/v1/check", json=body, headers=key)
+    return str(answer.json()["results"][0]["reason"])
 
 
 # --- a page that stayed open -------------------------------------------------------------------

@@ -262,7 +262,10 @@ def test_someone_at_this_address_asked_us_to_stop(shared: Served, clock: Clock) 
     clock.forward(1)
     path = fresh(shared, "ann@example.com")
     assert "(someone at this address asked us to stop" in visible(shared.client.get(path).text)
-    shared.client.post(path, data={"shown": "choice:sms:*=off", "choice:sms:*": "in"})
+    done = shared.client.post(path, data={"shown": "choice:sms:*=off", "choice:sms:*": "in"})
+    on = visible(done.text).split("What goes on", 1)[1].split("Your choices now", 1)[0]
+    assert "marketing text messages" not in on
+    assert "appointment reminders by text message" in on
     said = visible(shared.client.get(path).text)
     assert "choice:sms:*" in shown(shared, path), "her own choice is kept"
     assert "Someone at your address or number asked us to stop" in said
