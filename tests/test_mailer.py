@@ -195,6 +195,27 @@ def test_an_address_that_the_server_refuses_is_given_up_at_once(
     assert failed(rt)[0]["body"]["reason"] == "the mail server refuses this address"
 
 
+def test_mails_that_waited_for_the_server_count_on_the_day_they_went(
+    rt: Served, postbox: Postbox, clock: Clock
+) -> None:
+    postbox.answer = "451 try later"
+    for _ in range(3):
+        ask(rt)
+    work(rt, clock)
+    clock.forward(23 * 3600)
+    postbox.answer = "250 kept"
+    work(rt, clock)
+    assert len(postbox.kept) == 3
+    clock.forward(2 * 3600)
+    ask(rt)
+    work(rt, clock)
+    assert len(postbox.kept) == 3
+    clock.forward(23 * 3600)
+    ask(rt)
+    work(rt, clock)
+    assert len(postbox.kept) == 4
+
+
 def ask_for(rt: Served, address: str) -> None:
     rt.consent(address)
     rt.client.post("/p?brand=rt", data={"email": address})

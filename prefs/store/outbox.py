@@ -87,14 +87,15 @@ def retry(conn: Connection, id_: int, due_at: float, reason: str) -> None:
 
 
 def sent_since(conn: Connection, kind: str, brand: str | None, hash_: bytes, since: float) -> int:
-    """Mails of this kind that went to this identifier: the daily limits count these."""
+    """Mails of this kind that went to this identifier: the daily limits count these, by when they
+    were claimed last, for one may have waited long for the mail server."""
     return int(
         conn.execute(
             select(func.count()).where(
                 outbox.c.kind == kind,
                 outbox.c.brand == brand,
                 outbox.c.hash == hash_,
-                outbox.c.created_at >= since,
+                outbox.c.due_at >= since,
                 outbox.c.state == "sent",
             )
         ).scalar_one()
