@@ -71,6 +71,11 @@ class Centre(NamedTuple):
     address: tuple[Channel, str] | None
 
     @property
+    def may_start(self) -> bool:
+        """Whether this link may switch on: for whom, where several use the address?"""
+        return self.fresh and not self.several
+
+    @property
     def channels(self) -> list[Channel]:
         return list(Channel) if self.fresh else [self.token.channel]
 
@@ -260,7 +265,7 @@ def _told(served: Service, saved: Saved) -> dict[str, Any]:
     return {
         "saved": True,
         "changed": done,
-        "undo": done.undo if saved.centre.fresh else [],
+        "undo": done.undo if saved.centre.may_start else [],
         "mails": saved.mails,
         "refused": saved.refused,
         "told": told(served, texts, saved.centre.brand.id, scopes),

@@ -39,7 +39,7 @@ async def stop_all(request: Request) -> Response:
         everything=True,
         brands=[one.name for one in brands],
         changed=done,
-        undo=done.undo if looked.fresh else [],
+        undo=done.undo if looked.may_start else [],
         told=following(served, texts_of(looked.brand), ids, list(Channel)),
     )
 

@@ -245,11 +245,15 @@ def shared(rt: Served) -> Served:
 def test_a_link_of_a_shared_address_names_nobody_and_switches_off_for_all(shared: Served) -> None:
     path = fresh(shared, BOTH)
     assert "Several people use this address" in visible(shared.client.get(path).text)
-    save(shared, path, "choice:email:*")
+    page = save(shared, path, "choice:email:*")
+    assert 'name="undo"' not in page
+    assert "Send me the link" not in page, "no link could switch it on: staff are named"
     outs = [one for one in history(shared, BOTH) if one["choice"] == "out"]
     assert {one["channel"] for one in outs} >= {"email"}
     assert len([one for one in outs if one["channel"] == "email"]) == 2, "both of them"
     assert shared.reason(BOTH) == "opted_out"
+    days = form(shared.client.get(path).text, "until")[1]
+    assert 'action="' + path + '/resume"' not in shared.client.post(f"{path}/pause", data=days).text
 
 
 def test_someone_at_this_address_asked_us_to_stop(shared: Served, clock: Clock) -> None:
