@@ -177,7 +177,7 @@ class Mailer:
     def _to_person(self, conn: Connection, row: Any, content: Mapping[str, Any]) -> list[Letter]:
         """To the stored spelling alone, within the limits of a day."""
         to = self._spelling(conn, row.brand, row.hash)
-        if to is None or not self._within_limits(conn, row.kind, row.brand, row.hash):
+        if to is None or not self._within_limits(conn, row):
             return []
         kinds = {"confirm": self._confirm, complain.KIND: self._complaint}
         name, context = kinds.get(row.kind, self._centre)(conn, row, content)
@@ -230,14 +230,14 @@ class Mailer:
         known = subjects.known(conn, controller, hash_, self.served.keys)
         return known.spelling if known and known.kind is Kind.EMAIL else None
 
-    def _within_limits(self, conn: Connection, kind: str, brand: str, hash_: bytes) -> bool:
+    def _within_limits(self, conn: Connection, row: Any) -> bool:
         """Three a day to one address, one where it is out; the two kinds are counted apart."""
-        since = self.served.clock().timestamp() - DAY
-        sent = outbox.sent_since(conn, kind, brand, hash_, since)
-        held = permissions.read(conn, brand, [hash_]).get(hash_, NOBODY)
+        now = self.served.clock().timestamp()
+        others = outbox.others_since(conn, row, now - DAY, now)
+        held = permissions.read(conn, row.brand, [row.hash]).get(row.hash, NOBODY)
         view = held.views.get(Scope(Channel.EMAIL, Purpose.MARKETING))
         out = view is not None and view.word not in ("in", "unconfirmed")
-        return sent < (MOST_A_DAY_WHERE_OUT if out else MOST_A_DAY)
+        return others < (MOST_A_DAY_WHERE_OUT if out else MOST_A_DAY)
 
     # --- rendering -----------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from prefs.mailer import Mailer
+from prefs.mailer import Mailer, send
 from prefs.store import outbox
 from tests.kit import Clock
 from tests.served import Served, served
@@ -214,6 +214,25 @@ def test_mails_that_waited_for_the_server_count_on_the_day_they_went(
     ask(rt)
     work(rt, clock)
     assert len(postbox.kept) == 4
+
+
+def test_two_workers_keep_one_limit(
+    rt: Served, postbox: Postbox, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of them is still sending while the other goes through the rest."""
+    other = Mailer(rt.runtime.service)
+
+    async def slowly(*args: Any) -> None:
+        monkeypatch.setattr("prefs.mailer.send", send)
+        await other.run()
+        await send(*args)
+
+    for _ in range(5):
+        ask(rt)
+    rt.client.portal.call(other.run)
+    monkeypatch.setattr("prefs.mailer.send", slowly)
+    rt.client.portal.call(Mailer(rt.runtime.service).run)
+    assert len(postbox.kept) == 3
 
 
 def ask_for(rt: Served, address: str) -> None:
