@@ -185,6 +185,18 @@ def test_undo_does_not_lift_an_out_that_came_later(rt: Served) -> None:
     assert rt.reason(ADA) == "opted_out"
 
 
+def test_the_words_kept_are_those_of_the_page_that_was_sent(rt: Served) -> None:
+    """Also of one that tells what a save did, under another heading."""
+    page = save(rt, fresh(rt), "choice:email:*")
+    where, fields = form(page, "choice:phone:*")
+    rt.client.post(where, data={**fields, "choice:sms:*": "in"})
+    (last,) = [one for one in history(rt) if one["channel"] == "sms" and one["choice"] == "in"]
+    *said, ticked = last["evidence"]["wording"].splitlines()
+    assert said
+    assert all(line in visible(page) for line in said)
+    assert ticked == "Text message"
+
+
 def test_a_consent_keeps_wording_version_language_page_and_time(rt: Served) -> None:
     path = fresh(rt)
     save(rt, path, **{"choice:sms:*": "in"})
