@@ -375,6 +375,28 @@ def test_axe_finds_nothing_and_nothing_is_wider_than_the_screen(
     assert found == {}
 
 
+OVER = """all => all.filter(one => {
+    const words = document.createRange();
+    words.selectNodeContents(one);
+    return words.getBoundingClientRect().right > one.closest("label").getBoundingClientRect().right;
+}).map(one => one.textContent)"""
+
+
+@pytest.mark.parametrize("topic", ["Sonderangebote", "Schönheitsbehandlungsneuigkeiten"])
+def test_no_long_word_runs_into_the_box_beside_it(
+    browser: Browser, tmp_path: Path, topic: str
+) -> None:
+    """German has them, and a clinic names its own topics."""
+    topics = f'[brands.rt.topics]\na = "{topic}"\nb = "Produkte"\n'
+    locale = {"PREFS__BRANDS__RT__LOCALE": "de-DE"}
+    with listening(tmp_path, topics, environ=locale) as rt, opened(browser, "phone") as page:
+        rt.consent("ada@example.com")
+        base = str(rt.client.base_url).rstrip("/")
+        for url in (link(rt, TokenKind.CENTRE_FRESH, "ada@example.com"), f"{base}/signup?brand=rt"):
+            page.goto(url)
+            assert page.locator("label span").evaluate_all(OVER) == []
+
+
 def test_scanners_that_run_scripts_submit_nothing(browser: Browser, rt: Served, ada: str) -> None:
     """They load the page, run what is on it, move over everything, follow every link."""
     methods: set[str] = set()
