@@ -194,7 +194,7 @@ def test_a_footer_begins_a_break_of_its_channel_and_ends_none(rt: Served, clock:
 
 def test_looking_at_either_address_changes_nothing(rt: Served) -> None:
     path = fresh(rt)
-    for more in ("/pause", "/resume", "/data"):
+    for more in ("/all", "/pause", "/resume", "/data"):
         assert rt.client.get(path + more).status_code == 200
     assert rt.reason(ADA) == "consent"
 
