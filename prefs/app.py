@@ -63,6 +63,7 @@ from prefs.web import (
     problems,
     signup,
     status,
+    stop_all,
     unsubscribe,
 )
 from prefs.web import hooks as web_hooks
@@ -303,6 +304,7 @@ def make_app(runtime: Runtime, *, work: bool) -> Starlette:
             *unsubscribe.routes,
             *centre.routes,
             *pause.routes,
+            *stop_all.routes,
             *holding.routes,
             *confirm.routes,
             *complain.routes,

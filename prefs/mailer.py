@@ -177,11 +177,12 @@ class Mailer:
     def _to_person(self, conn: Connection, row: Any, content: Mapping[str, Any]) -> list[Letter]:
         """To the stored spelling alone, within the limits of a day."""
         to = self._spelling(conn, row.brand, row.hash)
-        if to is None or not self._within_limits(conn, row.kind, row.brand, row.hash):
+        if to is None or not self._within_limits(conn, row):
             return []
         kinds = {"confirm": self._confirm, complain.KIND: self._complaint}
         name, context = kinds.get(row.kind, self._centre)(conn, row, content)
-        return [Letter(to, self._to_client(conn, name, row.brand, row.hash, to, **context))]
+        at = on_the_wire(to)
+        return [Letter(at, self._to_client(conn, name, row.brand, row.hash, at, **context))]
 
     def _alert(self, content: Mapping[str, Any]) -> Letter:
         texts = texts_of(None)
@@ -229,14 +230,14 @@ class Mailer:
         known = subjects.known(conn, controller, hash_, self.served.keys)
         return known.spelling if known and known.kind is Kind.EMAIL else None
 
-    def _within_limits(self, conn: Connection, kind: str, brand: str, hash_: bytes) -> bool:
+    def _within_limits(self, conn: Connection, row: Any) -> bool:
         """Three a day to one address, one where it is out; the two kinds are counted apart."""
-        since = self.served.clock().timestamp() - DAY
-        sent = outbox.sent_since(conn, kind, brand, hash_, since)
-        held = permissions.read(conn, brand, [hash_]).get(hash_, NOBODY)
+        now = self.served.clock().timestamp()
+        others = outbox.others_since(conn, row, now - DAY, now)
+        held = permissions.read(conn, row.brand, [row.hash]).get(row.hash, NOBODY)
         view = held.views.get(Scope(Channel.EMAIL, Purpose.MARKETING))
         out = view is not None and view.word not in ("in", "unconfirmed")
-        return sent < (MOST_A_DAY_WHERE_OUT if out else MOST_A_DAY)
+        return others < (MOST_A_DAY_WHERE_OUT if out else MOST_A_DAY)
 
     # --- rendering -----------------------------------------------------------------------------
 
@@ -282,8 +283,17 @@ class Mailer:
 # --- senders -------------------------------------------------------------------------------------
 
 
+def on_the_wire(spelling: str) -> str:
+    """The address with its domain as A-labels (RFC 5890), the part before the @ untouched."""
+    domain = identity.email(spelling).key.rpartition("@")[2]
+    return f"{spelling.rpartition('@')[0]}@{domain}"
+
+
 async def send(mail: Mail, letter: Letter) -> None:
-    """Raises NotSent."""
+    """Raises NotSent. Letters beyond ASCII before the @ would take SMTPUTF8 (RFC 6531) of every
+    server on the way."""
+    if not letter.to.isascii():
+        raise NotSent("mail servers do not take the letters of this address", final=True)
     where = urlsplit(mail.send)
     if where.scheme == "file":
         await asyncio.to_thread(_to_folder, Path(unquote(where.netloc + where.path)), letter)

@@ -257,6 +257,10 @@ KINDS: Mapping[str, Kind] = {
         "Somebody signed up with this number for text messages: ask whether it was them, and "
         "record what they say."
     ),
+    "signup_address": Kind(
+        "Somebody who had said no to post signed up again with this postal address: ask whether "
+        "it was them, and record what they say."
+    ),
     "mail_failed": Kind("A mail that could not be sent: reach the person another way."),
     "rights_request": Kind("A request about one's own data: answer it within the month."),
     "reminder_request": Kind("A wish about reminders: ask the person, then change it by hand."),

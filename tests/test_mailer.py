@@ -17,7 +17,7 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from prefs.mailer import Mailer
+from prefs.mailer import Mailer, send
 from prefs.store import outbox
 from tests.kit import Clock
 from tests.served import Served, served
@@ -193,6 +193,73 @@ def test_an_address_that_the_server_refuses_is_given_up_at_once(
     work(rt, clock)
     assert states(rt) == [("failed", 0)]
     assert failed(rt)[0]["body"]["reason"] == "the mail server refuses this address"
+
+
+def test_mails_that_waited_for_the_server_count_on_the_day_they_went(
+    rt: Served, postbox: Postbox, clock: Clock
+) -> None:
+    postbox.answer = "451 try later"
+    for _ in range(3):
+        ask(rt)
+    work(rt, clock)
+    clock.forward(23 * 3600)
+    postbox.answer = "250 kept"
+    work(rt, clock)
+    assert len(postbox.kept) == 3
+    clock.forward(2 * 3600)
+    ask(rt)
+    work(rt, clock)
+    assert len(postbox.kept) == 3
+    clock.forward(23 * 3600)
+    ask(rt)
+    work(rt, clock)
+    assert len(postbox.kept) == 4
+
+
+def test_two_workers_keep_one_limit(
+    rt: Served, postbox: Postbox, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of them is still sending while the other goes through the rest."""
+    other = Mailer(rt.runtime.service)
+
+    async def slowly(*args: Any) -> None:
+        monkeypatch.setattr("prefs.mailer.send", send)
+        await other.run()
+        await send(*args)
+
+    for _ in range(5):
+        ask(rt)
+    rt.client.portal.call(other.run)
+    monkeypatch.setattr("prefs.mailer.send", slowly)
+    rt.client.portal.call(Mailer(rt.runtime.service).run)
+    assert len(postbox.kept) == 3
+
+
+def ask_for(rt: Served, address: str) -> None:
+    rt.consent(address)
+    rt.client.post("/p?brand=rt", data={"email": address})
+
+
+def test_a_domain_with_accents_travels_in_its_plain_form(
+    rt: Served, postbox: Postbox, clock: Clock
+) -> None:
+    """Encoded words are not for addresses (RFC 2047 section 5), and not every server takes UTF-8
+    (RFC 6531); the A-label is the same domain (RFC 5890)."""
+    ask_for(rt, "Jo@B\u00fccher.example")
+    work(rt, clock)
+    ((to, message),) = postbox.kept
+    assert to == [message["To"]] == ["Jo@xn--bcher-kva.example"]
+
+
+def test_what_the_server_cannot_spell_is_told_to_staff_and_stops_nobody_elses_mail(
+    rt: Served, postbox: Postbox, clock: Clock
+) -> None:
+    ask_for(rt, "j\u00fcrgen@example.com")
+    work(rt, clock)
+    ask(rt)
+    work(rt, clock)
+    assert [to for to, _ in postbox.kept] == [[ADA]]
+    assert failed(rt)[0]["body"]["to"] == "j\u00fcrgen@example.com"
 
 
 def test_an_address_that_is_refused_for_now_is_tried_again(

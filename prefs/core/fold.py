@@ -195,10 +195,10 @@ def _judge_out(standing: Standing, entry: Entry) -> Judgement:
 
 
 def _judge_pause(standing: Standing, entry: Entry) -> Judgement:
-    """A pause adds nothing to what lasts. Its end may be moved either way by a link that may
-    switch on, and only further away by one that may not."""
+    """A pause stands beside what lasts: that may be lifted before its day. Its end may be moved
+    either way by a link that may switch on, and only further away by one that may not."""
     pause = standing.pause
-    if standing.lasting or entry.until is None:
+    if entry.until is None:
         return SAME
     if pause is None or pause.until is None or entry.until > pause.until:
         return APPLIED
@@ -226,11 +226,11 @@ def _judge_in(state: State, entry: Entry) -> Judgement:
 
 
 def _outs_over(state: State, entry: Entry) -> tuple[Out, ...]:
-    """The outs that an `in` meets: those of its scope, and of the channel that covers it."""
-    own = state.at(entry.brand, entry.scope).outs
-    if entry.scope.topic is None:
-        return own
-    return own + state.at(entry.brand, entry.scope.covering).outs
+    """The outs that an `in` meets: those of its scope, and of the channel that covers it. A tick
+    on the preference centre meets no pause: what is ticked there goes on once that is over."""
+    standings = [state.at(entry.brand, scope) for scope in {entry.scope, entry.scope.covering}]
+    ticked = entry.source is Source.CENTRE
+    return tuple(out for one in standings for out in (one.lasting if ticked else one.outs))
 
 
 def _held(state: State, entry: Entry) -> bool:
@@ -437,7 +437,8 @@ def _with_in(standing: Standing, entry: Entry, *, applied: bool) -> Standing:
     if entry.source is Source.SMS and old:
         basis = old.basis
     hold = None if entry.source in CONFIRMING else standing.hold
-    return Standing((), In(entry.source, basis, entry.at, entry.at, entry.event_id), hold)
+    stays = (standing.pause,) if standing.pause and entry.source is Source.CENTRE else ()
+    return Standing(stays, In(entry.source, basis, entry.at, entry.at, entry.event_id), hold)
 
 
 class Folded(NamedTuple):
@@ -502,6 +503,15 @@ def spoke_out(state: State, brand: str, channels: Collection[Channel]) -> bool:
         for scope, standing in state.scopes.get(brand, {}).items()
         if scope.channel in channels
         for out in standing.outs
+    )
+
+
+def said_out(state: State, brand: str, scope: Scope) -> bool:
+    """Whether a lasting out of the person's own covers this scope."""
+    return any(
+        strength(out.source) is Strength.PERSON
+        for part in {scope, scope.covering}
+        for out in state.at(brand, part).lasting
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import Connection, and_, delete, func, or_, select, update
 
 from prefs.core.keys import Keyring
 from prefs.store.counters import next_numbers
@@ -86,16 +86,19 @@ def retry(conn: Connection, id_: int, due_at: float, reason: str) -> None:
     )
 
 
-def sent_since(conn: Connection, kind: str, brand: str | None, hash_: bytes, since: float) -> int:
-    """Mails of this kind that went to this identifier: the daily limits count these."""
+def others_since(conn: Connection, row: Any, since: float, now: float) -> int:
+    """Mails of this one's kind that went to its identifier, or are on their way: the daily limits
+    count these, by when they were claimed last, for one may have waited long for the server."""
+    on_its_way = and_(outbox.c.state == "waiting", outbox.c.due_at > now)
     return int(
         conn.execute(
             select(func.count()).where(
-                outbox.c.kind == kind,
-                outbox.c.brand == brand,
-                outbox.c.hash == hash_,
-                outbox.c.created_at >= since,
-                outbox.c.state == "sent",
+                outbox.c.kind == row.kind,
+                outbox.c.brand == row.brand,
+                outbox.c.hash == row.hash,
+                outbox.c.id != row.id,
+                outbox.c.due_at >= since,
+                or_(outbox.c.state == "sent", on_its_way),
             )
         ).scalar_one()
     )

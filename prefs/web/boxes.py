@@ -37,6 +37,11 @@ class Box(NamedTuple):
         return self.state != "off"
 
     @property
+    def goes_on(self) -> bool:
+        """Whether messages come of it now. A topic goes with its channel."""
+        return self.ticked and not self.until and not self.silenced and self.scope.topic is None
+
+    @property
     def whole(self) -> bool:
         """A channel's marketing, not a topic of it."""
         return self.scope.purpose is Purpose.MARKETING and self.scope.topic is None

@@ -71,8 +71,25 @@ class Centre(NamedTuple):
     address: tuple[Channel, str] | None
 
     @property
+    def may_start(self) -> bool:
+        """Whether this link may switch on: for whom, where several use the address?"""
+        return self.fresh and not self.several
+
+    @property
     def channels(self) -> list[Channel]:
         return list(Channel) if self.fresh else [self.token.channel]
+
+    @property
+    def showed_all(self) -> bool:
+        """A page of all channels that was opened while the link was fresh may still be sent when
+        it is so no more: what it switches off counts."""
+        moved = self.token.subject_id is not None and self.owner is None
+        return self.token.kind is TokenKind.CENTRE_FRESH and not moved
+
+    def may_stop(self, scope: Scope) -> bool:
+        """A link from a footer shows marketing on its own channel, and stops no more than that."""
+        footers = scope.purpose is Purpose.MARKETING and scope.channel is self.token.channel
+        return self.showed_all or footers
 
     @property
     def boxes(self) -> list[Box]:
@@ -171,12 +188,16 @@ def _save(conn: Connection, served: Service, request: Request, token: Token, for
 
 
 def _posted(centre: Centre, form: Form) -> list[Box]:
-    """The boxes that a save is about."""
+    """The boxes that a save is about: what this link may switch off, what it asks to have on."""
     shown = form.get("shown")
     if shown is None:
         return [box for box in centre.boxes if box.scope.purpose is Purpose.MARKETING]
-    boxes = shown_boxes(shown, centre.brand)
-    return [box for box in boxes if box.scope.channel in centre.channels]
+    raised = {name for name, value in form.items() if value == "in"}
+    return [
+        box
+        for box in shown_boxes(shown, centre.brand)
+        if centre.may_stop(box.scope) or (box.name in raised and not box.ticked)
+    ]
 
 
 def _refused(recorded: Recorded | None) -> list[Outcome]:
@@ -244,7 +265,7 @@ def _told(served: Service, saved: Saved) -> dict[str, Any]:
     return {
         "saved": True,
         "changed": done,
-        "undo": done.undo if saved.centre.fresh else [],
+        "undo": done.undo if saved.centre.may_start else [],
         "mails": saved.mails,
         "refused": saved.refused,
         "told": told(served, texts, saved.centre.brand.id, scopes),
@@ -265,6 +286,9 @@ NOTHING_DONE: dict[str, Any] = {
     "refused": [],
     "told": [],
     "paused": "",
+    "rested": [],
+    "everything": False,
+    "brands": [],
     "fault": "",
 }
 
@@ -272,9 +296,7 @@ NOTHING_DONE: dict[str, Any] = {
 def shown(request: Request, looked: Centre, status: int = 200, **done: Any) -> Response:
     """The page as it stands, under what was just done."""
     served, boxes, holder = service(request), looked.boxes, links.holder_of(looked.token)
-    unsubscribe = links.seal(
-        served, TokenKind.FOOTER_UNSUBSCRIBE, holder, purpose=Purpose.MARKETING
-    )
+    here = f"/p/{request.path_params['token']}"
     return page(
         served.settings,
         looked.brand.id,
@@ -286,8 +308,7 @@ def shown(request: Request, looked: Centre, status: int = 200, **done: Any) -> R
             "boxes": boxes,
             "shown": as_shown(boxes),
             "undo_shown": as_shown(done.get("undo", [])),
-            "here": f"/p/{request.path_params['token']}",
-            "stop_all": f"/u/{unsubscribe}/all",
+            "here": here,
             "complain": links.path(served, TokenKind.COMPLAIN, holder),
             "mailable": looked.token.identifier_kind is Kind.EMAIL,
             "days": offered(served.clock(), looked.brand),

@@ -160,7 +160,8 @@ def guarded(handler: Handler) -> Handler:
         except NotFound:
             return forged_page(settings)
         except BadInput as fault:
-            return page(settings, _brand(request), "bad.html", fault.status, back=request.url.path)
+            back = f"{request.url.path}?{request.url.query}".rstrip("?")
+            return page(settings, _brand(request), "bad.html", fault.status, back=back)
         except Unavailable:
             return away_page(settings, _brand(request))
 

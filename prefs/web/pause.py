@@ -16,8 +16,8 @@ from starlette.routing import Route
 from prefs.core.fold import OLDER, Judgement
 from prefs.core.signals import Signal, Statement
 from prefs.core.tokens import Token
-from prefs.core.words import Choice, Purpose, Result, Scope, Source
-from prefs.web.centre import KINDS, Centre, form_of, look, shown, told
+from prefs.core.words import Channel, Choice, Purpose, Result, Scope, Source
+from prefs.web.centre import KINDS, Centre, Form, form_of, look, shown, told
 from prefs.web.context import Service, service
 from prefs.web.days import beginning
 from prefs.web.pages import METHODS, evidence_of, guarded, opened, swallow, write
@@ -30,14 +30,15 @@ async def pause(request: Request) -> Response:
     brand = served.settings.brands[token.brand]
     if request.method != "POST":
         return await _as_it_stands(request, token)
-    text = (await form_of(request)).get("until", "")
-    until = beginning(served.clock(), brand, text)
+    form = await form_of(request)
+    until = beginning(served.clock(), brand, form.get("until", ""))
     if until is None:
         return await _as_it_stands(request, token, 422, "pause.bad")
-    looked = await write(served, lambda conn: _pause(conn, served, request, token, until))
-    channels = [Scope(channel, Purpose.MARKETING) for channel in looked.channels]
-    systems = told(served, texts_of(brand), brand.id, channels)
-    return shown(request, looked, paused="pause.done", told=systems)
+    looked, rested = await write(
+        served, lambda conn: _pause(conn, served, request, token, form, until)
+    )
+    systems = told(served, texts_of(brand), brand.id, rested)
+    return shown(request, looked, paused="pause.done", rested=rested, told=systems)
 
 
 async def _as_it_stands(
@@ -49,10 +50,11 @@ async def _as_it_stands(
 
 
 def _pause(
-    conn: Connection, served: Service, request: Request, token: Token, until: datetime
-) -> Centre:
+    conn: Connection, served: Service, request: Request, token: Token, form: Form, until: datetime
+) -> tuple[Centre, list[Scope]]:
+    """Returns what stands now, and what takes the break."""
     centre = look(conn, served, token)
-    scopes = [Scope(channel, Purpose.MARKETING) for channel in centre.channels]
+    scopes = _asked(centre, form)
     signal = Signal(
         brand=token.brand,
         source=Source.CENTRE if centre.fresh else Source.LINK,
@@ -63,7 +65,16 @@ def _pause(
         until=until,
     )
     served.intake.record(conn, signal)
-    return look(conn, served, token)
+    return look(conn, served, token), scopes
+
+
+def _asked(centre: Centre, form: Form) -> list[Scope]:
+    """The channels that the page spoke of: those it has now, unless it says that it had more when
+    it was opened."""
+    listed = form.get("channels", "").split()
+    scopes = [Scope(channel, Purpose.MARKETING) for channel in Channel if channel in listed]
+    now = [Scope(channel, Purpose.MARKETING) for channel in centre.channels]
+    return [one for one in scopes if centre.may_stop(one)] or now
 
 
 @guarded

@@ -8,7 +8,7 @@ asked. No cookie, no script: the form works from any site.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -27,19 +27,20 @@ from prefs.store import events, notices, outbox, subjects, tasks
 from prefs.texts import next_working_day
 from prefs.web.centre import form_of
 from prefs.web.context import Service, service
-from prefs.web.pages import METHODS, environment, guarded, page, write
-from prefs.web.texts import agreed, texts_of
+from prefs.web.pages import HEADERS, METHODS, environment, guarded, page, write
+from prefs.web.texts import Texts, agreed, texts_of
 
 KIND = "signup"
 """Of a row of the outbox: no mail itself."""
-CHANNELS = (Channel.EMAIL, Channel.SMS, Channel.PHONE)
+CHANNELS = (Channel.EMAIL, Channel.SMS, Channel.PHONE, Channel.POST)
 """Those that an address or a number on the form can serve."""
-TASK = "signup_number"
+TASKS = {Kind.PHONE: "signup_number", Kind.POST: "signup_address"}
+"""What staff are asked where no link can be mailed."""
 MOST_A_DAY = 3
 """Sign-ups of one address or number that are recorded: each may lead to a mail."""
 TRAP = "website"
 """A field that no person sees. Programs that fill in every field fill in this one."""
-LONGEST = {"name": 200, "page": 300, "agent": 300}
+LONGEST = {"name": 200, "postcode": 20, "page": 300, "agent": 300}
 VERSION = re.compile(r"[0-9a-f]{12}")
 LANGUAGE = re.compile(r"[A-Za-z-]{2,12}")
 
@@ -63,6 +64,7 @@ class Asked(NamedTuple):
 
     email: Identifier | None
     phone: Identifier | None
+    post: Identifier | None
     name: str | None
     scopes: list[Scope]
 
@@ -100,15 +102,36 @@ def _read(form: Mapping[str, str], brand: Brand) -> tuple[Asked, Faults]:
     scopes = list(_scopes(form, brand))
     email = _identifier(form, "email", identity.email, faults)
     phone = _identifier(form, "phone", lambda text: identity.phone(text, brand.region), faults)
-    kinds = {KIND_OF[scope.channel] for scope in scopes}
+    post = _identifier(form, "address", lambda _: identity.post(*_letter(form, brand)), faults)
     if not scopes:
         faults["choices"] = "signup.fault.choices"
-    if Kind.EMAIL in kinds and not email:
-        faults["email"] = "signup.fault.email"
-    if Kind.PHONE in kinds and not phone:
-        faults["phone"] = "signup.fault.phone"
-    name = form.get("name", "").strip()[: LONGEST["name"]] or None
-    return Asked(email, phone, name, scopes), faults
+    for kind, field, found in (
+        (Kind.EMAIL, "email", email),
+        (Kind.PHONE, "phone", phone),
+        (Kind.POST, "address", post),
+    ):
+        if not found and any(KIND_OF[scope.channel] is kind for scope in scopes):
+            faults[field] = f"signup.fault.{field}"
+    if _of_another_time(form, brand):
+        faults["notice"] = "signup.fault.notice"
+    return Asked(email, phone, post, _name(form) or None, scopes), faults
+
+
+def _name(form: Mapping[str, str]) -> str:
+    return form.get("name", "").strip()[: LONGEST["name"]]
+
+
+def _letter(form: Mapping[str, str], brand: Brand) -> tuple[str, list[str], str, str]:
+    """Name, lines, postcode and country of the postal address."""
+    postcode = form.get("postcode", "").strip()[: LONGEST["postcode"]]
+    return _name(form), form.get("address", "").splitlines(), postcode, brand.region
+
+
+def _of_another_time(form: Mapping[str, str], brand: Brand) -> bool:
+    """Whether a topic is ticked that there is no more: without it, a sign-up for that topic alone
+    would be one for all."""
+    topics = {name.removeprefix("topic:") for name in form if name.startswith("topic:")}
+    return any(form[f"topic:{topic}"] == "in" for topic in topics - set(brand.topics))
 
 
 def _scopes(form: Mapping[str, str], brand: Brand) -> Iterator[Scope]:
@@ -149,7 +172,7 @@ async def signup(request: Request) -> Response:
     if notice is None:
         return _page(served, brand, 422, form=form, faults={"notice": "signup.fault.notice"})
     if not form.get(TRAP):
-        content = _content(request, form, asked, notice, served.clock())
+        content = _content(request, form, brand, asked, notice, served.clock())
         await write(served, lambda conn: _keep(conn, served, brand, content))
     return _page(served, brand, done=True)
 
@@ -171,20 +194,32 @@ def _notice(
 
 
 def _content(
-    request: Request, form: Mapping[str, str], asked: Asked, notice: Notice, now: datetime
+    request: Request,
+    form: Mapping[str, str],
+    brand: Brand,
+    asked: Asked,
+    notice: Notice,
+    now: datetime,
 ) -> dict[str, Any]:
-    client = request.client
+    client, texts = request.client, texts_of(brand)
     return {
         "email": asked.email.spelling if asked.email else None,
         "phone": asked.phone.spelling if asked.phone else None,
+        "post": _letter(form, brand) if asked.post else None,
         "name": asked.name,
-        "scopes": [list(scope) for scope in asked.scopes],
+        "scopes": [[*scope, _label(texts, brand, scope)] for scope in asked.scopes],
         "notice": list(notice),
         "page": _where(request, form),
         "ip": client.host if client else None,
         "user_agent": request.headers.get("user-agent", "")[: LONGEST["agent"]] or None,
         "at": now.timestamp(),
     }
+
+
+def _label(texts: Texts, brand: Brand, scope: Scope) -> str:
+    """The words beside the boxes that were ticked for it."""
+    channel = texts(f"channel.{scope.channel}")
+    return f"{channel}, {brand.topics[scope.topic]}" if scope.topic else channel
 
 
 def _where(request: Request, form: Mapping[str, str]) -> str:
@@ -246,24 +281,26 @@ async def snippet(request: Request) -> Response:
     body = environment.get_template("signup_form.html").render(
         t=texts_of(brand), brand=brand, **_shown(served, brand, action, {}, {})
     )
-    return Response(body, media_type="text/plain")
+    return Response(body, headers=HEADERS, media_type="text/plain")
 
 
 # --- beside the outbox -------------------------------------------------------------------------
 
 
 def take(conn: Connection, served: Service, brand: str, content: Mapping[str, Any]) -> None:
-    """Record a sign-up that was kept: the address and the number each by itself. Who fills in a
-    form has proved neither, and one person with both could lift by mail what the other said by
-    text."""
+    """Record a sign-up that was kept: the addresses and the number each by itself. Who fills in a
+    form has proved none, and one person with all could lift by mail what another said by text."""
     shown = served.settings.brands[brand]
-    scopes = [Scope(Channel(c), Purpose(p), t) for c, p, t in content["scopes"]]
+    ticked = {Scope(Channel(c), Purpose(p), t): label for c, p, t, label in content["scopes"]}
     known = [identity.email(content["email"])] if content["email"] else []
     known += [identity.phone(content["phone"], shown.region)] if content["phone"] else []
+    known += [identity.post(*content["post"])] if content["post"] else []
     notice = Notice(*content["notice"])
     notices.keep(conn, brand, notice.name, notice.said, served.clock().timestamp())
     for one in known:
-        asked = [scope for scope in scopes if KIND_OF[scope.channel] is one.kind]
+        asked = {
+            scope: label for scope, label in ticked.items() if KIND_OF[scope.channel] is one.kind
+        }
         if asked and _counted(conn, served, brand, one):
             _record(conn, served, shown, one, asked, content)
 
@@ -281,31 +318,31 @@ def _record(
     served: Service,
     brand: Brand,
     one: Identifier,
-    scopes: list[Scope],
+    ticked: Mapping[Scope, str],
     content: Mapping[str, Any],
 ) -> None:
     new = not subjects.owners(conn, brand.controller, served.keys.hashes(one))
     signal = Signal(
         brand=brand.id,
         source=Source.FORM,
-        statements=tuple(Statement(scope, Choice.IN) for scope in scopes),
+        statements=tuple(Statement(scope, Choice.IN) for scope in ticked),
         identifiers=(one,),
         name=content["name"] if new else None,
         occurred_at=datetime.fromtimestamp(content["at"], UTC),
         basis=Basis.CONSENT,
-        evidence=_evidence(brand, scopes, content),
+        evidence=_evidence(ticked.values(), content),
     )
     recorded = served.intake.record(conn, signal)
     waits = any(outcome.result is Result.PENDING for outcome in recorded.outcomes)
-    if waits and one.kind is Kind.PHONE:
+    if waits and one.kind in TASKS:
         _ask_staff(conn, served, brand, recorded.subject_id, one)
 
 
-def _evidence(brand: Brand, scopes: list[Scope], content: Mapping[str, Any]) -> Evidence:
-    notice, texts = Notice(*content["notice"]), texts_of(brand)
+def _evidence(labels: Iterable[str], content: Mapping[str, Any]) -> Evidence:
+    notice = Notice(*content["notice"])
     return Evidence(
         notice=notice.name,
-        wording="\n".join([notice.said, *(texts.what(brand, scope) for scope in scopes)]),
+        wording="\n".join([notice.said, *labels]),
         version=notice.version,
         language=notice.language,
         page=content["page"],
@@ -315,14 +352,15 @@ def _evidence(brand: Brand, scopes: list[Scope], content: Mapping[str, Any]) -> 
 
 
 def _ask_staff(
-    conn: Connection, served: Service, brand: Brand, subject_id: int, number: Identifier
+    conn: Connection, served: Service, brand: Brand, subject_id: int, one: Identifier
 ) -> None:
-    """No link can be mailed to a number: a person asks, once for each person."""
-    if tasks.open_of(conn, brand.id, [TASK], [subject_id]):
+    """No link can be mailed to a number or to a door: a person asks, once for each person."""
+    kind, now = TASKS[one.kind], served.clock()
+    if tasks.open_of(conn, brand.id, [kind], [subject_id]):
         return
-    now = served.clock()
-    due, body = next_working_day(now).timestamp(), {"number": number.spelling}
-    tasks.add(conn, served.keys, brand.id, TASK, subject_id, body, now.timestamp(), due)
+    body = {"number" if one.kind is Kind.PHONE else "text": one.spelling}
+    due = next_working_day(now).timestamp()
+    tasks.add(conn, served.keys, brand.id, kind, subject_id, body, now.timestamp(), due)
 
 
 routes = [

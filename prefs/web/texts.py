@@ -142,8 +142,7 @@ def agreed(texts: Texts, said: Sequence[str], chosen: Iterable[str]) -> Agreed:
 
 def agreed_in_centre(texts: Texts, brand: Brand, scopes: Iterable[Scope]) -> Agreed:
     """What the preference centre said beside these boxes."""
-    said = [texts("centre.heading", brand=brand.name), texts("centre.intro")]
-    said.append(texts("centre.marketing.hint", brand=brand.name))
+    said = [texts("centre.intro"), texts("centre.marketing.hint", brand=brand.name)]
     return agreed(texts, said, (label(texts, brand, scope) for scope in scopes))
 
 

@@ -13,13 +13,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from prefs import links
-from prefs.core.decision import STOPPED
 from prefs.core.errors import Unavailable
+from prefs.core.fold import said_out
 from prefs.core.signals import Evidence, Signal, Statement
 from prefs.core.tokens import Token, TokenKind
 from prefs.core.words import Channel, Choice, Kind, Purpose, Scope, Source
 from prefs.settings import Brand
-from prefs.store import permissions
+from prefs.store import subjects
 from prefs.web.boxes import name_of
 from prefs.web.context import Service, service
 from prefs.web.pages import METHODS, evidence_of, guarded, masked, opened, page, swallow, write
@@ -72,10 +72,15 @@ async def _ask(served: Service, token: Token) -> Response:
 
 def _look(conn: Connection, served: Service, token: Token) -> Shown:
     scope = links.scope_of(conn, token)
-    held = permissions.read(conn, token.brand, [token.hash]).get(token.hash)
-    views = [held.views.get(part) for part in (scope, scope.covering)] if held else []
-    off = any(view and view.word in STOPPED and view.until is None for view in views)
-    return Shown(scope, masked(conn, served, token), off)
+    return Shown(scope, masked(conn, served, token), _said_so(conn, served, token, scope))
+
+
+def _said_so(conn: Connection, served: Service, token: Token, scope: Scope) -> bool:
+    """Whether everybody at this address has stopped it in person. What stands from anybody else
+    may be lifted again: the press still counts."""
+    controller = served.settings.brands[token.brand].controller
+    owners = subjects.by_ids(conn, subjects.owners(conn, controller, [token.hash]))
+    return bool(owners) and all(said_out(one.state, token.brand, scope) for one in owners)
 
 
 def _stop(conn: Connection, served: Service, token: Token, seen: Evidence) -> Shown:

@@ -269,10 +269,24 @@ class TestPause:
         entries = (out, self.PAUSE) if first else (self.PAUSE, out)
         assert is_out(self.ended(self.IN, *entries))
 
-    def test_is_nothing_new_over_what_lasts(self) -> None:
-        state, judgement = told(entry(Source.IMPORT), self.PAUSE)
-        assert judgement == (Result.UNCHANGED, Why.SAME)
+    @pytest.mark.parametrize("source", [Source.IMPORT, Source.STAFF, Source.ONE_CLICK])
+    def test_stands_beside_what_lasts(self, source: Source) -> None:
+        state, _ = told(entry(source), self.PAUSE)
         assert state.at("rt", EMAIL).until is None
+        assert state.at("rt", EMAIL).pause is not None
+
+    def test_is_still_there_when_staff_lift_what_lasts(self) -> None:
+        state, judgement = told(entry(Source.IMPORT), self.PAUSE, consent(Source.STAFF))
+        assert judgement == (Result.REFUSED, Why.SOURCE_TOO_WEAK)
+        assert is_out(state)
+
+    def test_is_still_there_when_the_batch_that_lasts_is_taken_back(self) -> None:
+        rows = [
+            Folded("choice", out := entry(Source.IMPORT), judge(State(), out), "wrong"),
+            Folded("pause", self.PAUSE, judge(told(out)[0], self.PAUSE)),
+            Folded("retract", out, RELEASED, "wrong"),
+        ]
+        assert fold(rows).at("rt", EMAIL).until == 500.0
 
     def test_an_unsubscribe_over_it_is_a_change(self) -> None:
         assert told(self.PAUSE, entry(Source.ONE_CLICK, at=110.0))[1].result is Result.APPLIED
@@ -281,9 +295,21 @@ class TestPause:
     def test_no_weaker_in_ends_it(self, source: Source) -> None:
         assert is_out(told(self.PAUSE, consent(source))[0])
 
-    def test_an_in_of_the_person_ends_it(self) -> None:
-        state, _ = told(self.PAUSE, consent(Source.CENTRE, token=b"u", token_issued=150.0))
+    def test_a_new_sign_up_of_the_person_ends_it(self) -> None:
+        state, _ = told(self.PAUSE, consent(Source.DOUBLE_OPT_IN, token=b"u", token_issued=150.0))
         assert not is_out(state)
+
+    @pytest.mark.parametrize("token", [b"t", b"u"])
+    @pytest.mark.parametrize("out", [Source.ONE_CLICK, Source.IMPORT, None])
+    def test_what_is_ticked_in_the_centre_goes_on_after_it(
+        self, token: bytes, out: Source | None
+    ) -> None:
+        first = [entry(out, at=50.0)] if out else []
+        ticked = consent(Source.CENTRE, token=token, token_issued=90.0)
+        state, judgement = told(*first, self.PAUSE, ticked)
+        assert judgement.result is Result.APPLIED
+        assert state.at("rt", EMAIL).until == 500.0
+        assert not is_out(resume(state, self.END))
 
     def test_a_link_of_a_footer_moves_its_end_further_away_only(self) -> None:
         further = entry(Source.LINK, at=110.0, until=600.0)

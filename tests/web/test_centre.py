@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit import Clock
 from tests.served import Served, served
-from tests.web.people import ADA, footer, fresh, mails, post_mail, shown
+from tests.web.people import ADA, footer, fresh, mails, post_mail, shown, visible
+from tests.web.people import form as form_with
+
+PHONE = "+447700900101"
 
 
 @pytest.fixture
@@ -186,6 +190,120 @@ def test_a_mail_carries_its_own_way_out_and_no_offer(rt: Served) -> None:
     assert message["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
     assert message["Auto-Submitted"] == "auto-generated"
     assert message.get_body(("html",)) is not None
+
+
+# --- stop all marketing ------------------------------------------------------------------------
+
+
+def test_stop_all_is_for_every_channel_and_brand_and_its_link_takes_it_back(rt: Served) -> None:
+    in_second(rt)
+    path = fresh(rt)
+    where, _ = form_with(rt.client.get(path).text, "/all")
+    page = rt.client.post(where).text
+    said = visible(page).split("Tick what", 1)[0]
+    for part in (
+        "All marketing is stopped",
+        "RT Skin",
+        "marketing emails",
+        "appointment reminders",
+    ):
+        assert part in said
+    assert rt.reason(ADA) == rt.reason(PHONE, channel="phone") == "objected"
+    assert rt.reason(ADA, purpose="reminders") == "service"
+    assert at_second(rt) == "objected"
+    undo, fields = form_with(page, "undo")
+    rt.client.post(undo, data=fields)
+    assert rt.reason(ADA) == "consent"
+    assert rt.reason(PHONE, channel="sms") == "objected", "it was not on before"
+    assert at_second(rt) == "objected", "the page speaks of one brand"
+
+
+def test_stop_all_by_a_footer_is_taken_back_by_a_mailed_link_alone(rt: Served) -> None:
+    path = footer(rt)
+    where, _ = form_with(rt.client.get(path).text, "/all")
+    page = rt.client.post(where).text
+    assert "All marketing is stopped" in page
+    assert 'name="undo"' not in page
+    assert rt.reason(ADA) == rt.reason(PHONE, channel="sms") == "objected"
+    assert choices(rt)["email:marketing:*"] == "out link"
+
+
+def in_second(rt: Served) -> None:
+    key = {"Authorization": f"Bearer {rt.key_for('write', 'second')}"}
+    change = {"channel": "email", "purpose": "marketing", "choice": "in"}
+    body = {"brand": "second", "subject": {"email": ADA}, "changes": [change], "source": "api"}
+    proof = {"basis": "consent", "evidence": {"wording": "Yes please"}}
+    rt.client.post("/v1/preferences", json={**body, **proof}, headers=key)
+    assert at_second(rt) == "consent"
+
+
+def at_second(rt: Served) -> str:
+    key = {"Authorization": f"Bearer {rt.key_for('check', 'second')}"}
+    body = {"brand": "second", "channel": "email", "purpose": "marketing", "to": [ADA]}
+    answer = rt.client.post("/v1/check", json=body, headers=key)
+    return str(answer.json()["results"][0]["reason"])
+
+
+# --- a page that stayed open -------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def later(tmp_path: Path, clock: Clock) -> Iterator[Served]:
+    """A service whose clock can be moved."""
+    with served(tmp_path, clock=clock) as made:
+        made.consent(ADA, subject={"email": ADA, "phone": PHONE})
+        yield made
+
+
+def test_what_is_unticked_on_a_page_older_than_its_link_counts(later: Served, clock: Clock) -> None:
+    path = fresh(later)
+    form = shown(later, path)
+    clock.forward(73 * 3600)
+    del form["choice:phone:*"], form["reminders:sms"]
+    answer = later.client.post(path, data=form)
+    assert "marketing calls" in answer.text.split("Stopped", 1)[1]
+    assert later.reason(PHONE, channel="phone") == "objected"
+    assert choices(later)["phone:marketing:*"] == "out link"
+    assert later.reason(PHONE, channel="sms", purpose="reminders") == "opted_out"
+    assert later.reason(ADA) == "consent"
+
+
+def test_a_break_on_a_page_older_than_its_link_is_the_one_it_spoke_of(
+    later: Served, clock: Clock
+) -> None:
+    path = fresh(later)
+    _, form = form_with(later.client.get(path).text, "until")
+    clock.forward(73 * 3600)
+    assert "marketing calls" in later.client.post(f"{path}/pause", data=form).text
+    assert later.reason(PHONE, channel="phone") == "objected"
+
+
+def test_a_page_opened_with_an_expired_link_speaks_of_its_channel_alone(
+    later: Served, clock: Clock
+) -> None:
+    path = fresh(later)
+    clock.forward(73 * 3600)
+    where, form = form_with(later.client.get(path).text, "until")
+    later.client.post(where, data=form)
+    assert later.reason(ADA) == "opted_out"
+    assert later.reason(PHONE, channel="phone") == "screening_stale"
+
+
+def test_a_footers_link_stops_what_it_shows_and_nothing_else(rt: Served) -> None:
+    """Neither reminders nor another channel, whatever somebody makes the form say."""
+    path = footer(rt)
+    made_up = "reminders:email=on service:email=on choice:sms:*=on choice:phone:*=default"
+    assert rt.client.post(path, data={"shown": made_up}).status_code == 200
+    where, form = form_with(rt.client.get(path).text, "until")
+    assert rt.client.post(where, data={**form, "channels": "sms phone"}).status_code == 200
+    assert rt.reason(ADA, purpose="reminders") == rt.reason(ADA, purpose="service") == "service"
+    assert rt.reason(PHONE, channel="phone") == "screening_stale"
+    assert choices(rt).keys() == {"email:marketing:*"}
 
 
 # --- double opt-in -------------------------------------------------------------------------------

@@ -101,6 +101,52 @@ def test_saving_the_page_during_a_break_neither_ends_it_nor_makes_it_last(
     assert rt.reason(PHONE, channel="sms") == "opted_out", "this one was unticked for good"
 
 
+def test_what_is_ticked_during_a_break_goes_on_after_it(rt: Served, clock: Clock) -> None:
+    """The page says so; a tick is no word about the break."""
+    rt.client.post(unsubscribe(rt))
+    clock.forward(60)
+    path = fresh(rt)
+    pause(rt, path)
+    ticked = {**shown(rt, path), "choice:email:*": "in"}
+    assert "Switched on" in rt.client.post(path, data=ticked).text
+    assert rt.reason(ADA) == "opted_out"
+    assert "choice:email:*=paused" in shown(rt, path)["shown"]
+    pass_time(rt, clock, datetime(2026, 4, 6, tzinfo=UTC))
+    assert rt.reason(ADA) == "consent"
+
+
+def test_taking_a_change_back_leaves_the_break(rt: Served, clock: Clock) -> None:
+    path = fresh(rt)
+    pause(rt, path)
+    fields = shown(rt, path)
+    del fields["choice:sms:*"]
+    where, undo = form(rt.client.post(path, data=fields).text, "undo")
+    rt.client.post(where, data=undo)
+    assert rt.reason(PHONE, channel="sms") == "opted_out"
+    pass_time(rt, clock, datetime(2026, 4, 6, tzinfo=UTC))
+    assert rt.reason(PHONE, channel="sms") == "consent"
+
+
+def test_a_page_from_before_the_break_does_not_end_it(rt: Served, clock: Clock) -> None:
+    """Another tab, or the button that goes back."""
+    path = fresh(rt)
+    before = shown(rt, path)
+    pause(rt, path)
+    rt.client.post(path, data=before)
+    assert rt.reason(ADA) == "opted_out"
+
+
+def test_a_break_is_kept_where_staff_may_lift_what_lasted(rt: Served, clock: Clock) -> None:
+    rt.say(ADA)
+    pause(rt, footer(rt))
+    clock.forward(60)
+    note = {"actor": "reception", "note": "the list was wrong", "wording": "Yes please"}
+    at = clock().isoformat()
+    lifted = rt.say(ADA, "in", "staff", basis="consent", evidence=note, occurred_at=at)
+    assert lifted["outcomes"][0]["reason"] == "source_too_weak"
+    assert rt.reason(ADA) == "opted_out"
+
+
 def test_unsubscribing_during_a_break_is_offered_and_lasts(rt: Served, clock: Clock) -> None:
     pause(rt, fresh(rt))
     link = unsubscribe(rt)
@@ -132,7 +178,8 @@ def test_a_link_from_before_the_break_does_not_end_it(rt: Served, clock: Clock) 
 
 def test_a_footer_begins_a_break_of_its_channel_and_ends_none(rt: Served, clock: Clock) -> None:
     path = footer(rt)
-    pause(rt, path)
+    said = visible(pause(rt, path)).split("Tick what", 1)[0]
+    assert "none of these from RT Aesthetics: marketing emails Messages about" in said
     assert rt.reason(ADA) == "opted_out"
     assert rt.reason(PHONE, channel="sms") == "consent"
     clock.forward(60)
@@ -147,7 +194,7 @@ def test_a_footer_begins_a_break_of_its_channel_and_ends_none(rt: Served, clock:
 
 def test_looking_at_either_address_changes_nothing(rt: Served) -> None:
     path = fresh(rt)
-    for more in ("/pause", "/resume", "/data"):
+    for more in ("/all", "/pause", "/resume", "/data"):
         assert rt.client.get(path + more).status_code == 200
     assert rt.reason(ADA) == "consent"
 

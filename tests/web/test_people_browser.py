@@ -3,12 +3,17 @@ with scripts off; axe-core finds nothing; scanners that run scripts change nothi
 
 from __future__ import annotations
 
+import email
 import itertools
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from email import policy
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -136,6 +141,28 @@ def test_a_save_and_its_undo(page: Page, rt: Served, ada: str, press: Press) -> 
 
 
 @ways
+def test_stop_all_from_a_mail(page: Page, rt: Served, ada: str, press: Press) -> None:
+    page.goto(link(rt, TokenKind.FOOTER_UNSUBSCRIBE, ada))
+    press(page, 'form[action$="/all"] button')
+    heading(page, "All marketing is stopped")
+    assert rt.reason(ada) == "objected"
+    assert rt.reason(ada, purpose="reminders") == "service"
+
+
+@ways
+def test_stop_all_in_the_centre_and_its_undo(
+    page: Page, rt: Served, ada: str, press: Press
+) -> None:
+    page.goto(link(rt, TokenKind.CENTRE_FRESH, ada))
+    press(page, 'form[action$="/all"] button')
+    heading(page, "All marketing is stopped")
+    assert rt.reason(ada) == "objected"
+    press(page, 'form:has(input[name="undo"]) button')
+    heading(page, "Your preferences are saved")
+    assert rt.reason(ada) == "consent"
+
+
+@ways
 def test_a_break_and_its_end(page: Page, rt: Served, ada: str, press: Press) -> None:
     page.goto(link(rt, TokenKind.CENTRE_FRESH, ada))
     press(page, 'form[action$="/pause"] button')
@@ -176,6 +203,53 @@ def test_a_footer_link_asks_for_a_fresh_one(page: Page, rt: Served, ada: str, pr
     press(page, "fieldset ~ button")
     heading(page, "We send you a personal link")
     assert rt.reason(ada) == "opted_out"
+
+
+@ways
+def test_from_a_wrong_link_to_a_personal_one(
+    page: Page, rt: Served, ada: str, press: Press
+) -> None:
+    page.goto(f"{str(rt.client.base_url).rstrip('/')}/u/forged")
+    heading(page, "This link does not work")
+    press(page, 'main a[href="/p"]')
+    press(page, 'input[name="email"]', "End")
+    page.keyboard.type(ada)
+    press(page, "form button")
+    heading(page, "Thank you")
+    page.goto(mailed(rt, ada, "/p/"))
+    heading(page, "What may RT Aesthetics send you?")
+    assert page.locator('input[name="choice:email:*"]').is_checked()
+
+
+@ways
+def test_asking_for_ones_own_link_on_somebody_elses_page(
+    page: Page, rt: Served, ada: str, press: Press
+) -> None:
+    page.goto(link(rt, TokenKind.FOOTER_UNSUBSCRIBE, ada))
+    press(page, "summary")
+    press(page, 'details a[href^="/p?brand="]')
+    heading(page, "See and change what we send you")
+    assert rt.reason(ada) == "consent"
+
+
+def mailed(rt: Served, address: str, door: str) -> str:
+    """The link to that door in this brand's mail to this address, once it has come. The other one
+    of the controller writes too where no brand was named."""
+    mail = rt.runtime.settings.mail
+    assert mail
+    folder, found = Path(urlsplit(mail.send).path), []
+
+    def came() -> list[str]:
+        for file in folder.glob("*.eml"):
+            message = email.message_from_bytes(file.read_bytes(), policy=policy.default)
+            body = message.get_body(("plain",))
+            ours = message["To"] == address and message["Subject"].endswith("RT Aesthetics")
+            if body and ours:
+                found.extend(re.findall(rf"http\S+{door}\S+", body.get_content()))
+        return found
+
+    eventually(came)
+    return str(found[0])
 
 
 # --- a clinic's own site -----------------------------------------------------------------------
@@ -219,6 +293,11 @@ def test_signing_up_on_another_site(page: Page, rt: Served, press: Press) -> Non
         heading(page, "Thank you")
     assert page.context.cookies() == []
     eventually(lambda: rt.reason(address) == "unconfirmed")
+    page.goto(mailed(rt, address, "/c/"))
+    heading(page, "Did you ask for this?")
+    press(page, "form button")
+    heading(page, "Thank you, it is confirmed")
+    assert rt.reason(address) == "consent"
 
 
 # --- for everybody -----------------------------------------------------------------------------
@@ -251,6 +330,7 @@ ACTS: dict[str, tuple[str, ...]] = {
         'form[action$="/pause"] button',
         'form[action$="/resume"] button',
         "fieldset ~ button",
+        'form[action$="/all"] button',
     ),
     "confirm": ("form button",),
     "request": ("form button",),
@@ -295,6 +375,28 @@ def test_axe_finds_nothing_and_nothing_is_wider_than_the_screen(
                 assert box is not None
                 assert box["height"] >= 24, f"{name}: WCAG 2.5.8"
     assert found == {}
+
+
+OVER = """all => all.filter(one => {
+    const words = document.createRange();
+    words.selectNodeContents(one);
+    return words.getBoundingClientRect().right > one.closest("label").getBoundingClientRect().right;
+}).map(one => one.textContent)"""
+
+
+@pytest.mark.parametrize("topic", ["Sonderangebote", "Schönheitsbehandlungsneuigkeiten"])
+def test_no_long_word_runs_into_the_box_beside_it(
+    browser: Browser, tmp_path: Path, topic: str
+) -> None:
+    """German has them, and a clinic names its own topics."""
+    topics = f'[brands.rt.topics]\na = "{topic}"\nb = "Produkte"\n'
+    locale = {"PREFS__BRANDS__RT__LOCALE": "de-DE"}
+    with listening(tmp_path, topics, environ=locale) as rt, opened(browser, "phone") as page:
+        rt.consent("ada@example.com")
+        base = str(rt.client.base_url).rstrip("/")
+        for url in (link(rt, TokenKind.CENTRE_FRESH, "ada@example.com"), f"{base}/signup?brand=rt"):
+            page.goto(url)
+            assert page.locator("label span").evaluate_all(OVER) == []
 
 
 def test_scanners_that_run_scripts_submit_nothing(browser: Browser, rt: Served, ada: str) -> None:

@@ -125,6 +125,7 @@ def examples(rt: Served, owner: Desk) -> dict[str, dict[str, str]]:
         "/u/{token}": unsubscribe,
         "/u/{token}/all": unsubscribe,
         "/p/{token}": centre,
+        "/p/{token}/all": centre,
         "/p/{token}/pause": centre,
         "/p/{token}/resume": centre,
         "/p/{token}/data": centre,

@@ -17,6 +17,9 @@ from tests.web.people import ADA, form, forms, fresh, mails, post_mail, unsubscr
 
 NEW, PHONE = "new@example.com", "+447700900105"
 PATH = "/signup?brand=rt"
+LETTER = {"name": "Nora New", "address": "12 Mill Lane\r\nLeeds", "postcode": "LS1 4AB"}
+TO = {"name": "Nora New", "lines": ["12 Mill Lane", "Leeds"], "postcode": "LS1 4AB"}
+POST = [{"channel": "post", "purpose": "marketing", "choice": "out"}]
 
 
 @pytest.fixture
@@ -65,6 +68,7 @@ def test_no_box_is_ticked_and_the_notice_stands_beside_them(rt: Served) -> None:
         "choice:email:*",
         "choice:sms:*",
         "choice:phone:*",
+        "choice:post:*",
     ]
     assert {checked for _, checked in boxes} == {""}
     said = visible(page)
@@ -94,7 +98,10 @@ def test_wording_version_language_page_and_time_go_to_the_ledger(rt: Served, clo
     assert (row["source"], row["result"]) == ("form", "pending")
     assert row["occurred_at"].startswith(said.strftime("%Y-%m-%dT%H:%M"))
     assert "I would like to receive marketing from RT Aesthetics" in proof["wording"]
-    assert proof["wording"].endswith("marketing emails")
+    assert proof["wording"].splitlines()[1:] == [
+        "About some topics only? Tick them. Tick none for all.",
+        "Email",
+    ]
     assert proof["language"] == "en"
     assert proof["notice"] == f"signup en {proof['version']}"
     assert proof["page"] == "https://clinic.example/news"
@@ -129,6 +136,36 @@ def test_a_number_is_asked_by_staff_and_no_link_confirms_it(rt: Served) -> None:
     assert task["body"] == {"number": PHONE}
 
 
+def test_post_counts_at_once_with_its_proof(rt: Served) -> None:
+    sign_up(rt, **LETTER, **{"choice:post:*": "in", "topic:offers": "in"})
+    assert rt.reason(TO, channel="post", topic="offers") == "consent"
+    assert rt.reason(TO, channel="post", topic="news") == "screening_stale"
+    (row,) = [one for one in history(rt, name="Nora New") if one["channel"] == "post"]
+    assert (row["source"], row["result"]) == ("form", "applied")
+    assert row["evidence"]["wording"].endswith("\nPost, Special offers")
+    assert rt.reason(NEW, topic="offers") == "unconfirmed", "the address by mail is another person"
+
+
+def test_staff_ask_who_had_said_no_to_post(rt: Served, clock: Clock) -> None:
+    rt.say("", subject={"post": TO}, changes=POST)
+    clock.forward(1)
+    for _ in range(2):
+        sign_up(rt, **LETTER, **{"choice:post:*": "in"})
+    assert rt.reason(TO, channel="post") == "objected"
+    (task,) = rt.get("/v1/tasks?kind=signup_address").json()["items"]
+    assert task["body"]["text"].splitlines()[:2] == ["Nora New", "12 Mill Lane"]
+
+
+def test_the_proof_is_what_stood_there_when_it_was_sent(rt: Served, tmp_path: Path) -> None:
+    """Texts may change before the outbox is worked through."""
+    rt.client.post(PATH, data=fields(rt, **{"topic:offers": "in"}))
+    extra = '[brands.rt.topics]\noffers = "Other words"\n'
+    with served(tmp_path, extra) as later:
+        post_mail(later)
+        (row,) = history(later, email=NEW)
+        assert row["evidence"]["wording"].endswith("\nEmail, Special offers")
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [
@@ -137,6 +174,10 @@ def test_a_number_is_asked_by_staff_and_no_link_confirms_it(rt: Served) -> None:
         ({"choice:email:*": ""}, "Please tick at least one way."),
         ({"choice:sms:*": "in"}, "Please write your phone number"),
         ({"choice:sms:*": "in", "phone": "12"}, "Please write your phone number"),
+        ({"choice:post:*": "in"}, "For post, please write your name"),
+        ({"choice:post:*": "in", **LETTER, "name": ""}, "For post, please write your name"),
+        ({"choice:post:*": "in", **LETTER, "postcode": ""}, "For post, please write your name"),
+        ({"topic:weddings": "in"}, "The form you filled in is out of date."),
         ({"version": "000000000000"}, "The form you filled in is out of date."),
         ({"version": ""}, "The form you filled in is out of date."),
     ],
@@ -249,6 +290,7 @@ def test_a_name_is_kept_of_somebody_new_only(rt: Served) -> None:
 def test_the_form_to_copy_posts_to_us_from_anywhere(rt: Served) -> None:
     answer = rt.client.get("/signup/form?brand=rt")
     assert answer.headers["content-type"].startswith("text/plain")
+    assert answer.headers["x-content-type-options"] == "nosniff"
     ((action, untouched),) = forms(answer.text)
     assert action == f"{PUBLIC}/signup?brand=rt"
     assert not re.search(r"<script|style=|class=\"trap", answer.text)
@@ -266,6 +308,13 @@ def test_a_form_of_no_brand_is_not_served_where_there_are_several(rt: Served) ->
     for path in ("/signup", "/signup?brand=nobody", "/signup/form"):
         assert rt.client.get(path).status_code == 404
     assert rt.client.post("/signup?brand=nobody", data=fields(rt)).status_code == 404
+
+
+def test_a_damaged_form_leads_back_to_the_brands_own(rt: Served) -> None:
+    for path in (PATH, "/p?brand=rt"):
+        answer = rt.client.post(path, content=b"x" * 70_000)
+        assert answer.status_code == 413
+        assert f'<a href="{path}">' in answer.text
 
 
 def test_without_a_way_to_send_mail_a_sign_up_is_kept_and_nothing_else_is_done(rt: Served) -> None:

@@ -185,6 +185,18 @@ def test_undo_does_not_lift_an_out_that_came_later(rt: Served) -> None:
     assert rt.reason(ADA) == "opted_out"
 
 
+def test_the_words_kept_are_those_of_the_page_that_was_sent(rt: Served) -> None:
+    """Also of one that tells what a save did, under another heading."""
+    page = save(rt, fresh(rt), "choice:email:*")
+    where, fields = form(page, "choice:phone:*")
+    rt.client.post(where, data={**fields, "choice:sms:*": "in"})
+    (last,) = [one for one in history(rt) if one["channel"] == "sms" and one["choice"] == "in"]
+    *said, ticked = last["evidence"]["wording"].splitlines()
+    assert said
+    assert all(line in visible(page) for line in said)
+    assert ticked == "Text message"
+
+
 def test_a_consent_keeps_wording_version_language_page_and_time(rt: Served) -> None:
     path = fresh(rt)
     save(rt, path, **{"choice:sms:*": "in"})
@@ -245,11 +257,15 @@ def shared(rt: Served) -> Served:
 def test_a_link_of_a_shared_address_names_nobody_and_switches_off_for_all(shared: Served) -> None:
     path = fresh(shared, BOTH)
     assert "Several people use this address" in visible(shared.client.get(path).text)
-    save(shared, path, "choice:email:*")
+    page = save(shared, path, "choice:email:*")
+    assert 'name="undo"' not in page
+    assert "Send me the link" not in page, "no link could switch it on: staff are named"
     outs = [one for one in history(shared, BOTH) if one["choice"] == "out"]
     assert {one["channel"] for one in outs} >= {"email"}
     assert len([one for one in outs if one["channel"] == "email"]) == 2, "both of them"
     assert shared.reason(BOTH) == "opted_out"
+    days = form(shared.client.get(path).text, "until")[1]
+    assert 'action="' + path + '/resume"' not in shared.client.post(f"{path}/pause", data=days).text
 
 
 def test_someone_at_this_address_asked_us_to_stop(shared: Served, clock: Clock) -> None:
@@ -262,7 +278,10 @@ def test_someone_at_this_address_asked_us_to_stop(shared: Served, clock: Clock) 
     clock.forward(1)
     path = fresh(shared, "ann@example.com")
     assert "(someone at this address asked us to stop" in visible(shared.client.get(path).text)
-    shared.client.post(path, data={"shown": "choice:sms:*=off", "choice:sms:*": "in"})
+    done = shared.client.post(path, data={"shown": "choice:sms:*=off", "choice:sms:*": "in"})
+    on = visible(done.text).split("What goes on", 1)[1].split("Your choices now", 1)[0]
+    assert "marketing text messages" not in on
+    assert "appointment reminders by text message" in on
     said = visible(shared.client.get(path).text)
     assert "choice:sms:*" in shown(shared, path), "her own choice is kept"
     assert "Someone at your address or number asked us to stop" in said

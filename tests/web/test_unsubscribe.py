@@ -129,6 +129,21 @@ def test_the_page_says_what_stops_and_what_goes_on(rt: Served) -> None:
     assert rt.reason(ADA, purpose="reminders") == "service"
 
 
+def test_what_others_switched_off_can_still_be_stopped_in_person(rt: Served) -> None:
+    """A list that was imported by mistake is taken back; a person's own word is not."""
+    rt.say(ADA)
+    path = link(rt)
+    page = rt.client.get(path).text
+    assert "already switched off" not in page
+    assert f'<form method="post" action="{path}">' in page
+    rt.client.post(path)
+    assert "already switched off" in rt.client.get(path).text
+    note = {"actor": "reception", "note": "the list was wrong", "wording": "Yes please"}
+    now = rt.runtime.clock().isoformat()
+    rt.say(ADA, "in", "staff", basis="consent", evidence=note, occurred_at=now)
+    assert rt.reason(ADA) == "opted_out"
+
+
 def test_a_link_of_a_topic_stops_that_topic(rt: Served) -> None:
     rt.client.post(link(rt, email=ADA, topic="offers"))
     assert rt.reason(ADA, topic="offers") == "opted_out"
