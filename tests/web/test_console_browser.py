@@ -16,9 +16,9 @@ from prefs.core.ids import subject_number
 from prefs.store import tasks
 from prefs.store.staff import Role
 from tests import browser as chromium
+from tests.desk import PASSWORD, SAM, add_staff
 from tests.served import Served, eventually, listening
 from tests.twins.timely import COLUMNS, TimelyTwin
-from tests.web.desk import PASSWORD, SAM, employ
 
 SCREENS = {
     "phone": ViewportSize(width=360, height=740),
@@ -45,7 +45,7 @@ def browser() -> Iterator[Browser]:
 def rt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """One service for all: each test has people of its own."""
     with listening(tmp_path_factory.mktemp("clinic"), TIMELY) as made:
-        employ(made, SAM, Role.MANAGER)
+        add_staff(made, SAM, Role.MANAGER)
         yield made
 
 
