@@ -270,6 +270,46 @@ def test_the_store_away_is_told_as_a_page(
     assert "nothing was changed" in page
 
 
+GERMAN = """
+[brands.rund]
+controller = "rt"
+name = "RT Haut"
+locale = "de-DE"
+region = "DE"
+timezone = "Europe/Berlin"
+privacy_notice = "https://example.co.uk/privacy"
+[brands.rund.targets.timely]
+system = "timely"
+mode = "live"
+"""
+FILE = {"file": ("a.csv", b"a,b\n1,2\n", "text/csv")}
+BROKEN = {
+    "content": b"--x\r\n\r\nfoo",
+    "headers": {"Content-Type": "multipart/form-data; boundary=x"},
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "more", "says"),
+    [
+        ("/staff/campaign", {"data": {}}, "Das Formular kam beschädigt an"),
+        ("/staff/campaign", BROKEN, "Das Formular kam beschädigt an"),
+        ("/staff/calls", {"data": {"rows": "1" * 70_000}}, "Das Formular kam beschädigt an"),
+        ("/staff/changes/timely", {"files": FILE}, "oder eine Spalte fehlt"),
+    ],
+)
+def test_what_is_wrong_is_told_in_the_brands_language(
+    tmp_path: Path, path: str, more: dict[str, Any], says: str
+) -> None:
+    with served(tmp_path, GERMAN) as rt:
+        one = desk(rt, Role.OWNER, brand="rund")
+        if "content" not in more:
+            more = more | {"data": more.get("data", {}) | {"csrf": one.csrf}}
+        answer = one.ask("POST", path, **more)
+        assert 400 <= answer.status_code < 500
+        assert says in answer.text
+
+
 # --- forms and roles ---------------------------------------------------------------------------
 
 
@@ -550,6 +590,38 @@ def test_to_switch_on_needs_what_they_said(rt: Served, sam: Desk) -> None:
     assert "write down in the note" in sam.submit(f"{page}/record", 422, **fields)
     sam.submit(f"{page}/record", note="Yes, text me about offers", **fields)
     assert rt.reason(PHONE, channel="sms") == "consent"
+
+
+def kept(page: str) -> dict[str, str | None]:
+    """What the quick form of a page holds."""
+    chosen = [has for tag, has in seen(page).elements if tag == "input" and "checked" in has]
+    typed = [has for tag, has in seen(page).elements if tag == "input" and has.get("value")]
+    names = ("channel", "choice", "told", "note", "at", "name")
+    fields = [one for one in chosen + typed if one.get("type") != "radio" or one in chosen]
+    return {str(one["name"]): one["value"] for one in fields if one.get("name") in names}
+
+
+@pytest.mark.parametrize(
+    "lacks", [{"choice": "in", "note": ""}, {"at": "yesterday"}, {"choice": "in", "note": " "}]
+)
+def test_a_quick_form_that_fails_keeps_what_was_typed(
+    rt: Served, sam: Desk, lacks: dict[str, str]
+) -> None:
+    page = ada(rt)
+    typed = {"channel": "sms", "choice": "hold", "told": "letter", "note": 'she "says" <no>'}
+    fields = typed | {"at": "2026-03-01T10:00"} | lacks
+    shown = sam.submit(f"{page}/record", 422, **fields)
+    assert "Ada Lowe" in shown
+    assert kept(shown) == {name: value for name, value in fields.items() if value}
+    new = fields | {"who": "0113 496 0000", "name": "Bob"}
+    shown = sam.submit("/staff/new", 422, **new)
+    assert kept(shown) == {name: value for name, value in new.items() if value and name != "who"}
+    assert 'name="who" value="+441134960000"' in shown
+
+
+def test_a_note_is_shown_again_where_its_form_is_gone(rt: Served, sam: Desk) -> None:
+    page, note = ada(rt), "rang <b>her</b>"
+    assert "rang &lt;b&gt;her&lt;/b&gt;" in sam.submit(f"{page}/undo", 422, act="1", note=note)
 
 
 def test_what_they_switched_off_themselves_is_theirs_alone_to_switch_on(
