@@ -44,9 +44,9 @@ class Desk:
     email: str = SAM
     cookies: dict[str, str] = field(default_factory=dict)
 
-    def login(self, password: str = PASSWORD, code: str = "", **more: Any) -> Any:
+    def login(self, password: str = PASSWORD, code: str = "", brand: str = "", **more: Any) -> Any:
         """The answer to the form of the sign-in, sent by a browser that kept nothing."""
-        data = {"email": self.email, "password": password, "code": code}
+        data = {"email": self.email, "password": password, "code": code, "brand": brand}
         self.cookies = {}
         answer = self.ask("POST", "/staff/login", data=data, **more)
         if found := answer.cookies.get("prefs_staff"):

@@ -88,8 +88,8 @@ def filled(route: Route, id_: str = "s_" + "0" * 16) -> str:
 
 
 def bare(page: str) -> str:
-    """A page without the token in it."""
-    return re.sub(r'name="csrf" value="[^"]+"', "", page)
+    """A page without the token in it, and without the address that was typed."""
+    return re.sub(r'name="(csrf|email)" value="[^"]+"', "", page)
 
 
 def says(page: str) -> str:
@@ -147,6 +147,49 @@ def test_behind_a_proxy_the_limit_is_of_whom_it_names(rt: Served) -> None:
     for n in range(TRIES_FROM + 1):
         told = {"X-Forwarded-For": f"10.0.0.1, 192.0.2.{n}"}
         assert Desk(rt, f"p{n}@example.com").login(headers=told).status_code == 401
+
+
+def test_a_network_of_ipv6_is_no_endless_store_of_addresses(rt: Served) -> None:
+    for n in range(TRIES_FROM):
+        told = {"X-Forwarded-For": f"2001:db8:0:1::{n:x}"}
+        assert Desk(rt, f"p{n}@example.com").login(headers=told).status_code == 401
+    for last, status in (("0:1:ffff::1", 429), ("0:2::1", 401)):
+        answer = Desk(rt, "q@example.com").login(headers={"X-Forwarded-For": f"2001:db8:{last}"})
+        assert answer.status_code == status
+
+
+def test_who_works_for_two_brands_by_one_password_is_asked_which(rt: Served) -> None:
+    for brand in ("rt", "second"):
+        add_staff(rt, brand=brand)
+    asked = Desk(rt).login()
+    assert asked.status_code == 200
+    assert "prefs_staff" not in asked.cookies
+    assert f'value="{SAM}"' in asked.text
+    assert re.findall(r'<option value="(\w+)"', asked.text) == ["rt", "second"]
+    for brand, name in (("rt", "RT Aesthetics"), ("second", "RT Skin")):
+        sam = Desk(rt)
+        assert sam.login(brand=brand).status_code == 303
+        assert f'<p class="name">{name}</p>' in sam.get("/staff")
+    assert Desk(rt).login(brand="foreign").status_code == 401
+
+
+def test_a_wrong_password_leaves_the_address_in_place(rt: Served) -> None:
+    assert f'value="{SAM}"' in Desk(rt).login("wrong").text
+
+
+def test_a_password_changed_while_it_is_checked_lets_nobody_in(
+    rt: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id_, find = add_staff(rt), staff.known_by
+    changed = hashed("another horse battery")
+
+    def meanwhile(*given: Any) -> Any:
+        found = find(*given)
+        rt.runtime.database.write_now(lambda conn: staff.set_password(conn, "rt", id_, changed))
+        return found
+
+    monkeypatch.setattr(staff, "known_by", meanwhile)
+    assert Desk(rt).sign_in() == 401
 
 
 def test_what_a_browser_keeps_is_kept_safe(rt: Served) -> None:
