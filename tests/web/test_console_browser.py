@@ -544,3 +544,6 @@ def test_the_sign_in_is_accessible_and_fits(browser: Browser, rt: Served) -> Non
         for page in opened(browser, screen, scripts=True):
             page.goto(f"{rt.client.base_url}/staff/login")
             accessible(page)
+            boxes = [one.bounding_box() for one in page.locator("input:visible").all()]
+            sizes = {(box["width"], box["height"]) for box in boxes if box}
+            assert len(sizes) == 1, "a password is typed into as large a field as an address"
