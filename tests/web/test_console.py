@@ -23,6 +23,7 @@ from prefs.store import marks, outbox, staff, tasks
 from prefs.store.marks import Proof
 from prefs.store.schema import metadata
 from prefs.store.staff import SESSION_LASTS, TRIES, TRIES_FROM, Role
+from prefs.web.console import person as person_page
 from tests.desk import PASSWORD, SAM, Desk, add_staff, desk, hashed, seen
 from tests.kit import Clock
 from tests.served import Served, served
@@ -351,6 +352,21 @@ def test_what_is_wrong_is_told_in_the_brands_language(
         answer = one.ask("POST", path, **more)
         assert 400 <= answer.status_code < 500
         assert says in answer.text
+
+
+def test_a_fault_of_ours_is_told_as_a_page_and_logged(
+    rt: Served, sam: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("private words")
+
+    page = ada(rt)
+    monkeypatch.setattr(person_page, "look", broken)
+    shown = sam.get(page, 500)
+    assert "A fault on our side" in shown
+    assert "private words" not in shown
+    assert 'href="/staff"' in shown
+    assert "request_failed" in capsys.readouterr().out
 
 
 # --- forms and roles ---------------------------------------------------------------------------

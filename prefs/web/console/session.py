@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
+import structlog
 from sqlalchemy import Connection
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
@@ -80,6 +81,8 @@ class Visit(NamedTuple):
         return self.member.role.covers(Role(role))
 
 
+log = structlog.get_logger()
+
 Handler = Callable[[Request, Visit], Awaitable[Response]]
 
 
@@ -131,6 +134,9 @@ def signed_in(
                 return visit.page("problem.html", 404, says=visit.t("staff.gone"))
             except Unavailable:
                 return visit.page("problem.html", 503, says=visit.t("staff.away"))
+            except Exception as fault:
+                log.exception("request_failed", fault=type(fault).__name__)
+                return visit.page("problem.html", 500, says=visit.t("staff.fault"))
 
         guarded.least = least  # type: ignore[attr-defined]  # read by the test that lists routes
         guarded.__name__ = handler.__name__
