@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import pyotp
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, Route, expect
 from sqlalchemy import Connection
 
 from prefs.store import batches
@@ -338,6 +338,26 @@ def test_an_account_is_made_changed_and_ended(page: Page, rt: Served, hands: Han
     page.wait_for_url("**/staff/accounts")
     kit.wait_for(state="detached")
     assert Desk(rt, email).sign_in() == 401
+
+
+def test_a_second_press_meanwhile_is_none(page: Page, rt: Served) -> None:
+    """Else its answer would hide the password that is shown once."""
+    email = f"twice{next(NEXT)}@example.co.uk"
+    page.goto("/staff/accounts")
+    page.locator("form[action='/staff/accounts/add'] [name=email]").fill(email)
+    held_up: list[Route] = []
+    page.route("**/accounts/add", lambda route: held_up.append(route))
+    make = button(page, "Make the account")
+    make.scroll_into_view_if_needed()
+    box = make.bounding_box()
+    assert box
+    for _ in range(2):
+        page.mouse.click(box["x"] + 20, box["y"] + 10)
+        page.wait_for_timeout(100)
+    (first,) = held_up
+    first.continue_()
+    password = page.locator("code.secret").inner_text()
+    assert Desk(rt, email).sign_in(password) == 303
 
 
 def test_a_key_is_made_and_revoked(page: Page, rt: Served, hands: Hands) -> None:

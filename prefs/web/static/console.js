@@ -38,3 +38,12 @@ for (const shown of document.querySelectorAll("[data-poll]")) {
   };
   setTimeout(look, 1000);
 }
+// A second press while the first is on its way would do it twice, and its answer would hide the first.
+const sent = new Set();
+addEventListener("pageshow", () => sent.clear());
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  if (sent.has(form)) { event.preventDefault(); return; }
+  sent.add(form);
+  setTimeout(() => sent.delete(form), 5000);
+});
