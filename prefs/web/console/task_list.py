@@ -173,7 +173,10 @@ async def settle_task(request: Request, visit: Visit) -> Response:
 
     def job(conn: Connection) -> None:
         _check(conn, visit, id_, state)
-        settle(conn, visit.served, visit.member.brand, id_, settled)
+        try:
+            settle(conn, visit.served, visit.member.brand, id_, settled)
+        except BadInput:  # the state was looked at: nobody is known by what the task tells
+            raise BadInput("staff.tasks.nobody") from None
 
     await visit.served.database.write(job)
     kind, page = visit.form.get("kind", ""), whole(visit.form.get("page")) or 1
