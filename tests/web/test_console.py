@@ -651,6 +651,23 @@ def test_to_switch_on_needs_what_they_said(rt: Served, sam: Desk) -> None:
     assert rt.reason(PHONE, channel="sms") == "consent"
 
 
+@pytest.mark.parametrize(("channel", "to"), [("email", ADA), ("sms", PHONE)])
+def test_reminders_are_switched_by_staff_with_a_note_and_marketing_stays(
+    rt: Served, sam: Desk, channel: str, to: str
+) -> None:
+    page, about = f"{ada(rt)}/record", {"channel": f"reminders:{channel}", "told": "phone"}
+    marketing = rt.reason(to, channel=channel)
+    assert "no marketing" in sam.submit(page, 422, choice="out", **about)
+    assert "Only marketing" in sam.submit(page, 422, choice="hold", note="not sure", **about)
+    assert rt.reason(to, channel=channel, purpose="reminders") == "service"
+    sam.submit(page, choice="out", note="no more reminders please", **about)
+    assert rt.reason(to, channel=channel, purpose="reminders") == "opted_out"
+    assert rt.reason(to, channel=channel) == marketing
+    sam.submit(page, choice="in", note="send them again", **about)
+    assert rt.reason(to, channel=channel, purpose="reminders") == "service"
+    assert rt.reason(to, channel=channel) == marketing
+
+
 def kept(page: str) -> dict[str, str | None]:
     """What the quick form of a page holds."""
     chosen = [has for tag, has in seen(page).elements if tag == "input" and "checked" in has]

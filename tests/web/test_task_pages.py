@@ -92,7 +92,7 @@ def test_each_kind_is_told_in_the_words_of_the_program(kind: str) -> None:
 def test_each_kind_has_its_ways_and_no_other(rt: Served, kind: str) -> None:
     kim = desk(rt, Role.MANAGER, "kim@example.co.uk")
     add(rt, kind, target="rt/timely", text="x", channel="email")
-    page = kim.get("/staff/tasks")
+    page = kim.get(f"/staff/tasks?kind={kind}")
     assert re.findall(r'<button class="plain" name="state" value="(\w+)"', page) == list(
         KINDS[kind].states
     )
@@ -119,7 +119,8 @@ def test_a_task_tells_what_is_asked_of_whom_and_where(rt: Served, sam: Desk) -> 
     add(rt, "timely_change", who, instruction="Customer, Edit, Notifications", **body)
     add(rt, "held_text", who, text="stop it\nplease", number=PHONE, sender="MG1")
     page = sam.get("/staff/tasks")
-    change, text = articles(page)
+    (text,) = articles(page)
+    (change,) = articles(sam.get("/staff/tasks?kind=timely_change"))
     assert "timely" in change
     assert "Email: switch marketing off" in change
     assert "Customer, Edit, Notifications" in change
@@ -127,6 +128,23 @@ def test_a_task_tells_what_is_asked_of_whom_and_where(rt: Served, sam: Desk) -> 
     assert f"Number {PHONE}" in text
     assert "stop it please" in text
     assert f'href="/staff/people/{who}"' in page
+
+
+def test_what_is_carried_as_a_list_stands_first_and_hides_nothing_else(
+    rt: Served, sam: Desk
+) -> None:
+    """Eighty customers to change at once would push a complaint to the third page."""
+    for _ in range(40):
+        change(rt, amy(rt))
+    add(rt, "held_text", None, text="stop it", number=PHONE)
+    page = sam.get("/staff/tasks")
+    (text,) = articles(page)
+    assert "stop it" in text
+    shown = seen(page).text
+    assert shown.index("Waiting: 40.") < shown.index("stop it")
+    assert "Page 1 of" not in shown
+    assert len(articles(sam.get("/staff/tasks?kind=timely_change"))) == 30
+    assert len(articles(sam.get("/staff/tasks?state=settled"))) == 0
 
 
 def test_the_navigation_counts_what_is_open(rt: Served, sam: Desk) -> None:
