@@ -71,8 +71,8 @@ def clinic(folder: Path, *, work: bool) -> Iterator[Clinic]:
 
 def test_a_channel_that_nothing_is_asked_of_waits_for_nobody(tmp_path: Path) -> None:
     with clinic(tmp_path, work=True) as made:
-        both = {"subject": {"email": AMY, "phone": "+447700900101"}}
-        amy = made.service.say(AMY, **both)["subject_id"]
+        both = {"email": AMY, "phone": "+447700900101"}
+        amy = made.service.say(AMY, subject=both)["subject_id"]
         eventually(lambda: made.tasks())
         eventually(lambda: made.outcomes(amy) == {"email": "waiting_for_staff", "sms": "local"})
 

@@ -561,7 +561,9 @@ def test_an_answer_that_a_sharer_gave_is_told_so(rt: Served, sam: Desk) -> None:
 def test_each_systems_outcome_has_its_age_and_a_retry(rt: Served, sam: Desk, clock: Clock) -> None:
     page = ada(rt)
     text = sam.submit(f"{page}/record", channel="email", choice="out", told="phone")
-    assert re.search(r"These systems follow: list \( ?Email ?\): On its way", says(text))
+    assert re.search(
+        r"These systems follow: Mailchimp \(list\) \( ?Email ?\): On its way", says(text)
+    )
     looked_at(rt, clock().timestamp())
     clock.forward(7200)
     assert "2 hours ago" in says(sam.get(page))

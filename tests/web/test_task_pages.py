@@ -121,7 +121,7 @@ def test_a_task_tells_what_is_asked_of_whom_and_where(rt: Served, sam: Desk) -> 
     page = sam.get("/staff/tasks")
     (text,) = articles(page)
     (change,) = articles(sam.get("/staff/tasks?kind=timely_change"))
-    assert "timely" in change
+    assert "Timely" in change
     assert "Email: switch marketing off" in change
     assert "Customer, Edit, Notifications" in change
     assert "Amy Pond" in change

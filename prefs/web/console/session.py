@@ -55,6 +55,12 @@ class Visit(NamedTuple):
     def t(self) -> Texts:
         return texts_of(self.brand)
 
+    def named(self, target: str) -> str:
+        """A target as people know it: its system, and its own name where that says more."""
+        found = self.brand.targets.get(target)
+        system = self.t.system(found.system) if found else target
+        return system if found is None or target == found.system else f"{system} ({target})"
+
     def page(self, template: str, status: int = 200, **context: Any) -> Response:
         """A page of the console. `context` is shown as text, whatever it holds; `typed` is what was
         posted, so that a form that fails keeps it."""
@@ -67,6 +73,7 @@ class Visit(NamedTuple):
             may=self._may,
             open_tasks=self.open_tasks,
             typed=self.form,
+            named=self.named,
             now=self.served.clock().timestamp(),
             **context,
         )
