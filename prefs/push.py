@@ -58,6 +58,7 @@ log = structlog.get_logger()
 
 PUSH_BACKS_AN_HOUR = 4
 ALARM_AT = 3
+FOUGHT = "turned on again more than 4 times within an hour: somebody's tool is fighting us"
 FIGHT, WAVE = "push_back_fight", "opt_in_wave"
 """Kinds of tasks."""
 WAVE_LOOK_AGAIN = 3600.0
@@ -436,8 +437,9 @@ class Push:
     async def _not_fought(
         self, records: Mapping[Ref, Record], outs: Sequence[Change]
     ) -> list[Change]:
-        """At most four times an hour is one record turned off again after it was off."""
-        fought = [change for change in outs if _fights(records[change.ref], change)]
+        """At most four times an hour is one record turned off again after it was off, or after the
+        vendor refused that: our own write may bring the webhook that has us look again."""
+        fought = [change for change in outs if _again(records[change.ref], change)]
         if not fought:
             return list(outs)
         now = self.clock().timestamp()
@@ -448,7 +450,7 @@ class Push:
             found = {h: marks.note_pushback(conn, label, h, now, most) for h in hashes}
             for change in fought:
                 record = records[change.ref]
-                if found[record.hash or b""] >= ALARM_AT:
+                if found[record.hash or b""] >= ALARM_AT and _refused(record, change) is None:
                     self._tell_of_fight(conn, record, change, now)
             return found
 
@@ -476,8 +478,10 @@ class Push:
     def _gives_up(self, record: Record, change: Change, count: int) -> bool:
         if count <= PUSH_BACKS_AN_HOUR:
             return False
-        reason = "turned on again more than 4 times within an hour: somebody's tool is fighting us"
-        self._note(record, change.slot, change.to, Outcome.PENDING, reason)
+        outcome, reason = Outcome.REFUSED, _refused(record, change)
+        if reason is None:
+            outcome, reason = Outcome.PENDING, FOUGHT
+        self._note(record, change.slot, change.to, outcome, reason)
         record.waits[change.slot] = 3600.0
         return True
 
@@ -792,7 +796,9 @@ def _kept_of(record: Record, kept: Mapping[tuple[bytes, str], Receipt]) -> dict[
     another one that it shows. Else our own write would be news when it is met by another name."""
     found: dict[str, Receipt] = {}
     for (hash_, place), receipt in kept.items():
-        tells = hash_ in record.hashes and (receipt.seen or receipt.written)
+        tells = hash_ in record.hashes and (
+            receipt.seen or receipt.written or receipt.refused is not None
+        )
         if tells and (hash_ == record.hash or place not in found):
             found[place] = receipt
     return found
@@ -821,12 +827,18 @@ def _whose(record: Record, seen: Seen, wished: Wish, source: Source) -> Source |
     return Source.VENDOR_API if died else source
 
 
-def _fights(record: Record, change: Change) -> bool:
-    """Somebody turned this on again, or cleared it, after it was seen off. A write of ours that
-    never took is no fight."""
+def _again(record: Record, change: Change) -> bool:
+    """Somebody turned this on again, or cleared it, after it was seen off; or the vendor refused
+    it before."""
     receipt = record.receipts.get(change.slot.place)
-    was_off = receipt is not None and receipt.seen is Value.OFF
+    was_off = receipt is not None and (receipt.seen is Value.OFF or receipt.refused is not None)
     return was_off and isinstance(record.read, Observed)
+
+
+def _refused(record: Record, change: Change) -> str | None:
+    """Why the vendor did not take it the last time, where it did not."""
+    receipt = record.receipts.get(change.slot.place)
+    return receipt.refused if receipt else None
 
 
 def _unread(case: Case) -> Temporary | None:

@@ -87,6 +87,8 @@ class Finding(NamedTuple):
     direction: Direction | None
     first: bool
     """The record was never seen before."""
+    refused: bool
+    """The vendor did not take what we last wished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +251,8 @@ class Scan:
             direction = _direction(verdict, seen.value, wished, receipt, nobody=first and not times)
             if direction is Direction.TAKE and wholly_out(slot, held):
                 direction = None
-            yield Finding(row, slot, seen, wished, verdict, source, direction, first)
+            refused = receipt is not None and receipt.refused is not None
+            yield Finding(row, slot, seen, wished, verdict, source, direction, first, refused)
 
     def _doubted(self, conn: Connection, found: list[Finding]) -> list[Finding]:
         """An `off` of somebody whom a push is about just now may be that push's own: until it is
@@ -269,8 +272,9 @@ class Scan:
             marks.set_lane(conn, lease, cursor=page.next_cursor)
 
     def act(self, conn: Connection, found: Sequence[Finding], *, ons: bool = False) -> None:
-        """Take outs in, mark what differs, remember what is as it should be. An `on` that the
-        vendor turned down is tried again only with `ons`: it may mail the person."""
+        """Take outs in, mark what differs, remember what is as it should be. What the vendor
+        refused is tried again only with `ons`: an `on` may mail the person, and an `off` has a
+        mark of its own, which tries again hourly."""
         rows = {id(one.row): one.row for one in found}.values()
         now = self.clock().timestamp()
         ids = [(row.read.vendor_id, row.hashes) for row in rows if row.read.vendor_id]
@@ -289,7 +293,8 @@ class Scan:
                     proofs += self._seen(one, one.wished, Outcome.PENDING)
             elif meets(one.seen.value, one.wished):
                 proofs += self._seen(one, one.wished)
-                again |= set(one.row.hashes) if self.connector.facts.assisted else set()
+                if one.refused or self.connector.facts.assisted:
+                    again |= set(one.row.hashes)
         marks.write_receipts(conn, self.target.label, proofs, now)
         self._mark_owners(conn, again)
 
@@ -325,7 +330,7 @@ def _doubt(one: Finding, busy: Collection[bytes | str | None]) -> Finding:
 
 
 def _pushes(one: Finding, *, ons: bool) -> bool:
-    asked = one.wished is Wish.OFF or one.first or ons
+    asked = (one.wished is Wish.OFF and not one.refused) or one.first or ons
     return one.direction is Direction.PUSH and asked
 
 
@@ -338,5 +343,5 @@ def _direction(
         return Direction.UNKNOWN
     if verdict is Verdict.READ_AGAIN or meets(value, wished):
         return None
-    refused = wished is Wish.ON and receipt is not None and receipt.refused
-    return None if refused else Direction.PUSH
+    refused = receipt is not None and receipt.refused is not None
+    return None if refused and wished is Wish.ON else Direction.PUSH

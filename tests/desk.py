@@ -1,10 +1,11 @@
-"""Somebody of the staff at the console: signed in, with the token that every form carries."""
+"""Somebody of the staff at the console: an account, a session, forms with its token."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
 from functools import cache
+from html.parser import HTMLParser
 from typing import Any
 
 import httpx
@@ -14,27 +15,24 @@ from prefs.store import staff
 from prefs.store.staff import Role
 from tests.served import Served, eventually
 
+SAM = "sam@example.co.uk"
 PASSWORD = "correct horse battery"
 _CSRF = re.compile(r'name="csrf" value="([^"]+)"')
 
 
 @cache
-def _hashed() -> str:
-    return staff.hashed(PASSWORD)
+def hashed(password: str) -> str:
+    return staff.hashed(password)
 
 
-def add_staff(rt: Served, email: str, role: Role = Role.OWNER, brand: str = "rt") -> str:
-    """Returns the id of a new account with PASSWORD."""
+def add_staff(
+    rt: Served, email: str = SAM, role: Role = Role.OWNER, brand: str = "rt", kept: str = ""
+) -> str:
+    """Returns the id of a new account with PASSWORD, or with the hash of another."""
+    address, now = identity.email(email), rt.runtime.clock().timestamp()
+    kept = kept or hashed(PASSWORD)
     return rt.runtime.database.write_now(
-        lambda conn: staff.add(
-            conn,
-            rt.runtime.keys,
-            brand,
-            identity.email(email),
-            role,
-            _hashed(),
-            rt.runtime.clock().timestamp(),
-        )
+        lambda conn: staff.add(conn, rt.runtime.keys, brand, address, role, kept, now)
     )
 
 
@@ -43,16 +41,21 @@ class Desk:
     """Carries its own session, so that several can be signed in at one service."""
 
     rt: Served
-    email: str
+    email: str = SAM
     cookies: dict[str, str] = field(default_factory=dict)
+
+    def login(self, password: str = PASSWORD, code: str = "", brand: str = "", **more: Any) -> Any:
+        """The answer to the form of the sign-in, sent by a browser that kept nothing."""
+        data = {"email": self.email, "password": password, "code": code, "brand": brand}
+        self.cookies = {}
+        answer = self.ask("POST", "/staff/login", data=data, **more)
+        if found := answer.cookies.get("prefs_staff"):
+            self.cookies = {"prefs_staff": found}
+        return answer
 
     def sign_in(self, password: str = PASSWORD, code: str = "") -> int:
         """The status of the answer: 303 when let in."""
-        data = {"email": self.email, "password": password, "code": code}
-        answer = self.ask("POST", "/staff/login", data=data)
-        if found := answer.cookies.get("prefs_staff"):
-            self.cookies = {"prefs_staff": found}
-        return int(answer.status_code)
+        return int(self.login(password, code).status_code)
 
     def ask(self, method: str, path: str, **more: Any) -> Any:
         self.rt.client.cookies.clear()
@@ -60,10 +63,10 @@ class Desk:
         headers = {**more.pop("headers", {}), **({"Cookie": cookie} if cookie else {})}
         return self.rt.client.request(method, path, headers=headers, follow_redirects=False, **more)
 
-    def get(self, path: str) -> str:
-        """The page. Fails for any status but 200."""
+    def get(self, path: str, status: int = 200) -> str:
+        """The page. Fails for any other status."""
         answer = self.ask("GET", path)
-        assert answer.status_code == 200, f"{path}: {answer.status_code}"
+        assert answer.status_code == status, f"{path}: {answer.status_code}"
         return str(answer.text)
 
     @property
@@ -72,10 +75,26 @@ class Desk:
         assert found
         return found[1]
 
-    def post(self, path: str, **fields: str) -> httpx.Response:
-        data = {"csrf": self.csrf, **fields}
-        answer: httpx.Response = self.ask("POST", path, data=data)
+    def post(self, path: str, /, **fields: str) -> httpx.Response:
+        """The answer to a form, before it leads on."""
+        answer: httpx.Response = self.ask("POST", path, data={"csrf": self.csrf, **fields})
         return answer
+
+    def submit(self, path: str, status: int = 200, /, **fields: str) -> str:
+        """The page that a form leads to."""
+        return self._led(self.post(path, **fields), status)
+
+    def upload(self, path: str, data: bytes, status: int = 200, /, **fields: str) -> str:
+        """The page that a form with a file leads to."""
+        files = {"file": ("file.csv", data, "text/csv")}
+        form = {"csrf": self.csrf, **fields}
+        return self._led(self.ask("POST", path, data=form, files=files), status)
+
+    def _led(self, answer: Any, status: int) -> str:
+        if answer.status_code == 303:
+            answer = self.ask("GET", answer.headers["location"])
+        assert answer.status_code == status, answer.text
+        return str(answer.text)
 
     def wait(self, path: str, seconds: float = 8.0) -> str:
         """The page once no job runs on it."""
@@ -83,10 +102,49 @@ class Desk:
         return self.get(path)
 
 
-def desk(
-    rt: Served, role: Role = Role.OWNER, email: str = "sam@example.co.uk", brand: str = "rt"
-) -> Desk:
+def desk(rt: Served, role: Role = Role.OWNER, email: str = SAM, brand: str = "rt") -> Desk:
+    """Somebody of that role, signed in."""
     add_staff(rt, email, role, brand)
     made = Desk(rt, email)
     assert made.sign_in() == 303
+    return made
+
+
+# --- reading pages -----------------------------------------------------------------------------
+
+
+@dataclass
+class Seen(HTMLParser):
+    """A page as a browser takes it: its elements, and what a person reads."""
+
+    elements: list[tuple[str, dict[str, str | None]]] = field(default_factory=list)
+    read: str = ""
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.read += data
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.read.split())
+
+    @property
+    def acts(self) -> list[str]:
+        """Whatever in it might run: none of ours does but the one script file."""
+        found = [tag for tag, has in self.elements if tag == "script" and "src" not in has]
+        for tag, has in self.elements:
+            found += [f"{tag} {name}" for name in has if name.startswith("on") or name == "style"]
+            found += [tag] if tag in ("iframe", "object", "embed", "base", "svg", "img") else []
+        return found
+
+
+def seen(page: str) -> Seen:
+    made = Seen()
+    made.feed(page)
+    made.close()
     return made

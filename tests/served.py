@@ -155,8 +155,8 @@ def served(
     """Run the app in this process; with `work` its worker too."""
     runtime = opened(folder, extra, environ, clock)
     try:
-        app = make_app(runtime, work=work)
-        with TestClient(app, base_url=PUBLIC, raise_server_exceptions=False) as client:
+        app, here = make_app(runtime, work=work), ("127.0.0.1", 50000)
+        with TestClient(app, PUBLIC, raise_server_exceptions=False, client=here) as client:
             made = Served(runtime, client, "")
             made.key = made.key_for("check,write,staff,rights,admin")
             yield made

@@ -69,6 +69,14 @@ def clinic(folder: Path, *, work: bool) -> Iterator[Clinic]:
         yield Clinic(folder, service, twin)
 
 
+def test_a_channel_that_nothing_is_asked_of_waits_for_nobody(tmp_path: Path) -> None:
+    with clinic(tmp_path, work=True) as made:
+        both = {"email": AMY, "phone": "+447700900101"}
+        amy = made.service.say(AMY, subject=both)["subject_id"]
+        eventually(lambda: made.tasks())
+        eventually(lambda: made.outcomes(amy) == {"email": "waiting_for_staff", "sms": "local"})
+
+
 def test_from_the_opt_out_to_the_proof(tmp_path: Path) -> None:
     with clinic(tmp_path, work=True) as made:
         amy = made.service.say(AMY)["subject_id"]

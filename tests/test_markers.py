@@ -3,6 +3,7 @@ they do there is heard."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -198,7 +199,11 @@ def test_an_out_that_pipedrive_keeps_in_silence_is_work_for_staff(
         ada = rt.say(ADA)["subject_id"]
         eventually(lambda: outcome(rt, ada, "email") == "confirmed")
         twin.staff_sets_status(ADA, "subscribed")
-        eventually(lambda: outcome(rt, ada, "email") == "refused")
+        eventually(lambda: outcome(rt, ada, "email") == "refused", 30)
+        time.sleep(1.2)  # six polls, and the webhooks of our own writes
+        assert outcome(rt, ada, "email") == "refused"
+        assert len([call for call in twin.writes() if call.method == "PATCH"]) <= 1 + 4 + 1
+        assert not rt.get("/v1/tasks?kind=push_back_fight").json()["items"]
         (task,) = rt.get("/v1/tasks?kind=refused&state=open").json()["items"]
         assert "kept the old status" in task["body"]["instruction"]
         twin.staff_sets_status(ADA, "unsubscribed")

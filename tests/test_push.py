@@ -346,6 +346,27 @@ def test_a_refused_off_stays_marked_and_names_the_reason(rt: Clinic) -> None:
     assert (mark.outcome, mark.reason) == (Outcome.REFUSED, "archived there")
 
 
+def test_a_refused_off_that_is_marked_again_and_again_is_sent_five_times_an_hour(
+    rt: Clinic,
+) -> None:
+    """The vendor may send a webhook for our own write: that must not go round for ever."""
+    there = MailingList(rt.clock, held={ADA: Value.ON}, write_fault=Refused("archived there"))
+    said = rt.say(ADA, Source.ONE_CLICK)
+    for _ in range(9):
+        rounds(rt, there)
+        rt.clock.forward(60)
+        again = [(TARGET.label, said.subject_id, "")]
+        now = rt.clock().timestamp()
+        rt.database.write_now(partial(marks.set_marks, wanted=again, now=now, urgent=True))
+    assert len(there.written) == 1 + 4
+    assert receipt(rt).outcome == Outcome.REFUSED
+    assert receipt(rt).reason == "archived there"
+    assert rt.database.read_now(lambda conn: tasks.listed(conn, "rt", "open", FIGHT)) == []
+    rt.clock.forward(3600)
+    rounds(rt, there)
+    assert len(there.written) == 1 + 4 + 1
+
+
 def test_a_refused_on_is_not_tried_again(rt: Clinic) -> None:
     refusal = Refused("Member In Compliance State")
     there = MailingList(rt.clock, held={ADA: Value.UNSET}, write_fault=refusal)

@@ -474,8 +474,8 @@ class Receipt:
     written: Wish | None = None
     written_ended: datetime | None = None
     ever_on: bool = False
-    refused: bool = False
-    """The vendor did not take what we last wished."""
+    refused: str | None = None
+    """Why the vendor did not take what we last wished; None where it did."""
 
 
 class Judged(NamedTuple):

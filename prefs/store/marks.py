@@ -613,6 +613,7 @@ _RECEIPTS = ByKeys(
         receipts.c.written_ended,
         receipts.c.ever_on,
         receipts.c.outcome,
+        receipts.c.reason,
     ).where(receipts.c.target == bindparam("target"), receipts.c.hash.in_(hashes))
 )
 
@@ -632,6 +633,7 @@ def _receipt(
     written_ended: float | None,
     ever_on: int,
     outcome: str | None,
+    reason: str | None,
 ) -> Receipt:
     return Receipt(
         seen=Value(seen) if seen else None,
@@ -639,7 +641,7 @@ def _receipt(
         written=Wish(written) if written else None,
         written_ended=_moment(written_ended),
         ever_on=bool(ever_on),
-        refused=outcome == Outcome.REFUSED,
+        refused=reason or "" if outcome == Outcome.REFUSED else None,
     )
 
 

@@ -200,16 +200,30 @@ def pending_of(conn: Connection, keys: Keyring, token: str) -> str | None:
 # --- signing in --------------------------------------------------------------------------------
 
 
+class Known(NamedTuple):
+    member: Member
+    kept: str
+    """The hash of the password."""
+
+
 def known_by(
     conn: Connection, keys: Keyring, brands: list[str], address: Identifier, password: str
-) -> list[Member]:
+) -> list[Known]:
     """The accounts, one a brand at most, that this address and password open. Takes as long where
     there is none."""
     rows = [row for brand in brands if (row := _by_address(conn, keys, brand, address))]
     rows = [row for row in rows if row.ended_at is None]
     if not rows:
         _matches(_NOBODY, password)
-    return [_member(keys, row) for row in rows if _matches(row.password, password)]
+    opened = [row for row in rows if _matches(row.password, password)]
+    return [Known(_member(keys, row), row.password) for row in opened]
+
+
+def has_password(conn: Connection, id_: str, kept: str) -> bool:
+    """Whether a password that was right a moment ago still is: while it was checked it may have
+    been changed, or the account ended."""
+    wanted = select(staff.c.id).where(staff.c.id == id_, staff.c.password == kept)
+    return conn.execute(wanted.where(staff.c.ended_at.is_(None))).first() is not None
 
 
 def _matches(kept: str, password: str) -> bool:

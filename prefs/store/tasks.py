@@ -94,22 +94,21 @@ def listed(
 
 
 def page(
-    conn: Connection, brand: str, *, is_open: bool, kind: str | None, first: int, size: int
+    conn: Connection, brand: str, kinds: Collection[str], *, is_open: bool, first: int, size: int
 ) -> list[Any]:
     """A part of the open ones, what is due first, or of the settled ones, the latest first."""
-    wanted = select(tasks).where(*_of(brand, kind, is_open=is_open))
+    wanted = select(tasks).where(*_of(brand, is_open=is_open), tasks.c.kind.in_(sorted(kinds)))
     order = (tasks.c.due_at, tasks.c.id) if is_open else (tasks.c.closed_at.desc(), tasks.c.id)
     return list(conn.execute(wanted.order_by(*order).offset(first).limit(size)))
 
 
-def _of(brand: str, kind: str | None, *, is_open: bool) -> list[ColumnElement[bool]]:
-    found = [tasks.c.brand == brand, (tasks.c.state == "open") == is_open]
-    return [*found, tasks.c.kind == kind] if kind else found
+def _of(brand: str, *, is_open: bool) -> tuple[ColumnElement[bool], ...]:
+    return tasks.c.brand == brand, (tasks.c.state == "open") == is_open
 
 
 def counts(conn: Connection, brand: str, *, is_open: bool) -> dict[str, int]:
     """How many of each kind."""
-    wanted = select(tasks.c.kind, func.count()).where(*_of(brand, None, is_open=is_open))
+    wanted = select(tasks.c.kind, func.count()).where(*_of(brand, is_open=is_open))
     rows = conn.execute(wanted.group_by(tasks.c.kind))
     return {row[0]: row[1] for row in rows}
 

@@ -281,15 +281,20 @@ def _target(
 def _standing_outcome(
     found: Sequence[Any], mark: Any | None
 ) -> tuple[Outcome | None, str | None, float | None]:
-    """A waiting mark comes before what the receipts said last."""
+    """A waiting mark comes before what the receipts said last: not before what its own last try
+    settled, as where it waits for another channel alone."""
     outcome = worst(Outcome(row.outcome) for row in found if row.outcome)
     reason = next((row.reason for row in found if outcome and row.outcome == outcome.value), None)
-    if mark is None:
+    if mark is None or (found and mark.attempts and _settled(found, mark.claimed_at)):
         return outcome, reason, None
     if outcome is None or outcome in SETTLED:
         said_so = Outcome(mark.outcome) if mark.outcome else Outcome.PENDING
         return said_so, mark.reason or WAITS, mark.due_at
     return outcome, reason or mark.reason, mark.due_at
+
+
+def _settled(found: Sequence[Any], since: float) -> bool:
+    return all(row.settled_at is not None and row.settled_at >= since for row in found)
 
 
 # --- links -------------------------------------------------------------------------------------

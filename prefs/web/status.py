@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -90,12 +91,20 @@ def _unsafe(conn: Connection, label: str) -> bool:
 
 
 def _lag(lags: list[float]) -> dict[str, float | None]:
+    return {
+        name: None if found is None else round(found, 3) for name, found in parts_of(lags).items()
+    }
+
+
+PARTS = (("p50", 50), ("p95", 95), ("p99", 99))
+
+
+def parts_of(lags: Iterable[float]) -> dict[str, float | None]:
+    """The least that so many in a hundred did not exceed (nearest rank); None of nothing."""
     ordered = sorted(lags)
     return {
-        name: round(ordered[min(len(ordered) - 1, int(len(ordered) * part))], 3)
-        if ordered
-        else None
-        for name, part in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))
+        name: ordered[-(-len(ordered) * part // 100) - 1] if ordered else None
+        for name, part in PARTS
     }
 
 

@@ -13,10 +13,11 @@ import pytest
 from prefs import screening
 from prefs.core.screening import Register
 from prefs.store import papers, tasks
+from prefs.store.staff import Role
 from prefs.web.console import call_list, uploads
+from tests.desk import Desk, desk, seen
 from tests.kit import Clock
 from tests.served import Served, served
-from tests.web.desk import Desk, desk, seen
 
 ADA, BOB, CAT, DAN, NEW = (f"+44770090010{n}" for n in range(1, 6))
 POST = [{"channel": "post", "purpose": "marketing", "choice": "out"}]
@@ -43,7 +44,7 @@ def rt(tmp_path: Path, clock: Clock) -> Iterator[Served]:
 
 @pytest.fixture
 def sam(rt: Served) -> Desk:
-    return desk(rt)
+    return desk(rt, Role.RECEPTION)
 
 
 def screen(rt: Served, folder: Path, *listed: str) -> None:
@@ -58,11 +59,11 @@ def screen(rt: Served, folder: Path, *listed: str) -> None:
 
 def pasted(sam: Desk, rows: str) -> str:
     """Where the list is that these lines make."""
-    answer = sam.browser.post(
+    answer = sam.ask(
+        "POST",
         "/staff/calls",
-        data={"csrf": sam.token, "rows": rows},
+        data={"csrf": sam.csrf, "rows": rows},
         files={"file": ("", b"", "application/octet-stream")},
-        follow_redirects=False,
     )
     assert answer.status_code == 303, answer.text
     found: str = answer.headers["location"]
@@ -144,7 +145,7 @@ def test_a_number_that_comes_again_is_called_once(sam: Desk) -> None:
 def test_everybody_with_a_number_by_name(rt: Served, sam: Desk) -> None:
     rt.say("z@example.com")
     rt.say("", subject={"phone": ADA, "ref": "other"}, changes=POST)
-    page = sam.post("/staff/calls/all")
+    page = sam.submit("/staff/calls/all")
     assert [one.split()[0] for one in rows(page)] == [ADA, BOB, CAT, DAN]
     assert "Ada Lowe" in rows(page)[0]
 
@@ -158,7 +159,7 @@ def test_what_cannot_be_a_list_is_told_with_its_fix(
     monkeypatch.setattr(call_list, "MOST", 2)
     for brought in (f"{ADA}\n{BOB}\n{CAT}", "x\n" * 5):
         assert "at most" in sam.upload("/staff/calls", brought.encode(), 422)
-    assert "at most" in sam.post("/staff/calls/all", 422)
+    assert "at most" in sam.submit("/staff/calls/all", 422)
     monkeypatch.setattr(uploads, "MOST_BYTES", 1000)
     assert "larger than" in sam.upload("/staff/calls", b"1" * 2000, 413)
 
@@ -188,7 +189,7 @@ def test_own_consent_beats_register_and_staleness(rt: Served, sam: Desk, clock: 
 
 def test_no_more_calls_from_the_list(rt: Served, sam: Desk) -> None:
     path = pasted(sam, f"{BOB}\n{ADA}\n{DAN}\n{NEW}")
-    page = sam.post(f"{path}/stop", row="1", show="all", page="1")
+    page = sam.submit(f"{path}/stop", row="1", show="all", page="1")
     assert "Recorded: no more calls" in page
     assert rt.reason(ADA, channel="phone") == "objected"
     assert rt.reason(ADA, channel="sms") == "no_basis"
@@ -196,7 +197,7 @@ def test_no_more_calls_from_the_list(rt: Served, sam: Desk) -> None:
     assert button == DAN
     history = rt.get(f"/v1/subjects/{subject(page, ADA)}/history").json()["items"]
     assert history[-1]["actor"] == "sam@example.co.uk"
-    sam.post(f"{path}/stop", row="3")
+    sam.submit(f"{path}/stop", row="3")
     assert rt.reason(NEW, channel="phone") == "objected"
 
 
@@ -208,27 +209,27 @@ def subject(page: str, number: str) -> str:
 
 def test_on_a_filtered_list_the_next_one_is_at_hand(rt: Served, sam: Desk) -> None:
     path = pasted(sam, f"{ADA}\n{BOB}\n{DAN}")
-    page = sam.post(f"{path}/stop", row="0", show="yes", page="1")
+    page = sam.submit(f"{path}/stop", row="0", show="yes", page="1")
     assert [one.split()[0] for one in rows(page)] == [DAN]
     assert page.count("autofocus") == 1
-    page = sam.post(f"{path}/stop", row="2", show="yes", page="1")
+    page = sam.submit(f"{path}/stop", row="2", show="yes", page="1")
     assert "No line is like this" in page
 
 
 def test_it_answers_what_was_asked_about_the_same_wish(rt: Served, sam: Desk) -> None:
     page = sam.get(f"/staff/people/{subject(sam.get(pasted(sam, ADA)), ADA)}")
     action = re.findall(r'action="(/staff/people/[^"]+/record)"', page)[0]
-    sam.post(action, channel="phone", choice="hold", told="phone")
+    sam.submit(action, channel="phone", choice="hold", told="phone")
     held = lines(sam, ADA)
     assert "No on hold for staff" in held[0]
-    sam.post(f"{pasted(sam, ADA)}/stop", row="0")
+    sam.submit(f"{pasted(sam, ADA)}/stop", row="0")
     assert rt.runtime.database.read_now(lambda conn: tasks.count_open(conn, "rt")) == 0
 
 
 @pytest.mark.parametrize("row", ["-1", "99", "", "x", "1"])
 def test_a_line_that_is_none_stops_nobody(rt: Served, sam: Desk, row: str) -> None:
     path = pasted(sam, f"{ADA}\nnobody at all")
-    sam.post(f"{path}/stop", 422, row=row)
+    sam.submit(f"{path}/stop", 422, row=row)
     assert rt.reason(ADA, channel="phone") == "legitimate_interest"
 
 
@@ -236,7 +237,7 @@ def test_a_line_that_is_none_stops_nobody(rt: Served, sam: Desk, row: str) -> No
 
 
 def download(sam: Desk, path: str) -> tuple[list[dict[str, str]], str]:
-    answer = sam.browser.get(f"{path}/callable.csv")
+    answer = sam.ask("GET", f"{path}/callable.csv")
     assert answer.status_code == 200
     text = answer.content.decode("utf-8-sig")
     return list(csv.DictReader(io.StringIO(text))), answer.headers["content-disposition"]
@@ -247,7 +248,7 @@ def test_those_who_may_be_called_as_a_file(rt: Served, sam: Desk) -> None:
     found, name = download(sam, path)
     assert [(one["number"], one["name"]) for one in found] == [(ADA, "Ada Lowe"), (DAN, "Dan Shaw")]
     assert name == 'attachment; filename="calls-2026-03-02.csv"'
-    sam.post(f"{path}/stop", row="0")
+    sam.submit(f"{path}/stop", row="0")
     found, _ = download(sam, path)
     assert [one["number"] for one in found] == [DAN]
 
@@ -282,7 +283,7 @@ def test_a_list_is_the_brands_and_lasts_a_day(rt: Served, sam: Desk, clock: Cloc
     stranger = desk(rt, email="eve@example.org", brand="foreign")
     for address in (path, f"{path}/callable.csv"):
         stranger.get(address, 404)
-    stranger.post(f"{path}/stop", 404, row="0")
+    stranger.submit(f"{path}/stop", 404, row="0")
     assert path not in stranger.get("/staff/calls")
     clock.forward(papers.KEEP + 1)
     sam.sign_in()

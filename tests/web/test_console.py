@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pyotp
 import pytest
+from starlette.routing import Route
 
 from prefs import links
 from prefs.core import identity
@@ -22,20 +23,10 @@ from prefs.store import marks, outbox, staff, tasks
 from prefs.store.marks import Proof
 from prefs.store.schema import metadata
 from prefs.store.staff import SESSION_LASTS, TRIES, TRIES_FROM, Role
+from prefs.web.console import person as person_page
+from tests.desk import PASSWORD, SAM, Desk, add_staff, desk, hashed, seen
 from tests.kit import Clock
 from tests.served import Served, served
-from tests.web.desk import (
-    PASSWORD,
-    SAM,
-    Desk,
-    browser,
-    desk,
-    employ,
-    filled,
-    hashed,
-    routes,
-    seen,
-)
 
 ADA, PHONE = "ada@example.com", "+447700900101"
 SECRET = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
@@ -70,7 +61,7 @@ def rt(tmp_path: Path, clock: Clock) -> Iterator[Served]:
 
 @pytest.fixture
 def sam(rt: Served) -> Desk:
-    return desk(rt)
+    return desk(rt, Role.RECEPTION)
 
 
 def ada(rt: Served, **more: Any) -> str:
@@ -80,9 +71,26 @@ def ada(rt: Served, **more: Any) -> str:
     return f"/staff/people/{id_}"
 
 
+def routes(rt: Served, method: str) -> list[Route]:
+    """Every route of the console but the sign-in."""
+    return [
+        route
+        for route in rt.client.app.routes
+        if isinstance(route, Route)
+        and route.path.startswith("/staff")
+        and route.path != "/staff/login"
+        and method in (route.methods or ())
+    ]
+
+
+def filled(route: Route, id_: str = "s_" + "0" * 16) -> str:
+    """The path of a route with something in each of its places."""
+    return re.sub(r"\{[^}]+\}", id_, route.path)
+
+
 def bare(page: str) -> str:
-    """A page without the token in it."""
-    return re.sub(r'name="csrf" value="[^"]+"', "", page)
+    """A page without the token in it, and without the address that was typed."""
+    return re.sub(r'name="(csrf|email)" value="[^"]+"', "", page)
 
 
 def says(page: str) -> str:
@@ -94,60 +102,101 @@ def says(page: str) -> str:
 
 
 def test_who_is_wrong_is_told_the_same_whatever_is_wrong(rt: Served) -> None:
-    id_ = employ(rt)
+    id_ = add_staff(rt)
     keys = rt.runtime.keys
-    stranger = browser(rt)
-    wrong = [stranger.sign_in("nobody@example.com"), stranger.sign_in(SAM, "wrong horse battery")]
+    sam = Desk(rt)
+    wrong = [Desk(rt, "nobody@example.com").login(), sam.login("wrong horse battery")]
     rt.runtime.database.write_now(lambda conn: staff.set_totp(conn, keys, "rt", id_, SECRET))
-    wrong += [stranger.sign_in(SAM), stranger.sign_in(SAM, code="000000")]
-    wrong += [stranger.sign_in("no address at all")]
+    wrong += [sam.login(), sam.login(code="000000")]
+    wrong += [Desk(rt, "no address at all").login()]
     assert {one.status_code for one in wrong} == {401}
     assert len({bare(one.text) for one in wrong}) == 1
-    assert "prefs_staff" not in stranger.browser.cookies
+    assert all("prefs_staff" not in one.cookies for one in wrong)
 
 
 def test_tries_are_counted_together_by_all_processes(tmp_path: Path, clock: Clock) -> None:
     with served(tmp_path, clock=clock) as one, served(tmp_path, clock=clock) as other:
-        employ(one)
-        here, there = browser(one), browser(other)
+        add_staff(one)
+        here, there = Desk(one), Desk(other)
         for n in range(TRIES):
-            assert (here, there)[n % 2].sign_in(SAM, "wrong").status_code == 401
+            assert (here, there)[n % 2].sign_in("wrong") == 401
         for late in (here, there):
-            answer = late.sign_in()
+            answer = late.login()
             assert answer.status_code == 429
             assert int(answer.headers["retry-after"]) <= staff.WINDOW
-        assert here.sign_in("other@example.com").status_code == 401
+        assert Desk(one, "other@example.com").sign_in() == 401
         clock.forward(staff.WINDOW + 1)
-        assert there.sign_in().status_code == 303
+        assert there.sign_in() == 303
 
 
 def test_one_network_may_not_try_many_addresses(rt: Served) -> None:
-    employ(rt)
-    stranger = browser(rt)
+    add_staff(rt)
     for n in range(TRIES_FROM):
-        assert stranger.sign_in(f"p{n}@example.com").status_code == 401
-    assert stranger.sign_in().status_code == 429
+        assert Desk(rt, f"p{n}@example.com").sign_in() == 401
+    assert Desk(rt).sign_in() == 429
 
 
 def test_signing_in_uses_no_try_up(rt: Served) -> None:
     """A whole clinic sits behind one network address."""
-    employ(rt)
+    add_staff(rt)
     for _ in range(TRIES_FROM + 5):
-        assert browser(rt).sign_in().status_code == 303
+        assert Desk(rt).sign_in() == 303
 
 
 def test_behind_a_proxy_the_limit_is_of_whom_it_names(rt: Served) -> None:
-    employ(rt)
+    add_staff(rt)
     for n in range(TRIES_FROM + 1):
-        stranger = browser(rt)
-        stranger.browser.headers["X-Forwarded-For"] = f"10.0.0.1, 192.0.2.{n}"
-        assert stranger.sign_in(f"p{n}@example.com").status_code == 401
+        told = {"X-Forwarded-For": f"10.0.0.1, 192.0.2.{n}"}
+        assert Desk(rt, f"p{n}@example.com").login(headers=told).status_code == 401
+
+
+def test_a_network_of_ipv6_is_no_endless_store_of_addresses(rt: Served) -> None:
+    for n in range(TRIES_FROM):
+        told = {"X-Forwarded-For": f"2001:db8:0:1::{n:x}"}
+        assert Desk(rt, f"p{n}@example.com").login(headers=told).status_code == 401
+    for last, status in (("0:1:ffff::1", 429), ("0:2::1", 401)):
+        answer = Desk(rt, "q@example.com").login(headers={"X-Forwarded-For": f"2001:db8:{last}"})
+        assert answer.status_code == status
+
+
+def test_who_works_for_two_brands_by_one_password_is_asked_which(rt: Served) -> None:
+    for brand in ("rt", "second"):
+        add_staff(rt, brand=brand)
+    asked = Desk(rt).login()
+    assert asked.status_code == 200
+    assert "prefs_staff" not in asked.cookies
+    assert f'value="{SAM}"' in asked.text
+    assert re.findall(r'<option value="(\w+)"', asked.text) == ["rt", "second"]
+    for brand, name in (("rt", "RT Aesthetics"), ("second", "RT Skin")):
+        sam = Desk(rt)
+        assert sam.login(brand=brand).status_code == 303
+        assert f'<p class="name">{name}</p>' in sam.get("/staff")
+    assert Desk(rt).login(brand="foreign").status_code == 401
+
+
+def test_a_wrong_password_leaves_the_address_in_place(rt: Served) -> None:
+    assert f'value="{SAM}"' in Desk(rt).login("wrong").text
+
+
+def test_a_password_changed_while_it_is_checked_lets_nobody_in(
+    rt: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id_, find = add_staff(rt), staff.known_by
+    changed = hashed("another horse battery")
+
+    def meanwhile(*given: Any) -> Any:
+        found = find(*given)
+        rt.runtime.database.write_now(lambda conn: staff.set_password(conn, "rt", id_, changed))
+        return found
+
+    monkeypatch.setattr(staff, "known_by", meanwhile)
+    assert Desk(rt).sign_in() == 401
 
 
 def test_what_a_browser_keeps_is_kept_safe(rt: Served) -> None:
-    employ(rt)
+    add_staff(rt)
     (cookie,) = [
-        one for one in browser(rt).sign_in().headers.get_list("set-cookie") if "prefs_staff=" in one
+        one for one in Desk(rt).login().headers.get_list("set-cookie") if "prefs_staff=" in one
     ]
     parts = {part.strip().lower() for part in cookie.split(";")[1:]}
     assert {"httponly", "secure", "samesite=strict", "path=/staff"} <= parts
@@ -155,7 +204,7 @@ def test_what_a_browser_keeps_is_kept_safe(rt: Served) -> None:
 
 
 def test_a_form_of_another_site_signs_nobody_in(rt: Served) -> None:
-    employ(rt)
+    add_staff(rt)
     fields = {"email": SAM, "password": PASSWORD}
     for headers in ({"Origin": "https://evil.example"}, {"Origin": "null"}):
         answer = rt.client.post("/staff/login", data=fields, headers=headers)
@@ -165,51 +214,49 @@ def test_a_form_of_another_site_signs_nobody_in(rt: Served) -> None:
 
 
 def test_it_leads_nowhere_else(rt: Served) -> None:
-    employ(rt)
+    add_staff(rt)
     fields = {"email": SAM, "password": PASSWORD, "next": "https://evil.example"}
-    answer = browser(rt).browser.post(
-        "/staff/login?next=//evil.example", data=fields, follow_redirects=False
-    )
+    answer = Desk(rt).ask("POST", "/staff/login?next=//evil.example", data=fields)
     assert answer.headers["location"] == "/staff"
 
 
 class TestSecondFactor:
     @pytest.fixture
     def totp(self, rt: Served) -> pyotp.TOTP:
-        id_, keys = employ(rt), rt.runtime.keys
+        id_, keys = add_staff(rt), rt.runtime.keys
         rt.runtime.database.write_now(lambda conn: staff.set_totp(conn, keys, "rt", id_, SECRET))
         return pyotp.TOTP(SECRET)
 
     def test_a_code_lets_in_once(self, rt: Served, clock: Clock, totp: pyotp.TOTP) -> None:
         code = totp.at(clock())
-        assert browser(rt).sign_in(code=code).status_code == 303
-        assert browser(rt).sign_in(code=code).status_code == 401
+        assert Desk(rt).sign_in(code=code) == 303
+        assert Desk(rt).sign_in(code=code) == 401
         clock.forward(30)
-        assert browser(rt).sign_in(code=code).status_code == 401
-        assert browser(rt).sign_in(code=totp.at(clock())).status_code == 303
+        assert Desk(rt).sign_in(code=code) == 401
+        assert Desk(rt).sign_in(code=totp.at(clock())) == 303
 
     def test_no_code_counts_after_a_later_one(
         self, rt: Served, clock: Clock, totp: pyotp.TOTP
     ) -> None:
         early, late = totp.at(clock()), totp.at(clock(), counter_offset=1)
-        assert browser(rt).sign_in(code=late).status_code == 303
-        assert browser(rt).sign_in(code=early).status_code == 401
+        assert Desk(rt).sign_in(code=late) == 303
+        assert Desk(rt).sign_in(code=early) == 401
 
     def test_a_clock_may_be_half_a_minute_wrong_and_no_more(
         self, rt: Served, clock: Clock, totp: pyotp.TOTP
     ) -> None:
         for offset in (-2, 2):
             code = totp.at(clock(), counter_offset=offset)
-            assert browser(rt).sign_in(code=code).status_code == 401
+            assert Desk(rt).sign_in(code=code) == 401
         code = totp.at(clock(), counter_offset=-1)
-        assert browser(rt).sign_in(code=f"{code[:3]} {code[3:]}").status_code == 303
+        assert Desk(rt).sign_in(code=f"{code[:3]} {code[3:]}") == 303
 
 
 # --- sessions ----------------------------------------------------------------------------------
 
 
 def signed_in(one: Desk) -> bool:
-    answer = one.browser.get("/staff", follow_redirects=False)
+    answer = one.ask("GET", "/staff")
     assert answer.status_code in (200, 303)
     return bool(answer.status_code == 200)
 
@@ -222,29 +269,29 @@ def test_a_session_lasts_eight_hours(sam: Desk, clock: Clock) -> None:
 
 
 def test_a_new_password_ends_every_session(rt: Served, clock: Clock) -> None:
-    id_ = employ(rt)
-    here, there = browser(rt), browser(rt)
+    id_ = add_staff(rt)
+    here, there = Desk(rt), Desk(rt)
     for one in (here, there):
         one.sign_in()
     kept = hashed("another horse battery")
     rt.runtime.database.write_now(lambda conn: staff.set_password(conn, "rt", id_, kept))
     assert not signed_in(here)
     assert not signed_in(there)
-    assert here.sign_in().status_code == 401
-    assert here.sign_in(password="another horse battery").status_code == 303
+    assert here.sign_in() == 401
+    assert here.sign_in(password="another horse battery") == 303
 
 
 def test_an_ended_account_is_out_at_once(rt: Served, sam: Desk) -> None:
     (member,) = rt.runtime.database.read_now(lambda conn: staff.listed(conn, rt.runtime.keys, "rt"))
     rt.runtime.database.write_now(lambda conn: staff.end(conn, "rt", member.id, 1.0))
     assert not signed_in(sam)
-    assert sam.sign_in().status_code == 401
+    assert sam.sign_in() == 401
 
 
 def test_signing_out_ends_the_session_itself(rt: Served, sam: Desk) -> None:
-    kept = dict(sam.browser.cookies)
-    sam.post("/staff/logout")
-    sam.browser.cookies.update(kept)
+    kept = dict(sam.cookies)
+    sam.submit("/staff/logout")
+    sam.cookies = kept
     assert not signed_in(sam)
 
 
@@ -252,7 +299,7 @@ def test_nothing_is_shown_to_nobody(rt: Served) -> None:
     for method in ("GET", "POST"):
         for route in routes(rt, method):
             path = filled(route)
-            answer = browser(rt).browser.request(method, path, follow_redirects=False)
+            answer = Desk(rt).ask(method, path)
             assert (answer.status_code, answer.headers["location"]) == (303, "/staff/login"), path
 
 
@@ -265,6 +312,61 @@ def test_the_store_away_is_told_as_a_page(
     monkeypatch.setattr(type(rt.runtime.database), "read", away)
     page = sam.get("/staff", 503)
     assert "nothing was changed" in page
+
+
+GERMAN = """
+[brands.rund]
+controller = "rt"
+name = "RT Haut"
+locale = "de-DE"
+region = "DE"
+timezone = "Europe/Berlin"
+privacy_notice = "https://example.co.uk/privacy"
+[brands.rund.targets.timely]
+system = "timely"
+mode = "live"
+"""
+FILE = {"file": ("a.csv", b"a,b\n1,2\n", "text/csv")}
+BROKEN = {
+    "content": b"--x\r\n\r\nfoo",
+    "headers": {"Content-Type": "multipart/form-data; boundary=x"},
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "more", "says"),
+    [
+        ("/staff/campaign", {"data": {}}, "Das Formular kam beschädigt an"),
+        ("/staff/campaign", BROKEN, "Das Formular kam beschädigt an"),
+        ("/staff/calls", {"data": {"rows": "1" * 70_000}}, "Das Formular kam beschädigt an"),
+        ("/staff/changes/timely", {"files": FILE}, "oder eine Spalte fehlt"),
+    ],
+)
+def test_what_is_wrong_is_told_in_the_brands_language(
+    tmp_path: Path, path: str, more: dict[str, Any], says: str
+) -> None:
+    with served(tmp_path, GERMAN) as rt:
+        one = desk(rt, Role.OWNER, brand="rund")
+        if "content" not in more:
+            more = more | {"data": more.get("data", {}) | {"csrf": one.csrf}}
+        answer = one.ask("POST", path, **more)
+        assert 400 <= answer.status_code < 500
+        assert says in answer.text
+
+
+def test_a_fault_of_ours_is_told_as_a_page_and_logged(
+    rt: Served, sam: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("private words")
+
+    page = ada(rt)
+    monkeypatch.setattr(person_page, "look", broken)
+    shown = sam.get(page, 500)
+    assert "A fault on our side" in shown
+    assert "private words" not in shown
+    assert 'href="/staff"' in shown
+    assert "request_failed" in capsys.readouterr().out
 
 
 # --- forms and roles ---------------------------------------------------------------------------
@@ -284,7 +386,7 @@ def everything(rt: Served) -> dict[str, int]:
 
 
 def test_no_form_counts_without_its_token(rt: Served, sam: Desk) -> None:
-    page, token = ada(rt), sam.token
+    page, token = ada(rt), sam.csrf
     fields = {"channel": "phone", "choice": "out", "told": "phone", "who": "0113 496 0000"}
     fields |= {"target": "list", "note": "x", "state": "done", "q": ADA}
     before = everything(rt)
@@ -301,7 +403,7 @@ def test_no_form_counts_without_its_token(rt: Served, sam: Desk) -> None:
             {"content": b"--", "headers": {"Content-Type": "multipart/form-data; boundary="}},
         ]
         for one in tries:
-            answer = sam.browser.post(path, follow_redirects=False, **one)
+            answer = sam.ask("POST", path, **one)
             assert answer.status_code == 403, (path, one)
             walked += 1
     assert walked >= 7 * 8
@@ -312,7 +414,7 @@ def test_no_form_counts_without_its_token(rt: Served, sam: Desk) -> None:
 def test_no_form_breaks_a_page(rt: Served) -> None:
     """Whatever is posted with a good token: an answer that says what is wrong."""
     owner, page = desk(rt, Role.OWNER), ada(rt)
-    token = owner.token
+    token = owner.csrf
     odd = [
         "",
         "x" * 5000,
@@ -330,10 +432,10 @@ def test_no_form_breaks_a_page(rt: Served) -> None:
         for value in odd:
             names = ("channel", "choice", "told", "at", "note", "who", "act", "address", "target")
             data = dict.fromkeys((*names, "state", "q", "rows", "row", "list"), value)
-            answer = owner.browser.post(path, data=data | {"csrf": token}, follow_redirects=False)
+            answer = owner.ask("POST", path, data=data | {"csrf": token})
             assert answer.status_code < 500, (path, value)
         many = {f"f{n}": "1" for n in range(600)}
-        answer = owner.browser.post(path, data=many | {"csrf": token}, follow_redirects=False)
+        answer = owner.ask("POST", path, data=many | {"csrf": token})
         assert answer.status_code in (403, 422), path
 
 
@@ -342,7 +444,7 @@ def test_no_form_breaks_a_page(rt: Served) -> None:
 )
 def test_odd_times_are_no_fault_of_ours(rt: Served, sam: Desk, at: str) -> None:
     fields = {"channel": "phone", "choice": "out", "told": "phone", "at": at}
-    answer = sam.send(f"{ada(rt)}/record", **fields)
+    answer = sam.post(f"{ada(rt)}/record", **fields)
     assert answer.status_code in (303, 422)
 
 
@@ -355,8 +457,8 @@ def test_every_page_names_the_role_it_needs_and_keeps_to_it(rt: Served) -> None:
             for role, one in desks.items():
                 if role.covers(least) or route.path == "/staff/logout":
                     continue
-                data = {"csrf": one.token} if method == "POST" else None
-                answer = one.browser.request(method, path, data=data)
+                data = {"csrf": one.csrf} if method == "POST" else None
+                answer = one.ask(method, path, data=data)
                 assert answer.status_code == 403, (role, path)
 
 
@@ -368,11 +470,11 @@ def test_another_controllers_person_is_nobody(rt: Served, sam: Desk) -> None:
     for route in routes(rt, "POST"):
         if "{id}" in route.path and "/people/" in route.path:
             path = filled(route, page.rpartition("/")[2])
-            answer = stranger.send(path, **fields, target="list", act="1", address="1")
+            answer = stranger.post(path, **fields, target="list", act="1", address="1")
             assert answer.status_code == 404, path
     stranger.get(page, 404)
-    assert "Ada" not in stranger.post("/staff/search", q="ada")
-    assert "Ada" not in stranger.post("/staff/search", q=ADA)
+    assert "Ada" not in stranger.submit("/staff/search", q="ada")
+    assert "Ada" not in stranger.submit("/staff/search", q=ADA)
     assert everything(rt) == before
     assert "Ada" in sam.get(page)
 
@@ -387,8 +489,8 @@ def test_what_others_wrote_is_shown_as_text(rt: Served, sam: Desk, attack: str) 
     id_ = rt.say(ADA, "in", subject=subject, basis="consent", evidence=evidence)["subject_id"]
     page = f"/staff/people/{id_}"
     fields = {"channel": "phone", "choice": "out", "told": "phone", "note": attack}
-    shown = [sam.post(f"{page}/record", **fields), sam.get(page)]
-    shown += [sam.post("/staff/search", q=attack)]
+    shown = [sam.submit(f"{page}/record", **fields), sam.get(page)]
+    shown += [sam.submit("/staff/search", q=attack)]
     for text in map(seen, shown):
         assert text.acts == []
         assert " ".join(attack.split()) in text.text
@@ -399,11 +501,11 @@ def test_no_address_and_no_title_tells_of_anybody(rt: Served, sam: Desk) -> None
     page = ada(rt)
     fields = {"channel": "all", "choice": "out", "told": "phone", "note": "rang"}
     led = [
-        sam.send("/staff/search", q=ADA),
-        sam.send("/staff/search", q="p1"),
-        sam.send(f"{page}/record", **fields),
-        sam.send("/staff/new", who="new@example.com", name="Bob", **fields),
-        sam.send(f"{page}/retry", target="list"),
+        sam.post("/staff/search", q=ADA),
+        sam.post("/staff/search", q="p1"),
+        sam.post(f"{page}/record", **fields),
+        sam.post("/staff/new", who="new@example.com", name="Bob", **fields),
+        sam.post(f"{page}/retry", target="list"),
     ]
     private = re.compile("ada|lowe|@|7700|bob|new|p1|rang", re.IGNORECASE)
     for one in led:
@@ -421,7 +523,7 @@ def test_a_made_up_message_is_not_shown(rt: Served, sam: Desk) -> None:
 
 def test_every_page_keeps_the_policy(rt: Served, sam: Desk) -> None:
     for path in ("/staff", ada(rt), "/staff/login"):
-        headers = sam.browser.get(path).headers
+        headers = sam.ask("GET", path).headers
         policy = headers["content-security-policy"]
         assert "default-src 'none'" in policy
         assert "script-src 'self'" in policy
@@ -432,7 +534,7 @@ def test_every_page_keeps_the_policy(rt: Served, sam: Desk) -> None:
 
 def test_the_page_says_why_since_when_and_by_whom(rt: Served, sam: Desk) -> None:
     page = ada(rt)
-    sam.post(f"{page}/record", channel="phone", choice="out", told="letter", note="a card")
+    sam.submit(f"{page}/record", channel="phone", choice="out", told="letter", note="a card")
     text = says(sam.get(page))
     assert re.search(r"Phone call No objected to this \d+ March 2026 staff sam@example", text)
     assert re.search(r"Email Yes agreed to it 2 March 2026 another program", text)
@@ -458,17 +560,19 @@ def test_an_answer_that_a_sharer_gave_is_told_so(rt: Served, sam: Desk) -> None:
 
 def test_each_systems_outcome_has_its_age_and_a_retry(rt: Served, sam: Desk, clock: Clock) -> None:
     page = ada(rt)
-    text = sam.post(f"{page}/record", channel="email", choice="out", told="phone")
-    assert re.search(r"These systems follow: list \( ?Email ?\): On its way", says(text))
+    text = sam.submit(f"{page}/record", channel="email", choice="out", told="phone")
+    assert re.search(
+        r"These systems follow: Mailchimp \(list\) \( ?Email ?\): On its way", says(text)
+    )
     looked_at(rt, clock().timestamp())
     clock.forward(7200)
     assert "2 hours ago" in says(sam.get(page))
     before = waiting(rt, page)
-    assert "looked at again now" in sam.post(f"{page}/retry", target="list")
+    assert "looked at again now" in sam.submit(f"{page}/retry", target="list")
     after = waiting(rt, page)
     assert after.number > before.number
     assert after.urgent
-    sam.post(f"{page}/retry", 404, target="nonsense")
+    sam.submit(f"{page}/retry", 404, target="nonsense")
 
 
 def looked_at(rt: Served, at: float) -> None:
@@ -490,7 +594,7 @@ def waiting(rt: Served, page: str) -> Any:
 
 def test_a_phone_opt_out_is_an_objection_by_name(rt: Served, sam: Desk) -> None:
     page = ada(rt)
-    assert "Recorded." in sam.post(f"{page}/record", channel="phone", choice="out", told="phone")
+    assert "Recorded." in sam.submit(f"{page}/record", channel="phone", choice="out", told="phone")
     assert rt.reason(PHONE, channel="phone") == "objected"
     assert rt.reason(PHONE, channel="sms") == "no_basis"
     assert rt.reason(ADA) == "consent"
@@ -500,7 +604,7 @@ def test_a_phone_opt_out_is_an_objection_by_name(rt: Served, sam: Desk) -> None:
 
 
 def test_all_marketing_is_out_on_every_channel_at_every_brand(rt: Served, sam: Desk) -> None:
-    sam.post(f"{ada(rt)}/record", channel="all", choice="out", told="person")
+    sam.submit(f"{ada(rt)}/record", channel="all", choice="out", told="person")
     assert rt.reason(ADA) == "objected"
     assert rt.reason(PHONE, channel="sms") == "objected"
     assert rt.reason(PHONE, channel="sms", purpose="reminders") == "service"
@@ -512,9 +616,9 @@ def test_all_marketing_is_out_on_every_channel_at_every_brand(rt: Served, sam: D
 
 
 def test_somebody_new_may_say_no_too(rt: Served, sam: Desk) -> None:
-    found = sam.post("/staff/search", q="0113 496 0000")
+    found = sam.submit("/staff/search", q="0113 496 0000")
     assert "Record a wish of somebody new" in found
-    page = sam.post(
+    page = sam.submit(
         "/staff/new", who="+441134960000", name="Bob", channel="phone", choice="out", told="phone"
     )
     assert "Bob" in page
@@ -524,12 +628,12 @@ def test_somebody_new_may_say_no_too(rt: Served, sam: Desk) -> None:
 def test_a_stop_counts_from_now_unless_a_time_is_told(rt: Served, sam: Desk, clock: Clock) -> None:
     """A form that stood open for long: what was said meanwhile by themselves is older."""
     page = ada(rt)
-    token = sam.token
+    token = sam.csrf
     clock.forward(600)
     centre_in(rt)
     clock.forward(600)
     fields = {"channel": "email", "choice": "out", "told": "phone", "at": "", "csrf": token}
-    sam.browser.post(f"{page}/record", data=fields)
+    sam.ask("POST", f"{page}/record", data=fields)
     assert rt.reason(ADA) == "opted_out"
 
 
@@ -544,9 +648,58 @@ def centre_in(rt: Served) -> None:
 def test_to_switch_on_needs_what_they_said(rt: Served, sam: Desk) -> None:
     page = ada(rt)
     fields = {"channel": "sms", "choice": "in", "told": "phone"}
-    assert "write down in the note" in sam.post(f"{page}/record", 422, **fields)
-    sam.post(f"{page}/record", note="Yes, text me about offers", **fields)
+    assert "write down in the note" in sam.submit(f"{page}/record", 422, **fields)
+    sam.submit(f"{page}/record", note="Yes, text me about offers", **fields)
     assert rt.reason(PHONE, channel="sms") == "consent"
+
+
+@pytest.mark.parametrize(("channel", "to"), [("email", ADA), ("sms", PHONE)])
+def test_reminders_are_switched_by_staff_with_a_note_and_marketing_stays(
+    rt: Served, sam: Desk, channel: str, to: str
+) -> None:
+    page, about = f"{ada(rt)}/record", {"channel": f"reminders:{channel}", "told": "phone"}
+    marketing = rt.reason(to, channel=channel)
+    assert "no marketing" in sam.submit(page, 422, choice="out", **about)
+    assert "Only marketing" in sam.submit(page, 422, choice="hold", note="not sure", **about)
+    assert rt.reason(to, channel=channel, purpose="reminders") == "service"
+    sam.submit(page, choice="out", note="no more reminders please", **about)
+    assert rt.reason(to, channel=channel, purpose="reminders") == "opted_out"
+    assert rt.reason(to, channel=channel) == marketing
+    sam.submit(page, choice="in", note="send them again", **about)
+    assert rt.reason(to, channel=channel, purpose="reminders") == "service"
+    assert rt.reason(to, channel=channel) == marketing
+
+
+def kept(page: str) -> dict[str, str | None]:
+    """What the quick form of a page holds."""
+    chosen = [has for tag, has in seen(page).elements if tag == "input" and "checked" in has]
+    typed = [has for tag, has in seen(page).elements if tag == "input" and has.get("value")]
+    names = ("channel", "choice", "told", "note", "at", "name")
+    fields = [one for one in chosen + typed if one.get("type") != "radio" or one in chosen]
+    return {str(one["name"]): one["value"] for one in fields if one.get("name") in names}
+
+
+@pytest.mark.parametrize(
+    "lacks", [{"choice": "in", "note": ""}, {"at": "yesterday"}, {"choice": "in", "note": " "}]
+)
+def test_a_quick_form_that_fails_keeps_what_was_typed(
+    rt: Served, sam: Desk, lacks: dict[str, str]
+) -> None:
+    page = ada(rt)
+    typed = {"channel": "sms", "choice": "hold", "told": "letter", "note": 'she "says" <no>'}
+    fields = typed | {"at": "2026-03-01T10:00"} | lacks
+    shown = sam.submit(f"{page}/record", 422, **fields)
+    assert "Ada Lowe" in shown
+    assert kept(shown) == {name: value for name, value in fields.items() if value}
+    new = fields | {"who": "0113 496 0000", "name": "Bob"}
+    shown = sam.submit("/staff/new", 422, **new)
+    assert kept(shown) == {name: value for name, value in new.items() if value and name != "who"}
+    assert 'name="who" value="+441134960000"' in shown
+
+
+def test_a_note_is_shown_again_where_its_form_is_gone(rt: Served, sam: Desk) -> None:
+    page, note = ada(rt), "rang <b>her</b>"
+    assert "rang &lt;b&gt;her&lt;/b&gt;" in sam.submit(f"{page}/undo", 422, act="1", note=note)
 
 
 def test_what_they_switched_off_themselves_is_theirs_alone_to_switch_on(
@@ -556,11 +709,11 @@ def test_what_they_switched_off_themselves_is_theirs_alone_to_switch_on(
     link = rt.post("/v1/links", {"brand": "rt", "email": ADA}).json()["unsubscribe"]
     assert rt.client.post(link.removeprefix("https://prefs.example.co.uk")).is_success
     fields = {"channel": "email", "choice": "in", "told": "phone", "note": "Yes please"}
-    refused = sam.post(f"{page}/record", **fields)
+    refused = sam.submit(f"{page}/record", **fields)
     assert "only they can switch it on again" in refused
     assert rt.reason(ADA) == "opted_out"
     (row,) = re.findall(r'name="address" value="(\d+)"', refused)
-    assert "on its way" in sam.post(f"{page}/link", address=row)
+    assert "on its way" in sam.submit(f"{page}/link", address=row)
     waiting = rt.runtime.database.read_now(lambda conn: outbox.due(conn, 1e12))
     assert [one.kind for one in waiting] == ["centre_link"]
     assert rt.reason(ADA) == "opted_out"
@@ -571,7 +724,7 @@ def test_a_link_goes_to_their_own_address_only(rt: Served, sam: Desk) -> None:
     other = rt.consent("bob@example.com", subject={"email": "bob@example.com"})["subject_id"]
     (row,) = re.findall(r'name="address" value="(\d+)"', sam.get(f"/staff/people/{other}"))
     for address in (row, "0", "", "x"):
-        sam.post(f"{page}/link", 422, address=address)
+        sam.submit(f"{page}/link", 422, address=address)
     assert rt.runtime.database.read_now(lambda conn: outbox.due(conn, 1e12)) == []
 
 
@@ -586,7 +739,7 @@ def test_staff_may_lift_an_own_objection_to_calls_with_note(rt: Served, sam: Des
         "told": "phone",
         "note": "Do ring me about offers",
     }
-    sam.post(f"{page}/record", **fields)
+    sam.submit(f"{page}/record", **fields)
     assert rt.reason(PHONE, channel="phone") == "consent"
 
 
@@ -602,32 +755,32 @@ def open_tasks(rt: Served) -> list[Any]:
 
 def test_a_hold_denies_until_it_is_released_with_a_note(rt: Served, sam: Desk) -> None:
     page = ada(rt)
-    sam.post(f"{page}/record", channel="email", choice="hold", told="phone", note="rings back")
+    sam.submit(f"{page}/record", channel="email", choice="hold", told="phone", note="rings back")
     assert rt.reason(ADA) == "held"
     (task,) = open_tasks(rt)
     assert task.kind == "held_wish"
-    sam.post(f"{page}/release", 422, channel="email", note=" ")
-    assert "The hold has ended" in sam.post(f"{page}/release", channel="email", note="meant post")
+    sam.submit(f"{page}/release", 422, channel="email", note=" ")
+    assert "The hold has ended" in sam.submit(f"{page}/release", channel="email", note="meant post")
     assert rt.reason(ADA) == "consent"
     assert open_tasks(rt) == []
 
 
 def test_a_hold_that_meant_stop_is_answered_by_the_form(rt: Served, sam: Desk) -> None:
     page = ada(rt)
-    sam.post(f"{page}/record", channel="all", choice="hold", told="phone")
-    sam.post(f"{page}/record", channel="email", choice="out", told="phone")
+    sam.submit(f"{page}/record", channel="all", choice="hold", told="phone")
+    sam.submit(f"{page}/record", channel="email", choice="out", told="phone")
     (task,) = open_tasks(rt)
     body = tasks.body(rt.runtime.keys, task)
     assert Channel.EMAIL not in body["channels"]
     assert len(body["channels"]) == len(Channel) - 1
-    sam.post(f"{page}/record", channel="all", choice="out", told="phone")
+    sam.submit(f"{page}/record", channel="all", choice="out", told="phone")
     assert open_tasks(rt) == []
     assert rt.reason(ADA) in ("objected", "opted_out")
 
 
 def test_the_task_of_a_hold_settles_it_too(rt: Served, sam: Desk) -> None:
     page = ada(rt)
-    sam.post(f"{page}/record", channel="email", choice="hold", told="phone")
+    sam.submit(f"{page}/record", channel="email", choice="hold", told="phone")
     (task,) = open_tasks(rt)
     answer = rt.post(f"/v1/tasks/{task.id}", {"state": "out", "note": "rang her"})
     assert answer.status_code == 200
@@ -640,9 +793,9 @@ def test_a_hold_of_a_shared_number_ends_for_all_who_were_held(rt: Served, sam: D
     change = [{"channel": "sms", "purpose": "marketing", "choice": "in"}]
     bob = {"phone": PHONE, "name": "Bob", "ref": "p2"}
     rt.consent("", subject=bob, changes=change)
-    sam.post(f"{page}/record", channel="sms", choice="hold", told="phone")
+    sam.submit(f"{page}/record", channel="sms", choice="hold", told="phone")
     assert rt.reason(PHONE, channel="sms") == "held"
-    sam.post(f"{page}/release", channel="sms", note="not a stop")
+    sam.submit(f"{page}/release", channel="sms", note="not a stop")
     assert rt.reason(PHONE, channel="sms") == "consent"
 
 
@@ -657,33 +810,33 @@ def act_of(page: str) -> str:
 
 def test_a_slip_is_taken_back_with_a_note(rt: Served, sam: Desk) -> None:
     page = ada(rt)
-    shown = sam.post(f"{page}/record", channel="email", choice="out", told="phone")
+    shown = sam.submit(f"{page}/record", channel="email", choice="out", told="phone")
     assert rt.reason(ADA) == "opted_out"
-    sam.post(f"{page}/undo", 422, act=act_of(shown), note="")
-    assert "Taken back" in sam.post(f"{page}/undo", act=act_of(shown), note="the wrong Ada")
+    sam.submit(f"{page}/undo", 422, act=act_of(shown), note="")
+    assert "Taken back" in sam.submit(f"{page}/undo", act=act_of(shown), note="the wrong Ada")
     assert rt.reason(ADA) == "consent"
-    sam.post(f"{page}/undo", 422, act=act_of(shown), note="again")
+    sam.submit(f"{page}/undo", 422, act=act_of(shown), note="again")
     assert 'name="act"' not in sam.get(page)
 
 
 def test_a_slip_of_another_is_theirs_or_a_managers(rt: Served, sam: Desk) -> None:
     page = ada(rt)
-    act = act_of(sam.post(f"{page}/record", channel="email", choice="out", told="phone"))
+    act = act_of(sam.submit(f"{page}/record", channel="email", choice="out", told="phone"))
     other = desk(rt, Role.RECEPTION, "pat@example.co.uk")
     assert 'name="act"' not in other.get(page)
-    other.post(f"{page}/undo", 403, act=act, note="not mine")
+    other.submit(f"{page}/undo", 403, act=act, note="not mine")
     assert rt.reason(ADA) == "opted_out"
     manager = desk(rt, Role.MANAGER, "kim@example.co.uk")
-    manager.post(f"{page}/undo", act=act_of(manager.get(page)), note="wrong person")
+    manager.submit(f"{page}/undo", act=act_of(manager.get(page)), note="wrong person")
     assert rt.reason(ADA) == "consent"
 
 
 def test_what_is_long_ago_is_no_slip(rt: Served, sam: Desk, clock: Clock) -> None:
     page = ada(rt)
-    act = act_of(sam.post(f"{page}/record", channel="email", choice="out", told="phone"))
+    act = act_of(sam.submit(f"{page}/record", channel="email", choice="out", told="phone"))
     clock.at += timedelta(minutes=16)
     assert 'name="act"' not in sam.get(page)
-    assert "too long ago" in sam.post(f"{page}/undo", 422, act=act, note="late")
+    assert "too long ago" in sam.submit(f"{page}/undo", 422, act=act, note="late")
     assert rt.reason(ADA) == "opted_out"
 
 
@@ -692,16 +845,16 @@ def test_no_slip_is_what_they_said_themselves(rt: Served, sam: Desk) -> None:
     rt.say(ADA)
     assert 'name="act"' not in sam.get(page)
     link = rt.post("/v1/links", {"brand": "rt", "email": ADA}).json()["unsubscribe"]
-    act = act_of(sam.post(f"{page}/record", channel="email", choice="out", told="phone"))
+    act = act_of(sam.submit(f"{page}/record", channel="email", choice="out", told="phone"))
     rt.client.post(link.removeprefix("https://prefs.example.co.uk"))
-    sam.post(f"{page}/undo", act=act, note="wrong person")
+    sam.submit(f"{page}/undo", act=act, note="wrong person")
     assert rt.reason(ADA) == "opted_out"
 
 
 def test_a_release_tells_who_and_why(rt: Served, sam: Desk) -> None:
     page = ada(rt)
     id_ = subject_number(page.rpartition("/")[2])
-    sam.post(f"{page}/record", channel="email", choice="hold", told="phone")
+    sam.submit(f"{page}/record", channel="email", choice="hold", told="phone")
     by = Evidence(actor="kim", note="a release of the task")
     rt.runtime.database.write_now(
         lambda conn: rt.runtime.intake.release(conn, "rt", id_, Channel.EMAIL, by)

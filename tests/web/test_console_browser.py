@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +11,16 @@ from urllib.parse import urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, ViewportSize, expect
+from playwright.sync_api import Browser, Locator, Page, ViewportSize, expect
 
 from prefs.core.ids import subject_number
 from prefs.store import tasks
 from prefs.store.staff import Role
 from tests import browser as chromium
+from tests.desk import PASSWORD, SAM, add_staff
+from tests.hands import HANDS, Hands
 from tests.served import Served, eventually, listening
 from tests.twins.timely import COLUMNS, TimelyTwin
-from tests.web.desk import PASSWORD, SAM, employ
 
 SCREENS = {
     "phone": ViewportSize(width=360, height=740),
@@ -45,7 +47,7 @@ def browser() -> Iterator[Browser]:
 def rt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """One service for all: each test has people of its own."""
     with listening(tmp_path_factory.mktemp("clinic"), TIMELY) as made:
-        employ(made, SAM, Role.MANAGER)
+        add_staff(made, SAM, Role.MANAGER)
         yield made
 
 
@@ -110,6 +112,11 @@ def any_page(request: pytest.FixtureRequest, browser: Browser, rt: Served) -> It
     for made in opened(browser, screen, scripts=on):
         sign_in(made, rt)
         yield made
+
+
+@pytest.fixture(params=list(HANDS))
+def hands(request: pytest.FixtureRequest, page: Page) -> Hands:
+    return HANDS[request.param](page)
 
 
 def sign_in(page: Page, rt: Served) -> None:
@@ -310,6 +317,108 @@ def test_names_and_texts_of_others_do_nothing(any_page: Page, rt: Served, clinic
         assert "<script>" in page.locator("main").inner_text()
 
 
+# --- either by mouse or by keyboard alone -------------------------------------------------------
+
+
+def button(page: Page, name: str) -> Locator:
+    return page.get_by_role("button", name=name).first
+
+
+def test_somebody_new_says_no(page: Page, rt: Served, hands: Hands) -> None:
+    number = f"0113 496 0{200 + len(rt.runtime.database.read_now(all_names))}"
+    hands.write(page.locator("[name=q]"), number)
+    page.get_by_text("somebody new").wait_for()
+    hands.write(page.get_by_label("Name (if they say it)"), "Ned New")
+    hands.choose(page.get_by_label("Text message", exact=True))
+    hands.press(button(page, "Save"))
+    page.wait_for_url("**saved=applied*")
+    expect(page.locator("h1")).to_have_text("Ned New")
+    assert rt.reason(number, channel="sms") == "opted_out"
+
+
+def test_a_form_that_fails_keeps_what_was_typed(
+    page: Page, rt: Served, clinic: Clinic, hands: Hands
+) -> None:
+    id_, _, phone, _ = clinic.person("Kay Kept")
+    person_of(page, rt, id_)
+    hands.choose(page.get_by_label("Text message", exact=True))
+    hands.choose(page.get_by_label("Start", exact=True))
+    hands.choose(page.get_by_label("by letter", exact=True))
+    hands.press(button(page, "Save"))
+    expect(page.get_by_role("alert")).to_contain_text("what the person said")
+    accessible(page)
+    expect(page.get_by_label("Note")).to_be_focused()
+    page.keyboard.type("Do text me about offers")
+    hands.press(button(page, "Save"))
+    page.wait_for_url("**saved=applied*")
+    assert rt.reason(phone, channel="sms") == "consent"
+
+
+def test_hold_release_and_a_slip(page: Page, rt: Served, clinic: Clinic, hands: Hands) -> None:
+    id_, email, _, _ = clinic.person("Hal Hands")
+    person_of(page, rt, id_)
+    hands.choose(page.get_by_label("Email", exact=True))
+    hands.choose(page.get_by_label("Hold until we know"))
+    hands.press(button(page, "Save"))
+    page.wait_for_url("**saved=held*")
+    assert rt.reason(email) == "held"
+    hands.write(page.get_by_label("What they meant"), "only fewer")
+    hands.press(button(page, "They did not mean stop"))
+    page.wait_for_url("**saved=released*")
+    hands.choose(page.get_by_label("Email", exact=True))
+    hands.press(button(page, "Save"))
+    page.wait_for_url("**saved=applied*")
+    assert rt.reason(email) == "opted_out"
+    hands.write(page.get_by_label("What went wrong"), "somebody else")
+    hands.press(button(page, "Take it back"))
+    page.wait_for_url("**saved=undone*")
+    assert rt.reason(email) == "consent"
+
+
+def test_a_system_is_asked_again(page: Page, rt: Served, clinic: Clinic, hands: Hands) -> None:
+    id_, email, _, _ = clinic.person("Rita Retry")
+    rt.say(email)
+    person_of(page, rt, id_)
+    hands.press(button(page, "Try again now"))
+    page.wait_for_url("**saved=retry*")
+    expect(page.get_by_role("status")).to_contain_text("looked at again now")
+
+
+def test_a_call_list_and_no_more_calls(
+    page: Page, rt: Served, clinic: Clinic, hands: Hands
+) -> None:
+    phone = clinic.person("Cleo Call").phone
+    page.goto(f"{rt.client.base_url}/staff/calls")
+    hands.write(page.locator("textarea"), f"{phone}\n+4411")
+    hands.press(page.get_by_role("button", name="Check", exact=True))
+    page.wait_for_url("**/calls/*")
+    hands.press(button(page, f"No more calls {phone}"))
+    page.wait_for_url("**done=0*")
+    assert rt.reason(phone, channel="phone") == "objected"
+
+
+def test_a_task_is_settled(page: Page, rt: Served, clinic: Clinic, hands: Hands) -> None:
+    id_, email, _, _ = clinic.person("Tim Task")
+    runtime, now = rt.runtime, rt.runtime.clock().timestamp()
+    about = ("rt", "held_mail", subject_number(id_), {"text": "hm", "from": email}, now, now - 999)
+    runtime.database.write_now(lambda conn: tasks.add(conn, runtime.keys, *about))
+    page.goto(f"{rt.client.base_url}/staff/tasks?kind=held_mail")
+    article = page.locator("article").filter(has_text="Tim Task").first
+    hands.write(article.get_by_label("What you did"), "rang")
+    hands.press(article.get_by_role("button").nth(0))
+    page.wait_for_url("**settled=yes*")
+    assert rt.reason(email) == "opted_out"
+
+
+def test_a_search_that_fails_shows_no_earlier_list(page: Page, rt: Served, clinic: Clinic) -> None:
+    clinic.person("Stella Stale")
+    page.locator("[name=q]").fill("stella")
+    page.get_by_text("Stella Stale").first.wait_for()
+    page.route("**/staff/search", lambda route: route.fulfill(status=422))
+    page.locator("[name=q]").fill("stellar")
+    expect(page.locator("#results")).to_have_text(re.compile("do not answer at this moment"))
+
+
 # --- calls and tasks ---------------------------------------------------------------------------
 
 
@@ -435,3 +544,6 @@ def test_the_sign_in_is_accessible_and_fits(browser: Browser, rt: Served) -> Non
         for page in opened(browser, screen, scripts=True):
             page.goto(f"{rt.client.base_url}/staff/login")
             accessible(page)
+            boxes = [one.bounding_box() for one in page.locator("input:visible").all()]
+            sizes = {(box["width"], box["height"]) for box in boxes if box}
+            assert len(sizes) == 1, "a password is typed into as large a field as an address"

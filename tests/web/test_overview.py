@@ -154,11 +154,11 @@ def test_time_to_honoured_is_told_by_system_and_the_worst_is_not_hidden(
     honour(rt, [999.0], Wish.ON, Outcome.CONFIRMED)
     honour(rt, [999.0], Wish.LEAVE, Outcome.REFUSED)
     (_, row) = shown(may)["lags"]
-    assert row == ["timely", "100", "2 secs", "2 secs", "25 hrs", "25 hrs"]
+    assert row == ["Timely", "100", "2 secs", "2 secs", "10 mins", "25 hrs"]
 
 
 def test_a_system_that_honoured_nothing_yet_says_none(may: Desk) -> None:
-    assert shown(may)["lags"][1] == ["timely", "0", "none", "none", "none", "none"]
+    assert shown(may)["lags"][1] == ["Timely", "0", "none", "none", "none", "none"]
 
 
 # --- whom we may reach -------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,11 +16,15 @@ from urllib.parse import urlsplit
 import pyotp
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, Route, expect
+from sqlalchemy import Connection
 
+from prefs.store import batches
 from prefs.store.batches import FEW
+from prefs.store.staff import Role
 from tests import browser as chromium
 from tests.desk import PASSWORD, Desk, add_staff
+from tests.hands import HANDS, Hands
 from tests.served import Served, eventually, listening
 from tests.twins.kit import running
 from tests.twins.mailchimp import MailchimpTwin
@@ -125,6 +130,18 @@ def plain(
     context = opened(browser, rt, cookie, request.param, java_script_enabled=False)
     yield context.new_page()
     context.close()
+
+
+@pytest.fixture(params=list(HANDS))
+def hands(request: pytest.FixtureRequest, page: Page) -> Hands:
+    return HANDS[request.param](page)
+
+
+NEXT = count(1)
+
+
+def button(page: Page, name: str) -> Locator:
+    return page.get_by_role("button", name=name).first
 
 
 def good(page: Page) -> None:
@@ -247,6 +264,47 @@ def test_a_batch_is_taken_back_only_with_a_reason(page: Page) -> None:
     assert page.get_by_text("other systems wait for you").count() == 1
 
 
+def held(rt: Served) -> str:
+    """A batch of an origin of its own that waits; returns the origin."""
+    origin, now = f"rt/flood{next(NEXT)}", rt.runtime.clock().timestamp()
+
+    def flood(conn: Connection) -> None:
+        batch = batches.join(conn, "rt", origin, now)
+        batches.grow(conn, batch, FEW + 2, now, holds=True, walking=False)
+
+    rt.runtime.database.write_now(flood)
+    return origin
+
+
+def test_other_systems_follow_and_it_is_taken_back(page: Page, rt: Served, hands: Hands) -> None:
+    origin = held(rt)
+    page.goto("/staff/systems")
+    card = page.locator("article").filter(has_text=origin)
+    hands.press(card.get_by_role("button", name="Let other systems follow"))
+    page.wait_for_url("**#batches")
+    eventually(lambda: batch_state(rt, origin) == batches.RELEASED)
+    hands.press(page.locator("summary", has_text="Other runs"))
+    hands.press(card.locator("summary"))
+    hands.write(card.get_by_label("What went wrong"), "the wrong file")
+    hands.press(card.get_by_role("button", name="Take these opt-outs back"))
+    eventually(lambda: batch_state(rt, origin) == batches.RETRACTED)
+
+
+def batch_state(rt: Served, origin: str) -> str:
+    listed = rt.runtime.database.read_now(lambda conn: batches.listed(conn, "rt"))
+    (state,) = [one.state for one in listed if one.origin == origin]
+    return state
+
+
+def test_a_report_is_made(page: Page, hands: Hands) -> None:
+    page.goto("/staff/onboarding")
+    made = page.locator("h2", has_text="Report of")
+    before = made.all_inner_texts()
+    hands.press(button(page, "Read all systems now"))
+    expect(made).to_have_count(1)
+    expect(made).not_to_have_text(before or ["none"])
+
+
 # --- accounts ----------------------------------------------------------------------------------
 
 
@@ -262,6 +320,78 @@ def test_somebody_is_let_in_by_keyboard(page: Page, rt: Served) -> None:
     shown.wait_for()
     assert len(shown.inner_text()) >= 16
     good(page)
+
+
+def test_an_account_is_made_changed_and_ended(page: Page, rt: Served, hands: Hands) -> None:
+    email = f"kit{next(NEXT)}@example.co.uk"
+    page.goto("/staff/accounts")
+    hands.write(page.locator("form[action='/staff/accounts/add'] [name=email]"), email)
+    hands.press(button(page, "Make the account"))
+    page.locator("code.secret").wait_for()
+    kit = page.locator("article").filter(has_text=email)
+    hands.press(kit.locator("summary"))
+    hands.select(kit.get_by_label("Role"), "Manager")
+    hands.press(kit.get_by_role("button", name="Set the role"))
+    kit.get_by_text("Manager", exact=True).first.wait_for()
+    hands.press(kit.locator("summary"))
+    hands.press(kit.get_by_role("button", name="End this account"))
+    page.wait_for_url("**/staff/accounts")
+    kit.wait_for(state="detached")
+    assert Desk(rt, email).sign_in() == 401
+
+
+def test_a_second_press_meanwhile_is_none(page: Page, rt: Served) -> None:
+    """Else its answer would hide the password that is shown once."""
+    email = f"twice{next(NEXT)}@example.co.uk"
+    page.goto("/staff/accounts")
+    page.locator("form[action='/staff/accounts/add'] [name=email]").fill(email)
+    held_up: list[Route] = []
+    page.route("**/accounts/add", lambda route: held_up.append(route))
+    make = button(page, "Make the account")
+    make.scroll_into_view_if_needed()
+    box = make.bounding_box()
+    assert box
+    for _ in range(2):
+        page.mouse.click(box["x"] + 20, box["y"] + 10)
+        page.wait_for_timeout(100)
+    (first,) = held_up
+    first.continue_()
+    password = page.locator("code.secret").inner_text()
+    assert Desk(rt, email).sign_in(password) == 303
+
+
+def test_a_key_is_made_and_revoked(page: Page, rt: Served, hands: Hands) -> None:
+    page.goto("/staff/accounts")
+    hands.tick(page.locator("[name=scope_check]"))
+    hands.press(button(page, "Make the key"))
+    key = page.locator("code.secret").inner_text()
+    asked = {"brand": "rt", "channel": "email", "purpose": "marketing", "to": [ADA]}
+    told = {"Authorization": f"Bearer {key}"}
+    assert rt.client.post("/v1/check", json=asked, headers=told).is_success
+    hands.press(button(page, f"Revoke {key.split('_')[1]}"))
+    page.wait_for_url("**#keys")
+    refused = lambda: rt.client.post("/v1/check", json=asked, headers=told).status_code == 401  # noqa: E731
+    eventually(refused)
+
+
+def test_my_password_is_changed(page: Page, rt: Served, hands: Hands) -> None:
+    lee = Desk(rt, f"lee{next(NEXT)}@example.co.uk")
+    add_staff(rt, lee.email, Role.RECEPTION)
+    assert lee.sign_in() == 303
+    base = str(rt.client.base_url)
+    cookie = {"name": "prefs_staff", "value": lee.cookies["prefs_staff"], "url": f"{base}/staff"}
+    page.context.add_cookies([cookie])  # type: ignore[list-item]  # playwright's own dictionary
+    page.goto("/staff/me")
+    new = "another horse battery"
+    hands.write(page.get_by_label("Your present password"), PASSWORD)
+    hands.write(page.locator("[name=new]"), new)
+    hands.write(page.locator("[name=again]"), new)
+    hands.press(button(page, "Change my password"))
+    page.get_by_role("heading", name="Your password is changed").wait_for()
+    good(page)
+    assert lee.ask("GET", "/staff").status_code == 303
+    assert lee.sign_in() == 401
+    assert lee.sign_in(new) == 303
 
 
 def test_the_ledger_is_verified_by_keyboard(page: Page) -> None:
@@ -319,6 +449,22 @@ def test_a_list_is_checked_by_keyboard(page: Page, tmp_path: Path) -> None:
     press(page, "Delete this list now")
     page.wait_for_url("**/staff/campaign")
     assert page.get_by_text("spring.csv").count() == 0
+
+
+def test_a_list_of_numbers_is_checked(page: Page, tmp_path: Path, hands: Hands) -> None:
+    (tmp_path / "texts.csv").write_bytes(b"Name,Mobile\nAda,07700 900101\n")
+    page.goto("/staff/campaign")
+    with page.expect_file_chooser() as chooser:
+        hands.press(page.locator("input[type=file]"))
+    chooser.value.set_files(tmp_path / "texts.csv")
+    hands.press(button(page, "Look at this list"))
+    page.get_by_role("heading", name="texts.csv").wait_for()
+    hands.select(page.get_by_label("Sent by"), "Phone call")
+    hands.press(button(page, "Check every row"))
+    page.get_by_text("of 1 may be sent to.").wait_for()
+    page.get_by_text("screening_stale").wait_for()
+    hands.press(button(page, "Delete this list now"))
+    page.wait_for_url("**/staff/campaign")
 
 
 def test_a_list_is_dropped_onto_the_page(page: Page, tmp_path: Path) -> None:

@@ -74,8 +74,8 @@ def test_a_system_is_told_with_its_mode_and_what_waits(clinic: Clinic) -> None:
     clinic.rt.say(ADA, "out")
     clinic.rt.say(BOB, "out")
     page = text(clinic.owner.get("/staff/systems"))
-    assert "mailchimp only watched 2 " in page
-    assert "timely live 2 " in page
+    assert "Mailchimp only watched 2 " in page
+    assert "Timely live 2 " in page
 
 
 def test_an_unsafe_system_says_why_and_a_parked_one_what_it_was_told(clinic: Clinic) -> None:
@@ -108,7 +108,7 @@ def test_a_brand_without_systems_is_told_how_to_add_one(clinic: Clinic) -> None:
     other = desk(clinic.rt, email="ola@example.co.uk", brand="second")
     page = other.get("/staff/systems")
     assert "[brands.second.targets.mailchimp]" in page
-    assert "timely" not in page
+    assert "timely" not in page.lower()
     assert other.ask("GET", "/staff/systems/mailchimp").status_code == 404
 
 

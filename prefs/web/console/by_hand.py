@@ -3,7 +3,8 @@ take along, and what they bring back: that list with ticks, or the system's own 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import msgspec
@@ -69,10 +70,21 @@ async def bring(request: Request, visit: Visit) -> Response:
     target = _target(visit, request.path_params["target"])
     if not brought.file:
         raise BadInput("staff.upload.missing")
-    is_list = sync.is_list(brought.file)
-    report = await _read(request, target, brought.file, apply=is_list)
+    with _told(visit, target):
+        is_list = sync.is_list(brought.file)
+        report = await _read(request, target, brought.file, apply=is_list)
     paper = None if is_list else await _keep(visit, Export(target.name, brought.file))
     return _page(visit, target, report, paper=paper, is_list=is_list)
+
+
+@contextmanager
+def _told(visit: Visit, target: Target) -> Iterator[None]:
+    """What is wrong with a file, in the words of the page."""
+    try:
+        yield
+    except BadInput as fault:
+        says = visit.t("staff.upload.wrong", system=target.name, fault=str(fault))
+        raise BadInput(says) from None
 
 
 async def _read(request: Request, target: Target, data: bytes, *, apply: bool) -> Report:
@@ -114,7 +126,8 @@ async def take_in(request: Request, visit: Visit) -> Response:
     export = await served.database.read(find)
     if export.target != target.name:
         raise NotFound("there is no such file any more")
-    report = await _read(request, target, export.data, apply=True)
+    with _told(visit, target):
+        report = await _read(request, target, export.data, apply=True)
     await served.database.write(partial(papers.drop, brand=brand, id_=id_))
     return _page(visit, target, report, paper=None, is_list=False)
 

@@ -72,12 +72,12 @@ async def bring(request: Request, visit: Visit) -> Response:
 async def _multipart(request: Request) -> FormData:
     """The posted form, the file on disk past its first megabyte. Raises BadInput."""
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        raise BadInput("a list is sent as multipart/form-data", status=415)
+        raise BadInput("staff.form.damaged", status=415)
     parser = MultiPartParser(request.headers, _limited(request), max_files=1, max_fields=5)  # type: ignore[arg-type]  # it iterates and no more
     try:
         return await parser.parse()
     except MultiPartException:
-        raise BadInput("the form arrived damaged: open the page again", status=400) from None
+        raise BadInput("staff.form.damaged", status=400) from None
 
 
 async def _limited(request: Request) -> AsyncIterator[bytes]:
@@ -85,7 +85,7 @@ async def _limited(request: Request) -> AsyncIterator[bytes]:
     async for part in request.stream():
         size += len(part)
         if size > LARGEST:
-            raise BadInput(f"the list is larger than {LARGEST >> 20} MB: split it", status=413)
+            raise BadInput("staff.campaign.bad.large", status=413)
         yield part
 
 

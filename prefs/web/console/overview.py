@@ -22,12 +22,12 @@ from prefs.store.staff import Role
 from prefs.store.tally import Tally
 from prefs.web.console.session import Visit, signed_in
 from prefs.web.context import Service
+from prefs.web.status import PARTS, parts_of
 
 SPANS = (4, 12, 26, 52)
 """Weeks that can be looked at."""
 NEWEST = 10_000
 """Honoured outs of one system from which its percentiles are taken."""
-PARTS = (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))
 
 
 class Door(NamedTuple):
@@ -104,13 +104,8 @@ def _doors(found: Iterable[Tally]) -> list[tuple[Door, Counter[str]]]:
 
 def _honoured(conn: Connection, label: str, since: float) -> Honoured:
     count, worst = marks.worst_lag(conn, label, since)
-    lags = sorted(marks.lags(conn, label, since, NEWEST))
-    within = {name: _part(lags, part) for name, part in PARTS}
+    within = parts_of(marks.lags(conn, label, since, NEWEST))
     return Honoured(label.partition("/")[2], count, within, worst)
-
-
-def _part(ordered: list[float], part: float) -> float | None:
-    return ordered[min(len(ordered) - 1, int(len(ordered) * part))] if ordered else None
 
 
 @signed_in(Role.MANAGER)

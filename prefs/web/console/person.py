@@ -22,7 +22,7 @@ from prefs.tasks import release as release_hold
 from prefs.web import people
 from prefs.web.console import quick
 from prefs.web.console.quick import EVERYTHING, note_of
-from prefs.web.console.search import identifiers_in
+from prefs.web.console.search import Sought, identifiers_in
 from prefs.web.console.session import Visit, go, signed_in
 from prefs.web.console.standing import Shown, look
 
@@ -33,18 +33,27 @@ STAYS_AWAY = frozenset({None, Outcome.ABSENT.value, Outcome.UNSUPPORTED.value})
 
 @signed_in()
 async def person(request: Request, visit: Visit) -> Response:
-    text = request.path_params["id"]
+    saved, about = (request.query_params.get(name, "") for name in (SAVED, ABOUT))
+    saved = saved if visit.t.has(f"staff.saved.{saved}") else ""
+    return await _page(visit, request.path_params["id"], saved=saved, about=about)
+
+
+async def _page(
+    visit: Visit, text: str, *, saved: str = "", about: str = "", wrong: BadInput | None = None
+) -> Response:
+    """`wrong` is what the quick form lacks."""
     shown = await visit.served.database.read(
         lambda conn: look(conn, visit.served, visit.member.brand, text)
     )
-    saved, about = (request.query_params.get(name, "") for name in (SAVED, ABOUT))
     return visit.page(
         "person.html",
+        wrong.status if wrong else 200,
         shown=shown,
         who=shown.subject,
-        saved=saved if visit.t.has(f"staff.saved.{saved}") else "",
+        saved=saved,
         following=_following(shown, about),
         mails=visit.served.settings.mail is not None,
+        wrong=visit.said(wrong) if wrong else "",
     )
 
 
@@ -77,7 +86,10 @@ async def record(request: Request, visit: Visit) -> Response:
         hashes = quick.own_hashes(conn, visit, id_, quick.channels_said(visit.form))
         return quick.record(conn, visit, quick.signal_of(visit, about=id_, hashes=hashes))
 
-    return _recorded(visit, await visit.served.database.write(job))
+    try:
+        return _recorded(visit, await visit.served.database.write(job))
+    except BadInput as fault:
+        return await _page(visit, text, wrong=fault)
 
 
 @signed_in()
@@ -87,7 +99,11 @@ async def record_new(request: Request, visit: Visit) -> Response:
     who = next(identifiers_in(text, visit.brand.region), None)
     if who is None:
         raise BadInput("staff.new.bad")
-    signal = quick.signal_of(visit, identifiers=(who,), name=quick.name_of(visit.form))
+    try:
+        signal = quick.signal_of(visit, identifiers=(who,), name=quick.name_of(visit.form))
+    except BadInput as fault:
+        sought, says = Sought([], who), visit.said(fault)
+        return visit.page("home.html", fault.status, sought=sought, text=text, wrong=says)
     done = await visit.served.database.write(lambda conn: quick.record(conn, visit, signal))
     return _recorded(visit, done)
 

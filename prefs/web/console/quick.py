@@ -20,20 +20,30 @@ from prefs.web.console.session import Visit
 from prefs.web.unsubscribe import ALL_MARKETING
 
 EVERYTHING = "all"
+_REMINDERS = "reminders:"
+REMINDERS = tuple(_REMINDERS + one for one in (Channel.EMAIL, Channel.SMS))
 CHOICES = ("out", "in", "hold")
 TOLD = ("phone", "person", "letter")
 LONGEST_NOTE, LONGEST_NAME = 500, 200
 
 
-def channels_said(form: Mapping[str, str]) -> list[Channel]:
-    """Raises BadInput."""
+def scopes_said(form: Mapping[str, str]) -> list[Scope]:
+    """What the wish is about: marketing on a channel or on all, or the reminders of one channel.
+    Raises BadInput."""
     text = form.get("channel", "")
     if text == EVERYTHING:
-        return list(Channel)
+        return [Scope(one, Purpose.MARKETING) for one in Channel]
+    if text in REMINDERS:
+        return [Scope(Channel(text.removeprefix(_REMINDERS)), Purpose.REMINDERS)]
     try:
-        return [Channel(text)]
+        return [Scope(Channel(text), Purpose.MARKETING)]
     except ValueError:
         raise BadInput("staff.quick.no_channel") from None
+
+
+def channels_said(form: Mapping[str, str]) -> list[Channel]:
+    """Raises BadInput."""
+    return [scope.channel for scope in scopes_said(form)]
 
 
 def signal_of(visit: Visit, **who: Any) -> Signal:
@@ -42,12 +52,15 @@ def signal_of(visit: Visit, **who: Any) -> Signal:
     choice, told, note = form.get("choice", ""), form.get("told", ""), note_of(form)
     if choice not in CHOICES or told not in TOLD:
         raise BadInput("staff.form.damaged")
-    if choice == "in" and not note:
-        raise BadInput("staff.quick.in_needs_note")
+    scopes = scopes_said(form)
+    reminders = scopes[0].purpose is Purpose.REMINDERS
+    if reminders and choice == "hold":
+        raise BadInput("staff.quick.no_hold")
+    if not note and (choice == "in" or reminders):
+        raise BadInput("staff.quick.reminders_note" if reminders else "staff.quick.in_needs_note")
     said = Choice.IN if choice == "in" else Choice.OUT
-    channels = channels_said(form)
     everything = choice == "out" and form.get("channel") == EVERYTHING
-    statements = tuple(Statement(Scope(one, Purpose.MARKETING), said) for one in channels)
+    statements = tuple(Statement(scope, said) for scope in scopes)
     way = visit.t(f"staff.told.{told}")
     return Signal(
         brand=visit.member.brand,
@@ -97,7 +110,9 @@ def record(conn: Connection, visit: Visit, signal: Signal) -> Recorded:
     if signal.hold:
         _ask(conn, visit, done)
     elif visit.form.get("choice") == "out":
-        settle_questions(conn, visit, done.subject_id, channels_said(visit.form), "out")
+        scopes = scopes_said(visit.form)
+        marketing = [one.channel for one in scopes if one.purpose is Purpose.MARKETING]
+        settle_questions(conn, visit, done.subject_id, marketing, "out")
     return done
 
 

@@ -81,7 +81,7 @@ def _told(conn: Connection, served: Service, people: list[Subject]) -> list[Foun
 
 @signed_in()
 async def home(request: Request, visit: Visit) -> Response:
-    return visit.page("home.html", sought=None, text="")
+    return visit.page("home.html", sought=None, text="", wrong="")
 
 
 @signed_in()
@@ -91,10 +91,10 @@ async def search(request: Request, visit: Visit) -> Response:
     served, brand = visit.served, visit.member.brand
     sought = await served.database.read(lambda conn: seek(conn, served, brand, text))
     if request.headers.get(PART):
-        return visit.page("results.html", sought=sought)
+        return visit.page("results.html", sought=sought, wrong="")
     if len(sought.people) == 1:
         return go(f"/staff/people/{sought.people[0].id}")
-    return visit.page("home.html", sought=sought, text=text)
+    return visit.page("home.html", sought=sought, text=text, wrong="")
 
 
 routes = [

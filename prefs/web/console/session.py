@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
+import structlog
 from sqlalchemy import Connection
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
@@ -54,8 +55,15 @@ class Visit(NamedTuple):
     def t(self) -> Texts:
         return texts_of(self.brand)
 
+    def named(self, target: str) -> str:
+        """A target as people know it: its system, and its own name where that says more."""
+        found = self.brand.targets.get(target)
+        system = self.t.system(found.system) if found else target
+        return system if found is None or target == found.system else f"{system} ({target})"
+
     def page(self, template: str, status: int = 200, **context: Any) -> Response:
-        """A page of the console. `context` is shown as text, whatever it holds."""
+        """A page of the console. `context` is shown as text, whatever it holds; `typed` is what was
+        posted, so that a form that fails keeps it."""
         body = pages.environment.get_template(f"staff/{template}").render(
             t=self.t,
             brand=self.brand,
@@ -64,14 +72,23 @@ class Visit(NamedTuple):
             csrf=self.session.csrf,
             may=self._may,
             open_tasks=self.open_tasks,
+            typed=self.form,
+            named=self.named,
             now=self.served.clock().timestamp(),
             **context,
         )
         return Response(body, status, headers=headers(), media_type="text/html")
 
+    def said(self, fault: BadInput) -> str:
+        """What is wrong, as a page says it."""
+        key = str(fault)
+        return self.t(key) if self.t.has(key) else key
+
     def _may(self, role: str) -> bool:
         return self.member.role.covers(Role(role))
 
+
+log = structlog.get_logger()
 
 Handler = Callable[[Request, Visit], Awaitable[Response]]
 
@@ -119,13 +136,14 @@ def signed_in(
             except ClientDisconnect:
                 return Response(status_code=400)  # nobody is there to read it
             except BadInput as fault:
-                key = str(fault)
-                says = visit.t(key) if visit.t.has(key) else key
-                return visit.page("problem.html", fault.status, says=says)
+                return visit.page("problem.html", fault.status, says=visit.said(fault))
             except NotFound:
                 return visit.page("problem.html", 404, says=visit.t("staff.gone"))
             except Unavailable:
                 return visit.page("problem.html", 503, says=visit.t("staff.away"))
+            except Exception as fault:
+                log.exception("request_failed", fault=type(fault).__name__)
+                return visit.page("problem.html", 500, says=visit.t("staff.fault"))
 
         guarded.least = least  # type: ignore[attr-defined]  # read by the test that lists routes
         guarded.__name__ = handler.__name__
@@ -174,7 +192,10 @@ async def _form(request: Request, session: Session) -> Mapping[str, str]:
     """The posted fields, once their token is right. Raises BadInput."""
     if request.method != "POST":
         return {}
-    form = fields(await read_body(request, FORM_LIMIT))
+    try:
+        form = fields(await read_body(request, FORM_LIMIT))
+    except BadInput as fault:
+        raise BadInput("staff.form.damaged", status=fault.status) from None
     check_token(form.get(CSRF, ""), session)
     return form
 

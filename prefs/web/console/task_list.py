@@ -120,21 +120,23 @@ class Listed(NamedTuple):
 
 @signed_in()
 async def task_list(request: Request, visit: Visit) -> Response:
-    """Open ones, what is due first, or settled ones, the latest first; of one kind or all."""
+    """Open ones, what is due first, or settled ones, the latest first; of one kind or all. Changes
+    that are carried as a list stand in it one by one only when they are asked for."""
     query = request.query_params
     state = query.get("state", "")
     state = state if state in STATES else STATES[0]
     kind = query.get("kind", "")
     kind = kind if kind in KINDS else ""
     number, brand = whole(query.get("page")), visit.member.brand
+    assisted = changed_by_hand(visit)
+    as_list = {kind_at(one) for one in assisted} if state == "open" else set()
+    wanted = {kind} if kind else KINDS.keys() - as_list
 
     def look(conn: Connection) -> Listed:
         is_open = state == "open"
         counts = tasks.counts(conn, brand, is_open=is_open)
-        sheet = Sheet.of(number, counts.get(kind, 0) if kind else sum(counts.values()), A_PAGE)
-        rows = tasks.page(
-            conn, brand, is_open=is_open, kind=kind or None, first=sheet.first, size=A_PAGE
-        )
+        sheet = Sheet.of(number, sum(counts.get(one, 0) for one in wanted), A_PAGE)
+        rows = tasks.page(conn, brand, wanted, is_open=is_open, first=sheet.first, size=A_PAGE)
         ids = {row.subject_id for row in rows if row.subject_id}
         people = {one.id: one.name for one in subjects.by_ids(conn, ids)}
         return Listed([told(visit, row, people) for row in rows], counts, sheet)
@@ -146,7 +148,8 @@ async def task_list(request: Request, visit: Visit) -> Response:
         state=state,
         kind=kind,
         states=STATES,
-        assisted=changed_by_hand(visit),
+        assisted=[(one, listed.counts.get(kind_at(one), 0)) for one in assisted],
+        as_list=as_list,
         settled=query.get("settled") == "yes",
         kinds=list(KINDS),
     )
@@ -154,7 +157,12 @@ async def task_list(request: Request, visit: Visit) -> Response:
 
 def changed_by_hand(visit: Visit) -> list[Target]:
     """Systems without an interface: staff carry the changes."""
-    return [one for one in visit.brand.targets.values() if f"{one.system}_change" in KINDS]
+    return [one for one in visit.brand.targets.values() if kind_at(one) in KINDS]
+
+
+def kind_at(target: Target) -> str:
+    """The kind of a change that staff carry there."""
+    return f"{target.system}_change"
 
 
 # --- settling ----------------------------------------------------------------------------------
@@ -173,7 +181,10 @@ async def settle_task(request: Request, visit: Visit) -> Response:
 
     def job(conn: Connection) -> None:
         _check(conn, visit, id_, state)
-        settle(conn, visit.served, visit.member.brand, id_, settled)
+        try:
+            settle(conn, visit.served, visit.member.brand, id_, settled)
+        except BadInput:  # the state was looked at: nobody is known by what the task tells
+            raise BadInput("staff.tasks.nobody") from None
 
     await visit.served.database.write(job)
     kind, page = visit.form.get("kind", ""), whole(visit.form.get("page")) or 1

@@ -10,9 +10,13 @@ for (const form of document.querySelectorAll("form[data-search]")) {
       headers: { "X-Part": "results" },
       body: new URLSearchParams(new FormData(form)),
       credentials: "same-origin",
-    });
-    if (answer.status === 401) { location.reload(); return; }
-    if (answer.ok && number === asked) shown.innerHTML = await answer.text();
+    }).catch(() => null);
+    if (answer && answer.status === 401) { location.reload(); return; }
+    const text = answer && answer.ok ? await answer.text() : null;
+    if (number !== asked) return;
+    // Nobody may take the list of an earlier word for the answer to this one.
+    if (text === null) shown.textContent = form.dataset.away;
+    else shown.innerHTML = text;
   };
   form.addEventListener("input", () => {
     clearTimeout(waiting);
@@ -34,3 +38,12 @@ for (const shown of document.querySelectorAll("[data-poll]")) {
   };
   setTimeout(look, 1000);
 }
+// A second press while the first is on its way would do it twice, and its answer would hide the first.
+const sent = new Set();
+addEventListener("pageshow", () => sent.clear());
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  if (sent.has(form)) { event.preventDefault(); return; }
+  sent.add(form);
+  setTimeout(() => sent.delete(form), 5000);
+});
