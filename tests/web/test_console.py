@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -218,6 +220,14 @@ def test_it_leads_nowhere_else(rt: Served) -> None:
     fields = {"email": SAM, "password": PASSWORD, "next": "https://evil.example"}
     answer = Desk(rt).ask("POST", "/staff/login?next=//evil.example", data=fields)
     assert answer.headers["location"] == "/staff"
+
+
+def test_a_password_is_kept_by_argon2id_at_the_cost_that_rfc_9106_recommends() -> None:
+    """In a process of its own: the other tests pay less."""
+    told = "from prefs.store import staff; print(staff._hasher.hash('x'), staff._NOBODY)"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    for kept in done.stdout.split():
+        assert kept.startswith("$argon2id$v=19$m=65536,t=3,p=4$")
 
 
 class TestSecondFactor:
