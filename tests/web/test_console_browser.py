@@ -22,8 +22,6 @@ from tests.hands import HANDS, Hands
 from tests.served import Served, eventually, listening
 from tests.twins.timely import COLUMNS, TimelyTwin
 
-pytestmark = pytest.mark.long
-
 SCREENS = {
     "phone": ViewportSize(width=360, height=740),
     "desktop": ViewportSize(width=1280, height=800),

@@ -26,8 +26,6 @@ from prefs.core.words import Kind
 from tests import browser as chromium
 from tests.served import Served, eventually, listening
 
-pytestmark = pytest.mark.long
-
 SCREENS = {
     "phone": ViewportSize(width=360, height=740),
     "desk": ViewportSize(width=1280, height=800),
