@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.13 3,$(shell python$(v) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v python$(v))))
 UV := $(shell command -v uv 2>/dev/null)
 # Half of the time is waiting, so more than two cores carry.
-WORKERS ?= 3
+WORKERS ?= 4
 
 help:
 	@echo "make demo    the story with vendor twins on this machine (DEMO_CHECK=1: run it alone)"

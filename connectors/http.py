@@ -14,10 +14,12 @@ import logging
 import math
 import re
 import socket
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
@@ -50,6 +52,12 @@ HOST_FINE_FOR = 60.0
 
 for _name in ("httpx", "httpcore", "urllib3", "requests"):
     logging.getLogger(_name).setLevel(logging.WARNING)
+
+
+@cache
+def _trusted() -> ssl.SSLContext:
+    """One for all: to read the certificates takes longer than many a call."""
+    return httpx.create_ssl_context(trust_env=False)
 
 
 class Reply(NamedTuple):
@@ -92,6 +100,7 @@ class Way:
             timeout=httpx.Timeout(CALL_LIMIT, connect=CONNECT_LIMIT),
             follow_redirects=False,
             trust_env=False,
+            verify=_trusted(),
         )
 
     async def close(self) -> None:

@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from argon2 import PasswordHasher
 from hypothesis import settings
 
+from prefs.store import staff
 from tests import empty
 from tests.connectors import specs
 from tests.connectors.summary import Summary
@@ -56,6 +58,17 @@ if importlib.util.find_spec("sniffio") is None:
     # httpcore looks for it several times a call, and under pytest each look in vain is dear: with
     # this it fails at once. A sixth of the time of the tests that make thousands of calls.
     sys.modules["sniffio"] = None  # type: ignore[assignment]  # how an import is made to fail
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cheap_passwords() -> Iterator[None]:
+    """Argon2id as it is kept takes a sixth of a second of both cores, at every sign-in. That it is
+    kept so is shown by tests/web/test_console.py."""
+    cheap = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(staff, "_hasher", cheap)
+        patched.setattr(staff, "_NOBODY", cheap.hash("nobody"))
+        yield
 
 
 @pytest.fixture

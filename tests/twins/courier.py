@@ -159,7 +159,7 @@ class Courier:
             self._thread.start()
 
     def _run(self) -> None:
-        with httpx.Client(trust_env=False, follow_redirects=False) as client:
+        with httpx.Client(trust_env=False, follow_redirects=False, verify=False) as client:
             while (queued := self._next()) is not None:
                 try:
                     self._deliver(client, queued)

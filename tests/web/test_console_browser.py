@@ -17,7 +17,7 @@ from prefs.core.ids import subject_number
 from prefs.store import tasks
 from prefs.store.staff import Role
 from tests import browser as chromium
-from tests.desk import PASSWORD, SAM, add_staff
+from tests.desk import PASSWORD, SAM, Desk, add_staff
 from tests.hands import HANDS, Hands
 from tests.served import Served, eventually, listening
 from tests.twins.timely import COLUMNS, TimelyTwin
@@ -98,20 +98,38 @@ def opened(browser: Browser, screen: str, *, scripts: bool) -> Iterator[Page]:
     context.close()
 
 
-@pytest.fixture(params=list(SCREENS))
-def page(request: pytest.FixtureRequest, browser: Browser, rt: Served) -> Iterator[Page]:
-    for made in opened(browser, request.param, scripts=True):
-        sign_in(made, rt)
+@pytest.fixture(scope="module")
+def cookie(rt: Served) -> str:
+    """Of one session for all."""
+    sam = Desk(rt, SAM)
+    assert sam.sign_in() == 303
+    return sam.cookies["prefs_staff"]
+
+
+def at_the_desk(pages: Iterator[Page], rt: Served, cookie: str) -> Iterator[Page]:
+    """Signed in, where somebody is looked for."""
+    url = f"{rt.client.base_url}/staff"
+    for made in pages:
+        made.context.add_cookies([{"name": "prefs_staff", "value": cookie, "url": url}])
+        made.goto(url)
+        expect(made.locator("[name=q]")).to_be_focused()
         yield made
+
+
+@pytest.fixture(params=list(SCREENS))
+def page(
+    request: pytest.FixtureRequest, browser: Browser, rt: Served, cookie: str
+) -> Iterator[Page]:
+    yield from at_the_desk(opened(browser, request.param, scripts=True), rt, cookie)
 
 
 @pytest.fixture(params=[(screen, on) for screen in SCREENS for on in (True, False)])
-def any_page(request: pytest.FixtureRequest, browser: Browser, rt: Served) -> Iterator[Page]:
+def any_page(
+    request: pytest.FixtureRequest, browser: Browser, rt: Served, cookie: str
+) -> Iterator[Page]:
     """Also without scripts."""
     screen, on = request.param
-    for made in opened(browser, screen, scripts=on):
-        sign_in(made, rt)
-        yield made
+    yield from at_the_desk(opened(browser, screen, scripts=on), rt, cookie)
 
 
 @pytest.fixture(params=list(HANDS))
@@ -174,6 +192,8 @@ def ready(page: Page) -> None:
 
 
 def test_from_sign_in_to_a_saved_phone_opt_out(any_page: Page, rt: Served, clinic: Clinic) -> None:
+    any_page.context.clear_cookies()
+    sign_in(any_page, rt)
     _, _, phone, _ = clinic.person("Quentin Quickly")
     keys = Keys(any_page)
     keys.type(phone)
