@@ -370,7 +370,10 @@ def test_a_key_is_made_and_revoked(page: Page, rt: Served, hands: Hands) -> None
     assert rt.client.post("/v1/check", json=asked, headers=told).is_success
     hands.press(button(page, f"Revoke {key.split('_')[1]}"))
     page.wait_for_url("**#keys")
-    refused = lambda: rt.client.post("/v1/check", json=asked, headers=told).status_code == 401  # noqa: E731
+
+    def refused() -> bool:
+        return bool(rt.client.post("/v1/check", json=asked, headers=told).status_code == 401)
+
     eventually(refused)
 
 

@@ -111,7 +111,7 @@ def test_asking_about_anybody_looks_and_lasts_the_same(
     with capsys.disabled():
         gaps = {name: 1000 * (medians[name] - medians["known"]) for name in ASKED}
         told = ", ".join(f"{name} {gap:+.2f}" for name, gap in gaps.items())
-        print(f"\n/p, {PAIRS} pairs, median gap to a known address in ms: {told}")  # noqa: T201
+        print(f"\n/p, {PAIRS} pairs, median gap to a known address in ms: {told}")  # noqa: T201  # the run's own report
     assert max(medians.values()) < 2 * min(medians.values())
 
 

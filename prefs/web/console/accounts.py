@@ -108,7 +108,7 @@ def _role(visit: Visit) -> Role:
     try:
         return Role(visit.form.get("role", ""))
     except ValueError:
-        raise BadInput(visit.t("staff.damaged")) from None
+        raise BadInput("staff.form.damaged") from None
 
 
 @signed_in(Role.OWNER)
@@ -144,14 +144,14 @@ def _keep_an_owner(conn: Connection, visit: Visit, id_: str) -> None:
     brand = visit.member.brand
     one = staff.one(conn, visit.served.keys, brand, id_)
     if one.role is Role.OWNER and staff.count_owners(conn, brand) == 1:
-        raise LastOwner(visit.t("staff.accounts.last_owner"))
+        raise LastOwner("staff.accounts.last_owner")
 
 
 async def _changed(visit: Visit, job: Callable[[Connection], None]) -> Response:
     try:
         await visit.served.database.write(job)
-    except LastOwner:
-        return await page(visit, wrong="staff.accounts.last_owner", status=409)
+    except LastOwner as fault:
+        return await page(visit, wrong=str(fault), status=409)
     return go(PATH)
 
 
@@ -160,7 +160,7 @@ async def reset_password(request: Request, visit: Visit) -> Response:
     """A new one, shown once; every session of that person ends."""
     served, brand, id_ = visit.served, visit.member.brand, request.path_params["id"]
     if id_ == visit.member.id:
-        raise BadInput(visit.t("staff.accounts.own"))
+        raise BadInput("staff.accounts.own")
     one = await served.database.read(lambda conn: staff.one(conn, served.keys, brand, id_))
     password = new_password()
     hashed = await asyncio.to_thread(staff.hashed, password)

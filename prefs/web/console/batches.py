@@ -21,6 +21,7 @@ from prefs.store.staff import Role
 from prefs.tasks import Settled, settle
 from prefs.web.console import jobs as console_jobs
 from prefs.web.console.jobs import Tell
+from prefs.web.console.quick import note_of
 from prefs.web.console.session import Visit, go, signed_in
 from prefs.web.context import Service
 
@@ -96,10 +97,10 @@ def _settle(conn: Connection, visit: Visit, batch: Batch) -> None:
 @signed_in(Role.OWNER)
 async def take_back(request: Request, visit: Visit) -> Response:
     """In the background: a person's own out stays."""
-    label, note = request.path_params["label"], visit.form.get("note", "").strip()[:500]
+    label, note = request.path_params["label"], note_of(visit.form)
     batch = await visit.served.database.read(lambda conn: _batch(conn, visit, label))
     if not note:
-        raise BadInput(visit.t("staff.batch.needs_note"))
+        raise BadInput("staff.batch.needs_note")
     evidence = Evidence(actor=visit.member.email, note=note, page="/staff/systems")
 
     async def work(tell: Tell) -> Mapping[str, Any]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
@@ -20,10 +19,10 @@ from prefs.store.staff import Role
 from prefs.web import scrub
 from prefs.web.bodies import CheckBody
 from prefs.web.check import asked
-from prefs.web.console import jobs
+from prefs.web.console import jobs, uploads
 from prefs.web.console.jobs import Tell
 from prefs.web.console.lists import MOST, List, Lists
-from prefs.web.console.session import CSRF, Visit, check_token, go, headers, signed_in
+from prefs.web.console.session import Visit, go, headers, signed_in
 from prefs.web.context import Service
 from prefs.web.scrub import Answering, Shape, Unreadable
 
@@ -58,35 +57,11 @@ async def _start_page(
 
 @signed_in(Role.MANAGER, brings_file=True)
 async def bring(request: Request, visit: Visit) -> Response:
-    form = await _multipart(request)
-    try:
-        check_token(str(form.get(CSRF, "")), visit.session)
-        brought = form.get("list")
-        if not isinstance(brought, UploadFile) or not brought.filename:
+    too_large = "staff.campaign.bad.large"
+    async with uploads.brought(request, visit, LARGEST, too_large) as (_, brought):
+        if brought is None:
             return await _start_page(request, visit, visit.t("staff.campaign.bad.none"), 422)
         return await _keep(request, visit, brought)
-    finally:
-        await form.close()
-
-
-async def _multipart(request: Request) -> FormData:
-    """The posted form, the file on disk past its first megabyte. Raises BadInput."""
-    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        raise BadInput("staff.form.damaged", status=415)
-    parser = MultiPartParser(request.headers, _limited(request), max_files=1, max_fields=5)  # type: ignore[arg-type]  # it iterates and no more
-    try:
-        return await parser.parse()
-    except MultiPartException:
-        raise BadInput("staff.form.damaged", status=400) from None
-
-
-async def _limited(request: Request) -> AsyncIterator[bytes]:
-    size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > LARGEST:
-            raise BadInput("staff.campaign.bad.large", status=413)
-        yield part
 
 
 async def _keep(request: Request, visit: Visit, brought: UploadFile) -> Response:
@@ -151,7 +126,7 @@ def _shape(visit: Visit, guessed: scrub.Guess) -> Shape:
     """Raises BadInput for a column that the list does not have."""
     text = visit.form.get("column", "")
     if not text.isascii() or not text.isdigit() or int(text) >= len(guessed.headings):
-        raise BadInput(visit.t("staff.campaign.bad.column"))
+        raise BadInput("staff.campaign.bad.column")
     headed = visit.form.get("headed") == "yes"
     return guessed.shape._replace(column=int(text), headed=headed)
 
@@ -161,9 +136,9 @@ def _body(visit: Visit) -> CheckBody:
     form = visit.form
     channel, purpose, topic = (form.get(name, "") for name in ("channel", "purpose", "topic"))
     if purpose in set(Purpose) and channel not in CHANNELS_OF[Purpose(purpose)]:
-        raise BadInput(visit.t("staff.campaign.bad.purpose"))
+        raise BadInput("staff.campaign.bad.purpose")
     if topic and purpose != Purpose.MARKETING:
-        raise BadInput(visit.t("staff.campaign.bad.topic"))
+        raise BadInput("staff.campaign.bad.topic")
     via = form.get("via") or None
     return CheckBody(visit.member.brand, channel, purpose, [], topic or None, via)
 

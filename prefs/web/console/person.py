@@ -21,7 +21,7 @@ from prefs.store.staff import Role
 from prefs.tasks import release as release_hold
 from prefs.web import people
 from prefs.web.console import quick
-from prefs.web.console.quick import EVERYTHING, note_of
+from prefs.web.console.quick import EVERYTHING, needed_note
 from prefs.web.console.search import Sought, identifiers_in
 from prefs.web.console.session import Visit, go, signed_in
 from prefs.web.console.standing import Shown, look
@@ -116,7 +116,7 @@ def _recorded(visit: Visit, done: Recorded) -> Response:
 @signed_in()
 async def undo(request: Request, visit: Visit) -> Response:
     """A slip of the last minutes: by who made it, or a manager."""
-    text, act, note = request.path_params["id"], visit.form.get("act", ""), _needed_note(visit)
+    text, act, note = request.path_params["id"], visit.form.get("act", ""), needed_note(visit.form)
 
     def job(conn: Connection) -> None:
         brand = visit.member.brand
@@ -133,18 +133,10 @@ async def undo(request: Request, visit: Visit) -> Response:
     return _back(text, "undone")
 
 
-def _needed_note(visit: Visit) -> str:
-    """Raises BadInput."""
-    note = note_of(visit.form)
-    if not note:
-        raise BadInput("staff.note.missing")
-    return note
-
-
 @signed_in()
 async def release(request: Request, visit: Visit) -> Response:
     """An unclear wish was no stop: the hold ends, and what was asked about it is answered."""
-    text, note = request.path_params["id"], _needed_note(visit)
+    text, note = request.path_params["id"], needed_note(visit.form)
     channels = quick.channels_said(visit.form)
 
     def job(conn: Connection) -> None:

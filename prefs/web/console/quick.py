@@ -84,6 +84,14 @@ def note_of(form: Mapping[str, str]) -> str:
     return form.get("note", "").strip()[:LONGEST_NOTE]
 
 
+def needed_note(form: Mapping[str, str]) -> str:
+    """Raises BadInput."""
+    note = note_of(form)
+    if not note:
+        raise BadInput("staff.note.missing")
+    return note
+
+
 def _moment(visit: Visit) -> datetime:
     """When the person said it, in the brand's zone; now where nothing else is told."""
     text, now = visit.form.get("at", ""), visit.served.clock()

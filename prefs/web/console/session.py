@@ -32,6 +32,7 @@ PATH = "/staff"
 SIGN_IN = "/staff/login"
 CSRF = "csrf"
 FORM_LIMIT = 64 * 1024
+MOST_FIELDS = 500
 CSP = f"{pages.CSP}; script-src 'self'; connect-src 'self'"
 
 
@@ -204,7 +205,7 @@ def fields(raw: bytes) -> dict[str, str]:
     """Raises BadInput for more of them than any page of ours has."""
     text = raw.decode("utf-8", "replace")
     try:
-        return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=500))
+        return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=MOST_FIELDS))
     except ValueError:
         raise BadInput("staff.form.damaged") from None
 

@@ -17,7 +17,7 @@ from prefs.core.words import Channel
 from prefs.store import subjects, tasks
 from prefs.store.staff import Role
 from prefs.tasks import KINDS, UNCLEAR, Settled, channels_of, settle
-from prefs.web.console.quick import note_of
+from prefs.web.console.quick import needed_note
 from prefs.web.console.session import Visit, go, signed_in
 from prefs.web.console.sheets import Sheet, whole
 
@@ -172,12 +172,9 @@ def kind_at(target: Target) -> str:
 async def settle_task(request: Request, visit: Visit) -> Response:
     """Close a task as its kind allows, with a note of what was done."""
     id_, state = whole(request.path_params["id"]), visit.form.get("state", "")
-    note = note_of(visit.form)
     if id_ is None:
         raise NotFound("there is no such task")
-    if not note:
-        raise BadInput("staff.note.missing")
-    settled = Settled(state, note, visit.member.email)
+    settled = Settled(state, needed_note(visit.form), visit.member.email)
 
     def job(conn: Connection) -> None:
         _check(conn, visit, id_, state)

@@ -1,27 +1,22 @@
-"""A form with a file (RFC 7578), read whole once its token is right.
-
-Files here are lists of people: a few megabytes at most, gone after a day.
-"""
+"""A form with a file (RFC 7578), read in pieces; nothing of it counts before its token is right."""
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import io
-from collections.abc import Iterator, Mapping
-from email.message import Message
-from email.parser import BytesParser
-from email.policy import HTTP
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from prefs.core.errors import BadInput
-from prefs.web.bodies import read_body
-from prefs.web.console.session import CSRF, Visit, check_token, is_multipart
+from prefs.web.console.session import CSRF, MOST_FIELDS, Visit, check_token, is_multipart
 
 MOST_BYTES = 8 * 1024 * 1024
-FORM = b"Content-Type: "
+"""Of a form that is held in memory: a list of people that is gone after a day."""
 
 
 class Upload(NamedTuple):
@@ -32,39 +27,52 @@ class Upload(NamedTuple):
 
 async def read(request: Request, visit: Visit) -> Upload:
     """The fields and the one file; a form that brings none was read and checked before. Raises
-    BadInput: before anything else for a wrong token."""
-    kind = request.headers.get("content-type", "")
+    BadInput."""
     if not is_multipart(request):
         return Upload(visit.form, b"")
+    async with brought(request, visit, MOST_BYTES, "staff.upload.large") as (fields, file):
+        return Upload(fields, await file.read() if file else b"")
+
+
+@asynccontextmanager
+async def brought(
+    request: Request, visit: Visit, largest: int, too_large: str
+) -> AsyncIterator[tuple[Mapping[str, str], UploadFile | None]]:
+    """The fields, and the file, on disk past its first megabyte; None where none was chosen. Raises
+    BadInput; `too_large` is its text for more bytes than `largest`."""
+    form = await _parsed(request, largest, too_large)
     try:
-        raw = await read_body(request, MOST_BYTES)
-    except BadInput as fault:
-        raise BadInput("staff.upload.large", status=fault.status) from None
-    found = await asyncio.to_thread(_parsed, kind, raw)
-    check_token(found.fields.get(CSRF, ""), visit.session)
-    return found
+        fields = {name: text for name, text in form.items() if isinstance(text, str)}
+        check_token(fields.get(CSRF, ""), visit.session)
+        files = (one for _, one in form.items() if isinstance(one, UploadFile) and one.filename)
+        yield fields, next(files, None)
+    finally:
+        await form.close()
 
 
-def _parsed(kind: str, raw: bytes) -> Upload:
-    head = FORM + kind.encode("latin-1", "replace").replace(b"\r", b"").replace(b"\n", b"")
-    message = BytesParser(policy=HTTP).parsebytes(head + b"\r\n\r\n" + raw)
-    fields, file = {}, b""
-    for part in message.walk() if message.is_multipart() else ():
-        name, content = _part(part)
-        if part.get_filename() is not None:
-            file = content
-        elif name:
-            fields[name] = content.decode("utf-8", "replace")
-    return Upload(fields, file)
-
-
-def _part(part: Message) -> tuple[str, bytes]:
-    name = part.get_param("name", header="content-disposition")
-    content = part.get_payload(decode=True)
-    return (
-        name if isinstance(name, str) else "",
-        content if isinstance(content, bytes) else b"",
+async def _parsed(request: Request, largest: int, too_large: str) -> FormData:
+    if not is_multipart(request):
+        raise BadInput("staff.form.damaged", status=415)
+    parser = MultiPartParser(
+        request.headers,
+        _limited(request, largest, too_large),  # type: ignore[arg-type]  # it iterates and no more
+        max_files=1,
+        max_fields=MOST_FIELDS,
+        max_part_size=MOST_BYTES,
     )
+    try:
+        return await parser.parse()
+    except MultiPartException:
+        raise BadInput("staff.form.damaged", status=400) from None
+
+
+async def _limited(request: Request, largest: int, too_large: str) -> AsyncIterator[bytes]:
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > largest:
+            raise BadInput(too_large, status=413)
+        yield part
 
 
 def text_of(data: bytes) -> str:
