@@ -1,8 +1,11 @@
-"""Numbers that are used once."""
+"""Numbers that are used once: rows of `counters` on SQLite; sequences on PostgreSQL, where nobody
+waits for the other's transaction."""
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, bindparam, insert, update
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from prefs.store.hot import Statement
 from prefs.store.schema import counters
@@ -13,10 +16,21 @@ _STEP = Statement(
     .values(value=counters.c.value + bindparam("b_count"))
     .returning(counters.c.value)
 )
+_NEXT = Statement(
+    select(func.nextval(bindparam("sequence"))).select_from(
+        func.generate_series(1, bindparam("count"))
+    )
+)
 
 
-def next_numbers(conn: Connection, name: str, count: int) -> range:
-    """`count` numbers of this sequence, never handed out before or again."""
+def next_numbers(conn: Connection, name: str, count: int) -> Sequence[int]:
+    """`count` numbers of this sequence, rising, never handed out before or again."""
+    if conn.dialect.name == "sqlite":
+        return _step(conn, name, count)
+    return [number for (number,) in _NEXT.run(conn, {"sequence": f"{name}_numbers", "count": count})]
+
+
+def _step(conn: Connection, name: str, count: int) -> range:
     stepped = _STEP.run(conn, {"b_name": name, "b_count": count})
     if not stepped:
         conn.execute(insert(counters), {"name": name, "value": count})

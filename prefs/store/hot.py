@@ -1,21 +1,22 @@
 """Statements of the hot path: Core statements compiled once and run by the driver itself.
 
 Building and caching a statement anew costs several times what SQLite needs to run it. A
-`Statement` keeps the compiled text and the order of its parameters; `IN` lists are padded to a
-few fixed lengths, so that few texts exist. On PostgreSQL, where the way there and back costs more
-than both, SQLAlchemy runs the same statement.
+`Statement` keeps the compiled text and the order of its parameters. On PostgreSQL, where the way
+there and back costs more than both, SQLAlchemy runs the same statement.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, bindparam
+from sqlalchemy import Column, ColumnElement, Connection, Select, any_, bindparam
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql.expression import Executable
 
-LENGTHS = (1, 2, 4, 16, 64, 256)
+LENGTHS = (1, 2, 4, 16, 64, 256, 1024)
+"""On SQLite a list of keys is padded to one of these, so that few texts exist."""
 
 Row = Any
 """A tuple; SQLAlchemy's own row where it runs the statement."""
@@ -29,6 +30,10 @@ class Statement:
         self._text: str | None = None
         self._names: Sequence[str] = ()
         self._fixed: Mapping[str, Any] = {}
+
+    def on_sqlite(self, given: Mapping[str, Any]) -> tuple[str, list[Any]]:
+        """Text and parameters, for SQLite's driver."""
+        return self._text or self._compile(), self._params(given)
 
     def _compile(self) -> str:
         compiled = self._statement.compile(dialect=sqlite.dialect())  # type: ignore[attr-defined]  # every Core statement compiles
@@ -45,13 +50,13 @@ class Statement:
         if conn.dialect.name != "sqlite":
             done = conn.execute(self._statement, dict(params))
             return done.all() if done.returns_rows else []
-        text = self._text or self._compile()
-        return _raw(conn).execute(text, self._params(params)).fetchall()  # type: ignore[no-any-return]  # the driver is untyped
+        return _raw(conn).execute(*self.on_sqlite(params)).fetchall()  # type: ignore[no-any-return]  # the driver is untyped
 
     def run_many(self, conn: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+        if not rows:
+            return
         if conn.dialect.name != "sqlite":
-            if rows:
-                conn.execute(self._statement, [dict(row) for row in rows])
+            conn.execute(self._statement, [dict(row) for row in rows])
             return
         text = self._text or self._compile()
         _raw(conn).executemany(text, [self._params(row) for row in rows])
@@ -62,29 +67,42 @@ def _raw(conn: Connection) -> Any:
 
 
 class ByKeys:
-    """A select with one `IN`, made for each of a few lengths of its list."""
+    """A select of the rows whose column holds one of many keys."""
 
-    def __init__(self, make: Callable[[Sequence[ColumnElement[Any]]], Executable]) -> None:
-        self._make = make
-        self._statements: dict[int, Statement] = {}
+    def __init__(self, statement: Select[Any], column: Column[Any]) -> None:
+        self._statement = statement
+        self._column = column
+        self._padded: dict[int, Statement] = {}
+        keys = bindparam("keys", type_=ARRAY(column.type))
+        self._by_array = Statement(statement.where(column == any_(keys)))
 
     def run(
         self, conn: Connection, keys: Collection[Any], params: Mapping[str, Any] | None = None
     ) -> list[Row]:
+        if not keys:
+            return []
+        if conn.dialect.name != "sqlite":
+            return list(self._by_array.run(conn, {**(params or {}), "keys": sorted(keys)}))
         found: list[Row] = []
-        ordered = sorted(keys)
-        for start in range(0, len(ordered), LENGTHS[-1]):
-            found += self._run_part(conn, ordered[start : start + LENGTHS[-1]], params or {})
+        for text, given in self.on_sqlite(keys, params or {}):
+            found += _raw(conn).execute(text, given).fetchall()
         return found
 
-    def _run_part(
-        self, conn: Connection, part: Sequence[Any], params: Mapping[str, Any]
-    ) -> Sequence[Row]:
-        length = next(length for length in LENGTHS if len(part) <= length)
-        statement = self._statements.get(length)
-        if statement is None:
+    def on_sqlite(
+        self, keys: Collection[Any], params: Mapping[str, Any]
+    ) -> Iterator[tuple[str, list[Any]]]:
+        """Texts and parameters, for SQLite's driver; together they find all keys, in their order
+        (which is that of the index: it is walked once)."""
+        ordered = sorted(keys)
+        for start in range(0, len(ordered), LENGTHS[-1]):
+            part = ordered[start : start + LENGTHS[-1]]
+            length = next(length for length in LENGTHS if len(part) <= length)
+            part += [part[-1]] * (length - len(part))
+            keyed = {f"key{number}": key for number, key in enumerate(part)}
+            yield self._of_length(length).on_sqlite({**params, **keyed})
+
+    def _of_length(self, length: int) -> Statement:
+        if length not in self._padded:
             names: list[ColumnElement[Any]] = [bindparam(f"key{n}") for n in range(length)]
-            statement = self._statements[length] = Statement(self._make(names))
-        padded = [*part, *([part[-1]] * (length - len(part)))]
-        keyed = {f"key{number}": key for number, key in enumerate(padded)}
-        return statement.run(conn, {**params, **keyed})
+            self._padded[length] = Statement(self._statement.where(self._column.in_(names)))
+        return self._padded[length]

@@ -341,24 +341,22 @@ def delay(conn: Connection, lease: Lease, delayed: Iterable[Delay]) -> None:
 
 
 _PUSHED = ByKeys(
-    lambda hashes: (
-        select(identifiers.c.hash)
-        .join(links, links.c.identifier_id == identifiers.c.id)
-        .join(marks, marks.c.subject_id == links.c.subject_id)
-        .where(
-            identifiers.c.hash.in_(hashes),
-            marks.c.target == bindparam("target"),
-            marks.c.claimed_epoch.is_not(None),
-        )
-    )
+    select(identifiers.c.hash)
+    .join(links, links.c.identifier_id == identifiers.c.id)
+    .join(marks, marks.c.subject_id == links.c.subject_id)
+    .where(
+        marks.c.target == bindparam("target"),
+        marks.c.claimed_epoch.is_not(None),
+    ),
+    identifiers.c.hash,
 )
 _PUSHED_IDS = ByKeys(
-    lambda ids: select(marks.c.vendor_id).where(
+    select(marks.c.vendor_id).where(
         marks.c.target == bindparam("target"),
         marks.c.subject_id == 0,
-        marks.c.vendor_id.in_(ids),
         marks.c.claimed_epoch.is_not(None),
-    )
+    ),
+    marks.c.vendor_id,
 )
 
 
@@ -550,9 +548,8 @@ def records_seen(
 
 
 _KNOWN = ByKeys(
-    lambda ids: select(records.c.vendor_id).where(
-        records.c.target == bindparam("target"), records.c.vendor_id.in_(ids)
-    )
+    select(records.c.vendor_id).where(records.c.target == bindparam("target")),
+    records.c.vendor_id,
 )
 
 
@@ -604,7 +601,7 @@ def vendor_ids(
 
 
 _RECEIPTS = ByKeys(
-    lambda hashes: select(
+    select(
         receipts.c.hash,
         receipts.c.place,
         receipts.c.seen,
@@ -614,7 +611,8 @@ _RECEIPTS = ByKeys(
         receipts.c.ever_on,
         receipts.c.outcome,
         receipts.c.reason,
-    ).where(receipts.c.target == bindparam("target"), receipts.c.hash.in_(hashes))
+    ).where(receipts.c.target == bindparam("target")),
+    receipts.c.hash,
 )
 
 

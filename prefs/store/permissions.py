@@ -10,7 +10,6 @@ from typing import Any
 
 from msgspec.structs import replace
 from sqlalchemy import Connection, bindparam, delete, select
-from sqlalchemy.dialects import sqlite
 
 from prefs.core.decision import NOBODY, Held, Screening, hold_together
 from prefs.core.fold import State
@@ -25,10 +24,12 @@ from prefs.store.sqlite import SQLite
 
 Facts = dict[tuple[str, bytes], set[tuple[Channel, Purpose]]]
 
-CHUNK = 500
-"""Keys a statement; also the fixed lengths to which an IN is padded, so that few texts exist."""
-
-_BY_HASHES = select(permissions.c.hash, permissions.c.value)
+_VALUES = ByKeys(
+    select(permissions.c.hash, permissions.c.value).where(
+        permissions.c.brand == bindparam("brand")
+    ),
+    permissions.c.hash,
+)
 
 
 async def look_up(database: Database, brand: str, hashes: Sequence[bytes]) -> dict[bytes, Held]:
@@ -39,40 +40,11 @@ async def look_up(database: Database, brand: str, hashes: Sequence[bytes]) -> di
 
 
 def _look_up_hot(engine: SQLite, brand: str, hashes: Sequence[bytes]) -> dict[bytes, Held]:
-    found: dict[bytes, Held] = {}
-    ordered = sorted(hashes)
-    for start in range(0, len(ordered), CHUNK):
-        part = ordered[start : start + CHUNK]
-        length = _padded(len(part))
-        params = (brand, *part, *([part[-1]] * (length - len(part))))
-        for hash_, value in engine.hot(_sql(length), params):
-            found[hash_] = decode_held(value)
-    return found
-
-
-def _padded(count: int) -> int:
-    return next(length for length in (1, 2, 8, 64, CHUNK) if count <= length)
-
-
-_texts: dict[int, str] = {}
-
-
-def _sql(length: int) -> str:
-    """The compiled text of the Core statement for that many keys."""
-    if length not in _texts:
-        wanted = _BY_HASHES.where(permissions.c.brand == "", permissions.c.hash.in_([b""] * length))
-        compiled = wanted.compile(
-            dialect=sqlite.dialect(), compile_kwargs={"render_postcompile": True}
-        )
-        _texts[length] = str(compiled)
-    return _texts[length]
-
-
-_VALUES = ByKeys(
-    lambda hashes: _BY_HASHES.where(
-        permissions.c.brand == bindparam("brand"), permissions.c.hash.in_(hashes)
-    )
-)
+    return {
+        hash_: decode_held(value)
+        for text, params in _VALUES.on_sqlite(hashes, {"brand": brand})
+        for hash_, value in engine.hot(text, params)
+    }
 
 
 def read(conn: Connection, brand: str, hashes: Collection[bytes]) -> dict[bytes, Held]:
@@ -155,12 +127,13 @@ def rescreen(conn: Connection, brand: str, changed: Mapping[bytes, Screening]) -
 
 
 _FACTS = ByKeys(
-    lambda hashes: select(
+    select(
         delivery_facts.c.brand,
         delivery_facts.c.hash,
         delivery_facts.c.channel,
         delivery_facts.c.purpose,
-    ).where(delivery_facts.c.hash.in_(hashes))
+    ),
+    delivery_facts.c.hash,
 )
 
 

@@ -21,13 +21,14 @@ from prefs.store.schema import identifiers, screening_runs, screenings
 Answers = dict[bytes, dict[Register, Screened]]
 
 _OF_HASHES = ByKeys(
-    lambda hashes: select(
+    select(
         screenings.c.brand,
         screenings.c.hash,
         screenings.c.register,
         screenings.c.screened_at,
         screenings.c.listed_from,
-    ).where(screenings.c.hash.in_(hashes))
+    ),
+    screenings.c.hash,
 )
 
 

@@ -121,7 +121,8 @@ def store_new(conn: Connection, controller: str, subject: Subject) -> None:
 
 
 _BY_IDS = ByKeys(
-    lambda ids: select(*_COLUMNS).where(subjects.c.id.in_(ids)).order_by(subjects.c.id)
+    select(*_COLUMNS).order_by(subjects.c.id),
+    subjects.c.id,
 )
 
 
@@ -178,19 +179,17 @@ def named(conn: Connection, controller: str, name: str, limit: int) -> list[Subj
 
 
 _FIND = ByKeys(
-    lambda hashes: (
-        select(
-            identifiers.c.id,
-            identifiers.c.kind,
-            identifiers.c.hash,
-            identifiers.c.spelling.is_not(None),
-        )
-        .where(
-            identifiers.c.controller == bindparam("controller"),
-            identifiers.c.hash.in_(hashes),
-        )
-        .order_by(identifiers.c.hash)
+    select(
+        identifiers.c.id,
+        identifiers.c.kind,
+        identifiers.c.hash,
+        identifiers.c.spelling.is_not(None),
     )
+    .where(
+        identifiers.c.controller == bindparam("controller"),
+    )
+    .order_by(identifiers.c.hash),
+    identifiers.c.hash,
 )
 
 
@@ -262,9 +261,8 @@ def link(conn: Connection, subject_id: int, identifier_ids: Iterable[int], now: 
 
 
 _SHARERS = ByKeys(
-    lambda ids: select(links.c.identifier_id, links.c.subject_id).where(
-        links.c.identifier_id.in_(ids)
-    )
+    select(links.c.identifier_id, links.c.subject_id),
+    links.c.identifier_id,
 )
 
 
@@ -293,11 +291,10 @@ def identifiers_of(
 
 
 _HASHES = ByKeys(
-    lambda ids: (
-        select(links.c.subject_id, identifiers.c.id, identifiers.c.hash)
-        .join(identifiers, identifiers.c.id == links.c.identifier_id)
-        .where(links.c.subject_id.in_(ids))
-    )
+    select(links.c.subject_id, identifiers.c.id, identifiers.c.hash).join(
+        identifiers, identifiers.c.id == links.c.identifier_id
+    ),
+    links.c.subject_id,
 )
 
 
@@ -310,16 +307,14 @@ def hashes_of(conn: Connection, subject_ids: Collection[int]) -> dict[int, list[
 
 
 _LAST_ROWS = ByKeys(
-    lambda hashes: (
-        select(identifiers.c.hash, func.max(subjects.c.last_row_at))
-        .join(links, links.c.identifier_id == identifiers.c.id)
-        .join(subjects, subjects.c.id == links.c.subject_id)
-        .where(
-            identifiers.c.controller == bindparam("controller"),
-            identifiers.c.hash.in_(hashes),
-        )
-        .group_by(identifiers.c.hash)
+    select(identifiers.c.hash, func.max(subjects.c.last_row_at))
+    .join(links, links.c.identifier_id == identifiers.c.id)
+    .join(subjects, subjects.c.id == links.c.subject_id)
+    .where(
+        identifiers.c.controller == bindparam("controller"),
     )
+    .group_by(identifiers.c.hash),
+    identifiers.c.hash,
 )
 
 
@@ -347,15 +342,13 @@ def _spelled(keys: Keyring, spelling: bytes | None, hash_: bytes) -> str | None:
 
 
 _OWNERS = ByKeys(
-    lambda hashes: (
-        select(links.c.subject_id)
-        .join(identifiers, identifiers.c.id == links.c.identifier_id)
-        .where(
-            identifiers.c.controller == bindparam("controller"),
-            identifiers.c.hash.in_(hashes),
-        )
-        .distinct()
+    select(links.c.subject_id)
+    .join(identifiers, identifiers.c.id == links.c.identifier_id)
+    .where(
+        identifiers.c.controller == bindparam("controller"),
     )
+    .distinct(),
+    identifiers.c.hash,
 )
 
 
@@ -381,13 +374,12 @@ def sharers(conn: Connection, subject_id: int) -> list[Subject]:
 
 
 _NAMES = ByKeys(
-    lambda hashes: (
-        select(identifiers.c.hash, subjects.c.id, subjects.c.name)
-        .join(links, links.c.identifier_id == identifiers.c.id)
-        .join(subjects, subjects.c.id == links.c.subject_id)
-        .where(identifiers.c.controller == bindparam("controller"), identifiers.c.hash.in_(hashes))
-        .order_by(subjects.c.created_at, subjects.c.id)
-    )
+    select(identifiers.c.hash, subjects.c.id, subjects.c.name)
+    .join(links, links.c.identifier_id == identifiers.c.id)
+    .join(subjects, subjects.c.id == links.c.subject_id)
+    .where(identifiers.c.controller == bindparam("controller"))
+    .order_by(subjects.c.created_at, subjects.c.id),
+    identifiers.c.hash,
 )
 
 
