@@ -109,9 +109,8 @@ def keep_identifier(conn: Connection, parts: Parts, brand: str, identifier: Iden
         if not spelled and not _erased(conn, controller, hash_):
             subjects.spell(conn, controller, hash_, identifier, parts.keys)
         return hash_
-    hashed = (identifier.kind, hashes[0], parts.keys.newest_id)
-    now = parts.clock().timestamp()
-    subjects.add_identifier(conn, controller, identifier, hashed, parts.keys, now)
+    new = [(identifier.kind, hashes[0], identifier)]
+    subjects.add_identifiers(conn, controller, new, parts.keys, parts.clock().timestamp())
     return hashes[0]
 
 

@@ -3,7 +3,8 @@ waits for the other's transaction."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
@@ -27,7 +28,9 @@ def next_numbers(conn: Connection, name: str, count: int) -> Sequence[int]:
     """`count` numbers of this sequence, rising, never handed out before or again."""
     if conn.dialect.name == "sqlite":
         return _step(conn, name, count)
-    return [number for (number,) in _NEXT.run(conn, {"sequence": f"{name}_numbers", "count": count})]
+    return [
+        number for (number,) in _NEXT.run(conn, {"sequence": f"{name}_numbers", "count": count})
+    ]
 
 
 def _step(conn: Connection, name: str, count: int) -> range:
@@ -36,3 +39,20 @@ def _step(conn: Connection, name: str, count: int) -> range:
         conn.execute(insert(counters), {"name": name, "value": count})
     last = int(stepped[0][0]) if stepped else count
     return range(last - count + 1, last + 1)
+
+
+class Numbers:
+    """Numbers of one sequence, fetched together; those left over are never used."""
+
+    def __init__(self, conn: Connection, name: str, expected: int) -> None:
+        self._conn = conn
+        self._name = name
+        self._expected = expected
+        self._left: Iterator[int] = iter(())
+
+    def take(self, count: int) -> list[int]:
+        taken = list(islice(self._left, count))
+        while len(taken) < count:
+            self._left = iter(next_numbers(self._conn, self._name, max(self._expected, count)))
+            taken += islice(self._left, count - len(taken))
+        return taken

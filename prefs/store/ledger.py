@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -64,7 +64,9 @@ _pack = msgspec.msgpack.Encoder().encode
 _canonical_columns = (*(ledger.c[name] for name in CANONICAL), ledger.c.until)
 
 
-_PAYLOAD = Statement(insert(payloads))
+_PAYLOAD = Statement(
+    insert(payloads).values({name: bindparam(name) for name in ("id", "salt", "body")})
+)
 _APPENDED = (*CANONICAL, "until")
 _APPEND = Statement(insert(ledger).values({name: bindparam(name) for name in _APPENDED}))
 
@@ -76,11 +78,20 @@ class Payload(NamedTuple):
 
 def add_payload(conn: Connection, keys: Keyring, content: Mapping[str, Any]) -> Payload:
     """Keep what proves a signal: salted, hashed, encrypted."""
-    (id_,) = next_numbers(conn, "payload", 1)
-    salt = secrets.token_bytes(SALT)
-    body = _pack(content)
-    conn.execute(insert(payloads), {"id": id_, "salt": salt, "body": keys.encrypt(body, _aad(id_))})
-    return Payload(id_, hashlib.sha256(salt + body).digest())
+    (payload,) = add_payloads(conn, keys, [content])
+    return payload
+
+
+def add_payloads(
+    conn: Connection, keys: Keyring, contents: Sequence[Mapping[str, Any]]
+) -> list[Payload]:
+    kept, rows = [], []
+    for id_, content in zip(next_numbers(conn, "payload", len(contents)), contents, strict=True):
+        salt, body = secrets.token_bytes(SALT), _pack(content)
+        kept.append(Payload(id_, hashlib.sha256(salt + body).digest()))
+        rows.append({"id": id_, "salt": salt, "body": keys.encrypt(body, _aad(id_))})
+    _PAYLOAD.run_many(conn, rows)
+    return kept
 
 
 def _aad(payload_id: int) -> bytes:
@@ -110,7 +121,11 @@ class Row(NamedTuple):
 
 
 def append(conn: Connection, rows: Iterable[Row], payload: Payload) -> None:
-    _APPEND.run_many(conn, [_values(row, payload) for row in rows])
+    append_all(conn, ((row, payload) for row in rows))
+
+
+def append_all(conn: Connection, rows: Iterable[tuple[Row, Payload]]) -> None:
+    _APPEND.run_many(conn, [_values(row, payload) for row, payload in rows])
 
 
 def _values(row: Row, payload: Payload) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Integer,
     TextClause,
     and_,
     bindparam,
@@ -61,65 +62,74 @@ class Lease(NamedTuple):
     epoch: int
 
 
+class Marking(NamedTuple):
+    """A mark to set. Only something `heard` of the person, here or by staff, frees a mark that a
+    batch holds back: what a target shows or tells does not."""
+
+    target: str
+    subject_id: int
+    vendor_id: str
+    urgent: bool
+    due_at: float
+    heard: bool
+
+
 def set_marks(
     conn: Connection,
     wanted: Iterable[tuple[str, int, str]],
     now: float,
     *,
     urgent: bool,
-    due_at: float | None = None,
     heard: bool = False,
 ) -> None:
-    """Mark (target, subject id, vendor id) each, due now unless said otherwise. Only something
-    `heard` of the person, here or by staff, frees a mark that a batch holds back: what a target
-    shows or tells does not."""
-    wanted = list(wanted)
-    if not wanted:
-        return
-    numbers = next_numbers(conn, "mark", len(wanted))
+    """Mark (target, subject id, vendor id) each, due now."""
+    set_all(conn, [Marking(*one, urgent, now, heard) for one in wanted], now)
+
+
+def set_all(conn: Connection, wanted: Sequence[Marking], now: float) -> None:
+    """One after the other where several are for the same; in the order in which rows are locked."""
+    numbers = next_numbers(conn, "mark", len(wanted)) if wanted else ()
     rows = [
         {
-            "target": target,
-            "subject_id": subject_id,
-            "vendor_id": vendor_id,
+            **one._asdict(),
+            "urgent": int(one.urgent),
+            "b_heard": int(one.heard),
             "number": number,
-            "urgent": int(urgent),
-            "due_at": now if due_at is None else due_at,
             "since": now,
             "attempts": 0,
         }
-        for number, (target, subject_id, vendor_id) in zip(numbers, wanted, strict=True)
+        for one, number in zip(sorted(wanted, key=lambda one: one[:3]), numbers, strict=True)
     ]
-    (_SET if heard else _SET_HELD).run_many(conn, rows)
+    _SET.run_many(conn, rows)
 
 
 _FIELDS = ("target", "subject_id", "vendor_id", "number", "urgent", "due_at", "since", "attempts")
 _insert = dialect.insert(marks).values({name: bindparam(name) for name in _FIELDS})
-_sooner = dialect.least(marks.c.due_at, _insert.excluded.due_at)
-
-
-def _set(due_at: Any) -> Statement:
-    return Statement(
-        _insert.on_conflict_do_update(
-            index_elements=["target", "subject_id", "vendor_id"],
-            set_={
-                "number": _insert.excluded.number,
-                "urgent": dialect.greatest(marks.c.urgent, _insert.excluded.urgent),
-                # An out is not as old as the opt-in that waited before it.
-                "since": case(
-                    (marks.c.urgent < _insert.excluded.urgent, _insert.excluded.since),
-                    else_=marks.c.since,
+_unheard = bindparam("b_heard", type_=Integer) == 0
+_SET = Statement(
+    _insert.on_conflict_do_update(
+        index_elements=["target", "subject_id", "vendor_id"],
+        set_={
+            "number": _insert.excluded.number,
+            "urgent": dialect.greatest(marks.c.urgent, _insert.excluded.urgent),
+            # An out is not as old as the opt-in that waited before it.
+            "since": case(
+                (marks.c.urgent < _insert.excluded.urgent, _insert.excluded.since),
+                else_=marks.c.since,
+            ),
+            # A mark that was never tried and is due later is one that is held back (or its target
+            # parked).
+            "due_at": case(
+                (
+                    and_(marks.c.attempts == 0, bindparam("b_heard", type_=Integer) == 0),
+                    marks.c.due_at,
                 ),
-                "due_at": due_at,
-                "attempts": 0,
-            },
-        )
+                else_=dialect.least(marks.c.due_at, _insert.excluded.due_at),
+            ),
+            "attempts": 0,
+        },
     )
-
-
-_SET = _set(_sooner)
-_SET_HELD = _set(case((marks.c.attempts == 0, marks.c.due_at), else_=_sooner))
-"""A mark that was never tried and is due later is one that is held back (or its target parked)."""
+)
 
 
 # --- lanes -----------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Select, bindparam, func, insert, select, update
 
@@ -13,7 +13,7 @@ from prefs.core.fold import State, next_end
 from prefs.core.keys import Keyring
 from prefs.core.signals import Identifier
 from prefs.core.words import Kind
-from prefs.store import text
+from prefs.store import dialect, text
 from prefs.store.codec import decode_state, encode_state
 from prefs.store.hot import ByKeys, Statement
 from prefs.store.schema import identifiers, links, subjects
@@ -88,35 +88,46 @@ _UPDATE = Statement(
 
 def store(conn: Connection, subject: Subject) -> None:
     """Write what changed of a subject that is stored already."""
-    _UPDATE.run(
+    store_all(conn, [subject])
+
+
+def store_all(conn: Connection, changed: Iterable[Subject]) -> None:
+    _UPDATE.run_many(
         conn,
-        {
-            "b_id": subject.id,
-            "b_ref": subject.ref,
-            "b_name": subject.name,
-            "b_folded": text.folded(subject.name),
-            "b_revision": subject.revision,
-            "b_state": encode_state(subject.state),
-            "b_last": subject.last_row_at,
-            "b_resume": next_end(subject.state),
-        },
+        [
+            {
+                "b_id": one.id,
+                "b_ref": one.ref,
+                "b_name": one.name,
+                "b_folded": text.folded(one.name),
+                "b_revision": one.revision,
+                "b_state": encode_state(one.state),
+                "b_last": one.last_row_at,
+                "b_resume": next_end(one.state),
+            }
+            for one in changed
+        ],
     )
 
 
-def store_new(conn: Connection, controller: str, subject: Subject) -> None:
-    _INSERT.run(
+def store_new(conn: Connection, controller: str, new: Iterable[Subject]) -> None:
+    _INSERT.run_many(
         conn,
-        {
-            "id": subject.id,
-            "controller": controller,
-            "ref": subject.ref,
-            "name": subject.name,
-            "name_folded": text.folded(subject.name),
-            "revision": subject.revision,
-            "state": encode_state(subject.state),
-            "created_at": subject.created_at,
-            "last_row_at": subject.last_row_at,
-        },
+        [
+            {
+                "id": one.id,
+                "controller": controller,
+                "ref": one.ref,
+                "name": one.name,
+                "name_folded": text.folded(one.name),
+                "revision": one.revision,
+                "state": encode_state(one.state),
+                "created_at": one.created_at,
+                "last_row_at": one.last_row_at,
+                "resume_at": next_end(one.state),
+            }
+            for one in new
+        ],
     )
 
 
@@ -131,6 +142,17 @@ def by_ids(conn: Connection, ids: Collection[int]) -> list[Subject]:
     return [_subject(row) for row in _BY_IDS.run(conn, ids)]
 
 
+_LOCK = ByKeys(
+    select(*_COLUMNS).order_by(subjects.c.id).with_for_update(),
+    subjects.c.id,
+)
+
+
+def lock(conn: Connection, ids: Collection[int]) -> list[Subject]:
+    """The same, kept from every other transaction until the end of this one."""
+    return [_subject(row) for row in _LOCK.run(conn, ids)]
+
+
 def by_ref(conn: Connection, controller: str, ref: str) -> Subject | None:
     row = conn.execute(
         select(*_COLUMNS).where(subjects.c.controller == controller, subjects.c.ref == ref)
@@ -143,6 +165,26 @@ def of_controller(conn: Connection, controller: str, id_: int) -> Subject | None
         select(*_COLUMNS).where(subjects.c.controller == controller, subjects.c.id == id_)
     ).first()
     return _subject(row) if row else None
+
+
+_IDS_OF_REFS = ByKeys(
+    select(subjects.c.id).where(subjects.c.controller == bindparam("controller")),
+    subjects.c.ref,
+)
+_IDS_OF = ByKeys(
+    select(subjects.c.id).where(subjects.c.controller == bindparam("controller")),
+    subjects.c.id,
+)
+
+
+def of_refs(conn: Connection, controller: str, refs: Collection[str]) -> list[int]:
+    """The ids of those with these references."""
+    return [id_ for (id_,) in _IDS_OF_REFS.run(conn, refs, {"controller": controller})]
+
+
+def among(conn: Connection, controller: str, ids: Collection[int]) -> list[int]:
+    """Those of these ids that are subjects of this controller."""
+    return [id_ for (id_,) in _IDS_OF.run(conn, ids, {"controller": controller})]
 
 
 def to_resume(conn: Connection, now: float, limit: int = 200) -> list[int]:
@@ -178,55 +220,74 @@ def named(conn: Connection, controller: str, name: str, limit: int) -> list[Subj
     return [_subject(row) for row in rows]
 
 
-_FIND = ByKeys(
+class Found(NamedTuple):
+    """An identifier row; `spelled` is False where only the hash is left."""
+
+    id: int
+    kind: Kind
+    hash: bytes
+    spelled: bool
+
+
+_FOUND = (
     select(
         identifiers.c.id,
         identifiers.c.kind,
         identifiers.c.hash,
         identifiers.c.spelling.is_not(None),
     )
-    .where(
-        identifiers.c.controller == bindparam("controller"),
-    )
-    .order_by(identifiers.c.hash),
-    identifiers.c.hash,
+    .where(identifiers.c.controller == bindparam("controller"))
+    .order_by(identifiers.c.hash)
+)
+_FIND = ByKeys(_FOUND, identifiers.c.hash)
+_LOCK_HASHES = ByKeys(_FOUND.with_for_update(), identifiers.c.hash)
+
+
+def find_hashes(conn: Connection, controller: str, hashes: Collection[bytes]) -> list[Found]:
+    """The identifier rows among these, in hash order."""
+    return _found(_FIND.run(conn, hashes, {"controller": controller}))
+
+
+def lock_hashes(conn: Connection, controller: str, hashes: Collection[bytes]) -> list[Found]:
+    """The same, kept from every other transaction until the end of this one."""
+    return _found(_LOCK_HASHES.run(conn, hashes, {"controller": controller}))
+
+
+def _found(rows: Iterable[Sequence[Any]]) -> list[Found]:
+    return [Found(id_, Kind(kind), hash_, bool(spelled)) for id_, kind, hash_, spelled in rows]
+
+
+_ADDED = ("controller", "kind", "hash", "key_id", "spelling", "created_at")
+_ADD = Statement(
+    dialect.insert(identifiers)
+    .values({name: bindparam(name) for name in _ADDED})
+    .on_conflict_do_nothing()
 )
 
 
-def find_hashes(
-    conn: Connection, controller: str, hashes: Collection[bytes]
-) -> list[tuple[int, Kind, bytes, bool]]:
-    """(id, kind, hash, has a spelling) of the identifier rows among these, in hash order."""
-    rows = _FIND.run(conn, hashes, {"controller": controller})
-    return [(id_, Kind(kind), hash_, bool(spelled)) for id_, kind, hash_, spelled in rows]
-
-
-_ADD = Statement(insert(identifiers).returning(identifiers.c.id))
-
-
-def add_identifier(
+def add_identifiers(
     conn: Connection,
     controller: str,
-    identifier: Identifier | None,
-    hashed: tuple[Kind, bytes, bytes],
+    new: Iterable[tuple[Kind, bytes, Identifier | None]],
     keys: Keyring,
     now: float,
-) -> int:
-    """Keep an identifier row. `hashed` is kind, hash and the key id it was hashed under."""
-    kind, hash_, key_id = hashed
-    spelling = keys.encrypt(identifier.spelling.encode(), hash_) if identifier else None
-    ((id_,),) = _ADD.run(
+) -> None:
+    """Keep identifier rows: kind, hash under the newest key, and what was spelled out. One that
+    somebody else kept meanwhile stays as it is."""
+    _ADD.run_many(
         conn,
-        {
-            "controller": controller,
-            "kind": kind.value,
-            "hash": hash_,
-            "key_id": key_id,
-            "spelling": spelling,
-            "created_at": now,
-        },
+        [
+            {
+                "controller": controller,
+                "kind": kind.value,
+                "hash": hash_,
+                "key_id": keys.newest_id,
+                "spelling": keys.encrypt(one.spelling.encode(), hash_) if one else None,
+                "created_at": now,
+            }
+            for kind, hash_, one in new
+        ],
     )
-    return int(id_)
 
 
 def spell(
@@ -251,13 +312,17 @@ _LINK = Statement(insert(links))
 def link(conn: Connection, subject_id: int, identifier_ids: Iterable[int], now: float) -> bool:
     """Link what is not linked yet; True when anything was new."""
     have = {id_ for (id_,) in _LINKED.run(conn, {"id": subject_id})}
-    new = [id_ for id_ in identifier_ids if id_ not in have]
-    if new:
-        _LINK.run_many(
-            conn,
-            [{"subject_id": subject_id, "identifier_id": id_, "since": now} for id_ in new],
-        )
+    new = [(subject_id, id_) for id_ in identifier_ids if id_ not in have]
+    add_links(conn, new, now)
     return bool(new)
+
+
+def add_links(conn: Connection, new: Iterable[tuple[int, int]], now: float) -> None:
+    """(subject id, identifier id) each, linked for the first time."""
+    _LINK.run_many(
+        conn,
+        [{"subject_id": subject_id, "identifier_id": id_, "since": now} for subject_id, id_ in new],
+    )
 
 
 _SHARERS = ByKeys(
