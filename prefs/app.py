@@ -27,6 +27,7 @@ from prefs.chores import (
     FORGET_EVERY,
     RESUME_EVERY,
     SEAL_EVERY,
+    SEALER,
     SWEEP_EVERY,
     Forgetting,
     Resuming,
@@ -39,6 +40,7 @@ from prefs.core.keys import Keyring
 from prefs.core.propagation import Connector, Key, Target, Timed
 from prefs.core.signals import Delivery, Text
 from prefs.core.words import Channel
+from prefs.door import Door
 from prefs.intake import Intake, TargetInfo
 from prefs.lanes import Lane, Pace, Worker, new_holder
 from prefs.metrics import REQUESTS
@@ -120,10 +122,11 @@ class Runtime:
     keys: Keyring
     intake: Intake
     clock: Clock
+    door: Door
 
     @property
     def service(self) -> Service:
-        return Service(self.settings, self.database, self.intake, self.keys, self.clock)
+        return Service(self.settings, self.database, self.intake, self.keys, self.clock, self.door)
 
     @property
     def targets(self) -> list[Target]:
@@ -154,7 +157,8 @@ def open_runtime(settings: Settings, clock: Clock = utc_now) -> Runtime:
         )
         for label, target in settings.targets.items()
     ]
-    return Runtime(settings, database, keys, Intake(brands, infos, keys, clock), clock)
+    intake = Intake(brands, infos, keys, clock)
+    return Runtime(settings, database, keys, intake, clock, Door(database, intake))
 
 
 def _channels(target: Target, clock: Clock) -> frozenset[Channel]:
@@ -179,7 +183,7 @@ def make_worker(runtime: Runtime, *, polls: bool = True) -> Worker:
     holder = new_holder()
     lanes = [_make_lane(runtime, target, pace, holder, polls) for target in runtime.targets]
     database = runtime.database
-    sealer = Sealer(database)
+    sealer = Sealer(database.of(SEALER))
     sweep = Sweep(database, runtime.targets, runtime.keys, clock, settings.alerts)
     resuming = Resuming(database, runtime.intake)
     forgetting = Forgetting(database, clock)
@@ -201,7 +205,7 @@ def make_worker(runtime: Runtime, *, polls: bool = True) -> Worker:
 def make_connector(runtime: Runtime, target: Target) -> Connector:
     """The adapter of a target, with a budget and a vault of its own."""
     kind = connectors.load(target.system)
-    vault = StoreVault(runtime.database, runtime.keys, target.label, runtime.clock)
+    vault = StoreVault(runtime.database.of(target.label), runtime.keys, target.label, runtime.clock)
     budget = TokenBudget(target.limit or kind.facts.limit)
     return cast(Connector, kind(replace(target, vault=vault), budget, runtime.clock))
 
@@ -214,7 +218,8 @@ def make_scan(runtime: Runtime, target: Target) -> Scan:
 
 def _make_lane(runtime: Runtime, target: Target, pace: Pace, holder: str, polls: bool) -> Lane:
     connector = make_connector(runtime, target)
-    lane = Lane(target, connector, runtime.database, runtime.intake, runtime.clock, pace, holder)
+    side = runtime.database.of(target.label)
+    lane = Lane(target, connector, side, runtime.intake, runtime.clock, pace, holder)
     lane.polls = polls
     if hasattr(connector, "message_time"):
         lane.answer_open = _answer_open

@@ -32,12 +32,14 @@ from prefs.store import (
     tasks,
     waves,
 )
-from prefs.store.database import Database
+from prefs.store.database import Database, Store
 from prefs.tasks import KINDS
 
 log = structlog.get_logger()
 
 SEAL_EVERY = 0.25
+SEALER = "the sealer"
+"""The name of its lane: a target's has no blank."""
 SWEEP_EVERY = 5.0
 RESUME_EVERY = 5.0
 FORGET_EVERY = 3600.0
@@ -62,9 +64,10 @@ async def every(seconds: float, chore: Callable[[], Awaitable[None]]) -> None:
 
 @dataclass
 class Sealer:
-    """Gives committed ledger rows their number and hash, at least once a second."""
+    """Gives committed ledger rows their number and hash, at least once a second. A lane of its own:
+    one process at a time."""
 
-    database: Database
+    database: Store
 
     async def run(self) -> None:
         if not await self.database.read(ledger.any_unsealed):

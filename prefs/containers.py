@@ -23,7 +23,7 @@ from prefs.core.words import Channel, Purpose
 from prefs.intake import Intake
 from prefs.settings import SERVICE_LISTS, TOPIC_TABLES
 from prefs.store import containers, marks, subjects, tasks
-from prefs.store.database import Database
+from prefs.store.database import Store
 from prefs.store.marks import Lease
 from prefs.texts import next_working_day
 
@@ -69,7 +69,7 @@ class Census:
 
     target: Target
     connector: Connector
-    database: Database
+    database: Store
     intake: Intake
     clock: Callable[[], datetime]
 

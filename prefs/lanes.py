@@ -25,7 +25,7 @@ from prefs.intake import Intake
 from prefs.push import Backoff, Lost, Push
 from prefs.scan import Scan
 from prefs.store import marks
-from prefs.store.database import Database
+from prefs.store.database import Store
 from prefs.store.marks import Delay, Lease, Mark
 from prefs.tending import Tending
 
@@ -60,7 +60,7 @@ class Lane:
 
     target: Target
     connector: Connector
-    database: Database
+    database: Store
     intake: Intake
     clock: Callable[[], datetime]
     pace: Pace

@@ -49,7 +49,7 @@ from prefs.core.signals import DeliveryFact, Identifier, Signal, Statement
 from prefs.core.words import KIND_OF, Choice, Kind, Purpose, Scope, Source
 from prefs.intake import Intake
 from prefs.store import marks, permissions, subjects, tasks, waves
-from prefs.store.database import Database
+from prefs.store.database import Store
 from prefs.store.marks import Delay, Lease, Mark, Proof
 from prefs.store.waves import Wave
 from prefs.texts import next_working_day
@@ -126,7 +126,7 @@ class Push:
 
     target: Target
     connector: Connector
-    database: Database
+    database: Store
     intake: Intake
     clock: Callable[[], datetime]
     backoff: Backoff

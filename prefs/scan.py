@@ -42,7 +42,7 @@ from prefs.core.words import Source
 from prefs.intake import Intake
 from prefs.push import heard_out, identifiers_shown
 from prefs.store import batches, marks, permissions, subjects
-from prefs.store.database import Database
+from prefs.store.database import Store
 from prefs.store.marks import Lease, Proof
 
 log = structlog.get_logger()
@@ -105,7 +105,7 @@ class _Known:
 class Scan:
     target: Target
     connector: Connector
-    database: Database
+    database: Store
     intake: Intake
     clock: Callable[[], datetime]
 

@@ -19,7 +19,7 @@ from prefs.core.errors import PrefsError
 from prefs.core.keys import Keyring
 from prefs.core.propagation import Target, Tended, Unheard
 from prefs.store import tasks
-from prefs.store.database import Database
+from prefs.store.database import Store
 from prefs.store.vault import StoreVault
 from prefs.texts import next_working_day
 
@@ -43,7 +43,7 @@ class Tending:
 
     target: Target
     connector: Tended
-    database: Database
+    database: Store
     keys: Keyring
     clock: Callable[[], datetime]
 

@@ -35,6 +35,14 @@ class Unavailable(PrefsError):
     """The store is away or locked: the same call may go through later."""
 
 
+class Busy(Unavailable):
+    """More waits than is done soon: programs come back after `retry_after` seconds."""
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class SettingsError(PrefsError):
     """The operator must change the configuration. `faults` lists each fault with its fix."""
 

@@ -1,9 +1,17 @@
 """Connections, the one writer and its group commit.
 
-Every write goes through `Database.write`: a function of a connection, run by the writer inside a
-transaction that it shares with whatever else waited meanwhile; the awaited result comes after the
-commit is on disk. A function that raises loses its own writes only. What the engines do each their
-own way stands in `sqlite.py` and `postgres.py`.
+Every write is a function of a connection, run by the writer inside a transaction that it shares
+with what else waited meanwhile; the awaited result comes after the commit is on disk. A function
+that raises loses its own writes only.
+
+SQLite has one writer. On PostgreSQL, where processes write at once, a write says in what company it
+may be:
+
+- `write` runs alone: nobody else writes meanwhile, what it reads stays so until its commit;
+- `write` of a lane (`database.of(label)`) runs beside other lanes and beside what is recorded;
+- `write_with` runs beside everything but the first: it locks the rows that it goes by.
+
+What the engines do each their own way stands in `sqlite.py` and `postgres.py`.
 """
 
 from __future__ import annotations
@@ -11,23 +19,28 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any, Protocol, Self, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
 import structlog
 from sqlalchemy import Connection
 from sqlalchemy.engine import make_url
 
-from prefs.core.errors import PrefsError, Unavailable
-from prefs.store.postgres import PostgreSQL
+from prefs.core.errors import Busy, PrefsError, Unavailable
+from prefs.store.postgres import Conflict, PostgreSQL
 from prefs.store.sqlite import SQLite
 
 T = TypeVar("T")
-Job = tuple[Callable[[Connection], Any], "Future[Any]"]
+A = TypeVar("A")
 
 GROUP = 256
+WAITING = 2000
+"""Writes that may wait before programs are told to come back later."""
+RETRY_AFTER = 2
+TRIES = 3
 
 log = structlog.get_logger()
 
@@ -40,8 +53,11 @@ class Engine(Protocol):
 
     def close(self) -> None: ...
 
-    def transaction(self, work: Callable[[Connection], T]) -> T:
-        """Run in the one write transaction; returns once that is on disk."""
+    def transaction(
+        self, work: Callable[[Connection], T], *, alone: bool = True, lane: str | None = None
+    ) -> T:
+        """Run in a write transaction; returns once that is on disk. Raises Conflict where another
+        one was in the way: everything was rolled back then."""
 
     def read(self, work: Callable[[Connection], T]) -> Future[T]: ...
 
@@ -49,6 +65,39 @@ class Engine(Protocol):
 
     def is_lost(self, fault: Exception) -> bool:
         """Whether the whole transaction is lost, not one statement alone."""
+
+
+class Store(Protocol):
+    """What reads and writes: the database, or a lane's side of it."""
+
+    async def read(self, job: Callable[[Connection], T]) -> T: ...
+
+    async def write(self, job: Callable[[Connection], T]) -> T:
+        """Run `job` in the writer's next transaction; returns once that is on disk."""
+
+
+class Together(Generic[A, T]):
+    """Work that is done at once for all who ask for it: an answer for each, in their order."""
+
+    def __init__(self, run: Callable[[Connection, Sequence[A]], Sequence[T]]) -> None:
+        self.run = run
+
+
+@dataclass(slots=True, eq=False)
+class _Write:
+    """A write that waits: a job, or something given to work that is done together."""
+
+    future: Future[Any]
+    job: Callable[[Connection], Any] | None = None
+    lane: str | None = None
+    together: Together[Any, Any] | None = None
+    given: Any = None
+
+    def run(self, conn: Connection) -> Any:
+        if self.job:
+            return self.job(conn)
+        assert self.together  # noqa: S101  # a write is one or the other
+        return self.together.run(conn, [self.given])[0]
 
 
 def make_engine(url: str) -> Engine:
@@ -62,7 +111,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self.url = url
         self.engine = make_engine(url)
-        self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._after_commit: list[Callable[[], None]] = []
 
@@ -87,24 +136,39 @@ class Database:
         self.close()
 
     def on_commit(self, call: Callable[[], None]) -> None:
-        """Call this (from the writer thread) once after every group commit."""
+        """Call this (from the writer thread) once after every group of commits."""
         self._after_commit.append(call)
 
     async def write(self, job: Callable[[Connection], T]) -> T:
-        """Run `job` in the writer's next transaction; returns once that is on disk.
+        """Run `job`, alone, in the writer's next transaction; returns once that is on disk.
 
         Raises Unavailable when the store is away or stays locked.
         """
-        return await asyncio.wrap_future(self.submit(job))
+        return await asyncio.wrap_future(self._submit(_Write(Future(), job)))
 
-    def submit(self, job: Callable[[Connection], T]) -> Future[T]:
-        future: Future[T] = Future()
-        self._queue.put((job, future))
-        return future
+    async def write_with(self, together: Together[A, T], given: A, *, patient: bool = True) -> T:
+        """Have this done with what others give at the same time. Raises Busy for who is not patient
+        when too much waits."""
+        if not patient and self._queue.qsize() > WAITING:
+            raise Busy("too much waits to be written", retry_after=RETRY_AFTER)
+        write = _Write(Future(), together=together, given=given)
+        return await asyncio.wrap_future(self._submit(write))
+
+    def of(self, lane: str) -> Store:
+        """A lane's side: only what writes for the same lane, or alone, waits for it."""
+        return _Side(self, lane)
+
+    async def write_of(self, lane: str, job: Callable[[Connection], T]) -> T:
+        return await asyncio.wrap_future(self._submit(_Write(Future(), job, lane)))
+
+    def _submit(self, write: _Write) -> Future[Any]:
+        self._queue.put(write)
+        return write.future
 
     def write_now(self, job: Callable[[Connection], T]) -> T:
-        """The same for callers without an event loop."""
-        return self.submit(job).result()
+        """The same as `write` for callers without an event loop."""
+        result: T = self._submit(_Write(Future(), job)).result()
+        return result
 
     async def read(self, job: Callable[[Connection], T]) -> T:
         return await asyncio.wrap_future(self.engine.read(job))
@@ -114,62 +178,132 @@ class Database:
 
     def _write_loop(self) -> None:
         while batch := self._next_batch():
-            try:
-                self._run_batch(batch)
-            except Exception as fault:  # noqa: BLE001  # the writer outlives every fault
-                log.error("write_failed", fault=type(fault).__name__)
-                _fail(batch, fault)
+            for unit in self._units(batch):
+                self._run(unit)
+            for call in self._after_commit:
+                call()
 
-    def _next_batch(self) -> list[Job]:
+    def _run(self, unit: list[_Write]) -> None:
+        """The writer outlives every fault. Where others are in the way time and again, each write
+        is tried by itself."""
+        try:
+            if not self._committed(unit) and len(unit) > 1:
+                for write in unit:
+                    self._run([write])
+        except Exception as fault:  # noqa: BLE001  # as the docstring says
+            log.error("write_failed", fault=type(fault).__name__)
+            _fail(unit, fault)
+
+    def _committed(self, unit: list[_Write]) -> bool:
+        """False where another transaction was in the way each time; raises for a single write."""
+        for _ in range(TRIES):
+            with suppress(Conflict):
+                self._commit(unit)
+                return True
+        if len(unit) == 1:
+            raise Unavailable("others are in the way")
+        return False
+
+    def _next_batch(self) -> list[_Write]:
         first = self._queue.get()
         if first is None:
             return []
         batch = [first]
         with suppress(queue.Empty):
             while len(batch) < GROUP:
-                job = self._queue.get_nowait()
-                if job is None:
+                write = self._queue.get_nowait()
+                if write is None:
                     self._queue.put(None)
                     break
-                batch.append(job)
+                batch.append(write)
         return batch
 
-    def _run_batch(self, batch: list[Job]) -> None:
-        def work(conn: Connection) -> list[tuple[Future[Any], Any]]:
-            done: list[tuple[Future[Any], Any]] = []
-            for job, future in batch:
-                if future.set_running_or_notify_cancel():
-                    self._run_job(conn, job, future, done)
-            return done
+    def _units(self, batch: Iterable[_Write]) -> Iterable[list[_Write]]:
+        """What shares a transaction: everything on SQLite, on PostgreSQL what keeps the same
+        company."""
+        units: dict[Any, list[_Write]] = {}
+        for write in batch:
+            if write.future.set_running_or_notify_cancel():
+                company = write.together or write.lane if self._many_write else None
+                units.setdefault(company, []).append(write)
+        return units.values()
 
-        for future, result in self.engine.transaction(work):
-            future.set_result(result)
-        for call in self._after_commit:
-            call()
+    @property
+    def _many_write(self) -> bool:
+        return isinstance(self.engine, PostgreSQL)
 
-    def _run_job(
-        self,
-        conn: Connection,
-        job: Callable[[Connection], Any],
-        future: Future[Any],
-        done: list[tuple[Future[Any], Any]],
-    ) -> None:
+    def _commit(self, unit: list[_Write]) -> None:
+        def work(conn: Connection) -> list[_Done]:
+            return [done for part in _parts(unit) for done in self._run_part(conn, part)]
+
+        first = unit[0]
+        alone = first.together is None and first.lane is None
+        for write, result, fault in self.engine.transaction(work, alone=alone, lane=first.lane):
+            if fault:
+                write.future.set_exception(fault)
+            else:
+                write.future.set_result(result)
+
+    def _run_part(self, conn: Connection, part: list[_Write]) -> list[_Done]:
+        """Writes that are done at once; each by itself where that fails."""
+        together = part[0].together
+        if together is None or len(part) == 1:
+            return [self._run_one(conn, write) for write in part]
+        results, fault = self._saved(
+            conn, lambda: together.run(conn, [write.given for write in part])
+        )
+        if fault:
+            return [self._run_one(conn, write) for write in part]
+        return [_Done(write, one, None) for write, one in zip(part, results, strict=True)]
+
+    def _run_one(self, conn: Connection, write: _Write) -> _Done:
+        return _Done(write, *self._saved(conn, lambda: write.run(conn)))
+
+    def _saved(self, conn: Connection, run: Callable[[], Any]) -> tuple[Any, Exception | None]:
+        """The result, or the fault that lost no more than what was run."""
         conn.exec_driver_sql("SAVEPOINT job")
         try:
-            result = job(conn)
+            result = run()
         except Exception as fault:
             if self.engine.is_lost(fault):
                 raise
             conn.exec_driver_sql("ROLLBACK TO SAVEPOINT job")
             conn.exec_driver_sql("RELEASE SAVEPOINT job")
-            future.set_exception(fault)
-        else:
-            conn.exec_driver_sql("RELEASE SAVEPOINT job")
-            done.append((future, result))
+            return None, fault
+        conn.exec_driver_sql("RELEASE SAVEPOINT job")
+        return result, None
 
 
-def _fail(batch: list[Job], fault: Exception) -> None:
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """Implements Store for one lane."""
+
+    database: Database
+    lane: str
+
+    async def read(self, job: Callable[[Connection], T]) -> T:
+        return await self.database.read(job)
+
+    async def write(self, job: Callable[[Connection], T]) -> T:
+        return await self.database.write_of(self.lane, job)
+
+
+class _Done(NamedTuple):
+    write: _Write
+    result: Any
+    fault: Exception | None
+
+
+def _parts(unit: Iterable[_Write]) -> Iterable[list[_Write]]:
+    """Jobs one by one, what is done together at once, in the order in which the first came."""
+    parts: dict[Any, list[_Write]] = {}
+    for write in unit:
+        parts.setdefault(write.together or write, []).append(write)
+    return parts.values()
+
+
+def _fail(unit: Iterable[_Write], fault: Exception) -> None:
     error = fault if isinstance(fault, PrefsError) else Unavailable("the store did not answer")
-    for _, future in batch:
-        if not future.done():
-            future.set_exception(error)
+    for write in unit:
+        if not write.future.done():
+            write.future.set_exception(error)

@@ -4,10 +4,10 @@ The driver is asynchronous and a job is a plain function of a connection, so tha
 an event loop each carry them: one for the writer, one for the readers, which then never wait for
 each other. A read sees one moment (REPEATABLE READ), as on SQLite.
 
-One write transaction at a time: each first takes an advisory lock, which ends with it. What is
-judged in a transaction is then still so at its commit, whichever process judges. A process that
-freezes inside one is cut off by the server (`idle_in_transaction_session_timeout`), and the others
-go on.
+Every write transaction takes an advisory lock, which ends with it: one that runs alone takes it for
+itself, so that what it judges is still so at its commit; lanes and what is recorded together share
+it, and lock the rows that they go by. A process that freezes inside one is cut off by the server
+(`idle_in_transaction_session_timeout`), and the others go on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import structlog
-from sqlalchemy import Connection
+from sqlalchemy import Connection, bindparam, func, select
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -31,10 +31,17 @@ T = TypeVar("T")
 
 WRITERS = 0x7072656673
 """The advisory lock of whoever writes ("prefs")."""
+LANES = 0x6C616E65
+"""With a hash of its name: the advisory lock of a lane ("lane")."""
+_ALONE = select(func.pg_advisory_xact_lock(WRITERS))
+_SHARED = select(func.pg_advisory_xact_lock_shared(WRITERS))
+_OF_LANE = select(func.pg_advisory_xact_lock(LANES, func.hashtext(bindparam("lane"))))
 LOCK_MS = 5000
-IDLE_MS = 5000
+IDLE_MS = 2000
+"""Less than LOCK_MS: who waits for somebody frozen gets the lock."""
 CONNECT_SECONDS = 5.0
 READERS = 4
+CONFLICTS = ("40001", "40P01")
 DURABLE = ("fsync", "synchronous_commit", "full_page_writes")
 
 log = structlog.get_logger()
@@ -57,6 +64,10 @@ def make_engine(url: URL, *, read_only: bool = False) -> AsyncEngine:
         isolation_level="REPEATABLE READ" if read_only else "READ COMMITTED",
         connect_args={"server_settings": settings, "timeout": CONNECT_SECONDS},
     )
+
+
+class Conflict(Exception):
+    """Another transaction was in the way (a deadlock): to be done again."""
 
 
 class Loop:
@@ -115,12 +126,16 @@ class PostgreSQL:
         self._readers.close()
         self._writer.close()
 
-    def transaction(self, work: Callable[[Connection], T]) -> T:
-        def alone(conn: Connection) -> T:
-            conn.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITERS})")
+    def transaction(
+        self, work: Callable[[Connection], T], *, alone: bool = True, lane: str | None = None
+    ) -> T:
+        def locked(conn: Connection) -> T:
+            conn.execute(_ALONE if alone else _SHARED)
+            if lane is not None:
+                conn.execute(_OF_LANE, {"lane": lane})
             return work(conn)
 
-        return self._writer.submit(alone).result()
+        return self._writer.submit(locked).result()
 
     def read(self, work: Callable[[Connection], T]) -> Future[T]:
         return self._readers.submit(work)
@@ -134,7 +149,12 @@ class PostgreSQL:
         if not isinstance(fault, DBAPIError) or isinstance(fault, IntegrityError):
             return False
         lost = fault.connection_invalidated or isinstance(fault, (OperationalError, InterfaceError))
-        return lost or getattr(fault.orig, "sqlstate", None) in ("40001", "40P01", "55P03")
+        return lost or _state(fault) in (*CONFLICTS, "55P03")
+
+
+def _state(fault: DBAPIError) -> str | None:
+    """https://www.postgresql.org/docs/current/errcodes-appendix.html"""
+    return getattr(fault.orig, "sqlstate", None)
 
 
 def check_durable(conn: Connection) -> None:
@@ -157,6 +177,8 @@ def translated() -> Iterator[None]:
     try:
         yield
     except (DBAPIError, OSError, TimeoutError) as fault:
+        if isinstance(fault, DBAPIError) and _state(fault) in CONFLICTS:
+            raise Conflict from fault
         what = fault.orig if isinstance(fault, DBAPIError) else fault
         log.error("store_unavailable", fault=type(what).__name__)
         raise Unavailable("the store is away or locked") from fault

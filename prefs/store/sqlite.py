@@ -123,7 +123,10 @@ class SQLite:
         self._writer.dispose()
         self._lock.free()
 
-    def transaction(self, work: Callable[[Connection], T]) -> T:
+    def transaction(
+        self, work: Callable[[Connection], T], *, alone: bool = True, lane: str | None = None
+    ) -> T:
+        """Whoever writes is alone here."""
         with translated(), self._writer.begin() as conn:
             return work(conn)
 

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, delete, select
 from prefs.core.errors import Temporary
 from prefs.core.keys import Keyring
 from prefs.store import dialect
-from prefs.store.database import Database
+from prefs.store.database import Store
 from prefs.store.schema import vault
 
 HELD = 60.0
@@ -29,7 +29,7 @@ LOOK_AGAIN = 0.1
 class StoreVault:
     """One target's place. Implements prefs.core.propagation.Vault."""
 
-    database: Database
+    database: Store
     keys: Keyring
     target: str
     clock: Callable[[], datetime]

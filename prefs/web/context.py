@@ -10,6 +10,7 @@ from starlette.requests import Request
 
 from prefs.core.keys import Keyring
 from prefs.core.propagation import Facts, Target
+from prefs.door import Door
 from prefs.intake import Intake
 from prefs.scan import Scan
 from prefs.settings import Settings
@@ -23,6 +24,7 @@ class Service:
     intake: Intake
     keys: Keyring
     clock: Callable[[], datetime]
+    door: Door
 
 
 @dataclass(frozen=True, slots=True)

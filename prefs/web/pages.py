@@ -23,6 +23,7 @@ from prefs.core.errors import BadInput, NotFound, Unavailable
 from prefs.core.signals import Evidence, Identifier
 from prefs.core.tokens import Forged, Token, TokenKind, read
 from prefs.core.words import KIND_OF, Channel, Kind
+from prefs.door import Deed
 from prefs.settings import Brand, Look, Settings
 from prefs.store import subjects
 from prefs.web.context import Service, service
@@ -216,9 +217,18 @@ def evidence_of(request: Request, path: str, agreed: Agreed | None = None) -> Ev
 
 async def write(served: Service, job: Callable[[Connection], T]) -> T:
     """Run `job` in the store; returns once it is on disk. Raises Unavailable after 5.5 s."""
+    return await _in_time(served.database.write(job))
+
+
+async def take(served: Service, deed: Deed[T]) -> T:
+    """The same for what is recorded together with others'."""
+    return await _in_time(served.door.take(deed))
+
+
+async def _in_time(written: Awaitable[T]) -> T:
     try:
         async with asyncio.timeout(WRITE_WITHIN):
-            return await served.database.write(job)
+            return await written
     except TimeoutError:
         raise Unavailable("the store does not answer in time") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Generator
 from typing import Any
 
 import msgspec
@@ -50,10 +51,11 @@ async def record(request: Request, served: Service, key: ApiKey) -> Response:
     if repeat is not None and not 0 < len(repeat) <= LONGEST_KEY:
         raise BadInput("an Idempotency-Key has 1 to 255 characters", field="Idempotency-Key")
 
-    def job(conn: Connection) -> bytes:
-        return _once(conn, served, key, signal, repeat, hashlib.sha256(raw).digest())
-
-    return Response(await served.database.write(job), media_type="application/json")
+    body_hash = hashlib.sha256(raw).digest()
+    answer = await served.door.take(
+        lambda conn: _once(conn, served, key, signal, repeat, body_hash), patient=False
+    )
+    return Response(answer, media_type="application/json")
 
 
 def _once(
@@ -63,7 +65,7 @@ def _once(
     signal: Signal,
     repeat: str | None,
     body_hash: bytes,
-) -> bytes:
+) -> Generator[Signal, Recorded, bytes]:
     """The kept answer of the same request, or a new one kept with what it records."""
     now = served.clock().timestamp()
     if repeat is not None:
@@ -74,7 +76,8 @@ def _once(
             )
         if kept:
             return kept.answer
-    answer = _encode(answer_of(served.intake.record(conn, signal), signal.source))
+    recorded = yield signal
+    answer = _encode(answer_of(recorded, signal.source))
     if repeat is not None:
         access.keep_answer(conn, key.id, repeat, body_hash, answer, now)
     return answer

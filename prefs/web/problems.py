@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from prefs.core.errors import BadInput, Forbidden, NotFound, Unavailable, Unverified
+from prefs.core.errors import BadInput, Busy, Forbidden, NotFound, Unavailable, Unverified
 
 log = structlog.get_logger()
 
@@ -71,6 +71,12 @@ def on_unverified(request: Request, fault: Exception) -> Response:
     return Response(status_code=401)
 
 
+def on_busy(request: Request, fault: Exception) -> Response:
+    assert isinstance(fault, Busy)  # noqa: S101  # how handlers are registered
+    wait = {"Retry-After": str(fault.retry_after)}
+    return problem(503, f"{fault}; nothing was recorded, send it again later", headers=wait)
+
+
 def on_unavailable(request: Request, fault: Exception) -> Response:
     return problem(
         503, "the store does not answer; nothing was recorded", headers={"Retry-After": RETRY_AFTER}
@@ -92,6 +98,7 @@ HANDLERS = {
     Forbidden: on_forbidden,
     NotFound: on_not_found,
     Unverified: on_unverified,
+    Busy: on_busy,
     Unavailable: on_unavailable,
     HTTPException: on_http,
     Exception: on_fault,

@@ -5,6 +5,7 @@ Nothing but a POST changes anything: mail scanners and prefetching visit every l
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import NamedTuple
 
 from sqlalchemy import Connection
@@ -18,11 +19,12 @@ from prefs.core.fold import said_out
 from prefs.core.signals import Evidence, Signal, Statement
 from prefs.core.tokens import Token, TokenKind
 from prefs.core.words import Channel, Choice, Kind, Purpose, Scope, Source
+from prefs.intake import Recorded
 from prefs.settings import Brand
 from prefs.store import subjects
 from prefs.web.boxes import name_of
 from prefs.web.context import Service, service
-from prefs.web.pages import METHODS, evidence_of, guarded, masked, opened, page, swallow, write
+from prefs.web.pages import METHODS, evidence_of, guarded, masked, opened, page, swallow, take
 from prefs.web.texts import texts_of
 from prefs.web.told import following
 
@@ -38,6 +40,9 @@ class Shown(NamedTuple):
     off: bool
 
 
+Stopping = Generator[Signal, Recorded, Shown]
+
+
 @guarded
 async def one(request: Request) -> Response:
     """The scope that the link was made for; source `one_click`, whoever posts."""
@@ -46,7 +51,7 @@ async def one(request: Request) -> Response:
         return await _ask(served, token)
     await swallow(request)
     seen = evidence_of(request, "/u/{token}")
-    return _page(served, token, await write(served, lambda conn: _stop(conn, served, token, seen)))
+    return _page(served, token, await take(served, lambda conn: _stop(conn, served, token, seen)))
 
 
 @guarded
@@ -57,7 +62,7 @@ async def everything(request: Request) -> Response:
         return await _ask(served, token)
     await swallow(request)
     seen = evidence_of(request, "/u/{token}/all")
-    shown = await write(served, lambda conn: _stop_all(conn, served, token, seen))
+    shown = await take(served, lambda conn: _stop_all(conn, served, token, seen))
     return _page(served, token, shown, everything=True)
 
 
@@ -83,9 +88,9 @@ def _said_so(conn: Connection, served: Service, token: Token, scope: Scope) -> b
     return bool(owners) and all(said_out(one.state, token.brand, scope) for one in owners)
 
 
-def _stop(conn: Connection, served: Service, token: Token, seen: Evidence) -> Shown:
+def _stop(conn: Connection, served: Service, token: Token, seen: Evidence) -> Stopping:
     scope = links.scope_of(conn, token)
-    signal = Signal(
+    yield Signal(
         brand=token.brand,
         source=Source.ONE_CLICK,
         statements=(Statement(scope, Choice.OUT),),
@@ -93,12 +98,11 @@ def _stop(conn: Connection, served: Service, token: Token, seen: Evidence) -> Sh
         evidence=seen,
         token=token.use,
     )
-    served.intake.record(conn, signal)
     return Shown(scope, masked(conn, served, token), off=True)
 
 
-def _stop_all(conn: Connection, served: Service, token: Token, seen: Evidence) -> Shown:
-    signal = Signal(
+def _stop_all(conn: Connection, served: Service, token: Token, seen: Evidence) -> Stopping:
+    yield Signal(
         brand=token.brand,
         source=Source.LINK,
         statements=ALL_MARKETING,
@@ -107,7 +111,6 @@ def _stop_all(conn: Connection, served: Service, token: Token, seen: Evidence) -
         token=token.use,
         every_brand=True,
     )
-    served.intake.record(conn, signal)
     scope = Scope(token.channel, Purpose.MARKETING)
     return Shown(scope, masked(conn, served, token), off=True)
 

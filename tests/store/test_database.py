@@ -141,11 +141,13 @@ def test_reads_go_on_while_a_write_is_under_way(database: Database) -> None:
         inside.set()
         leave.wait(5)
 
-    future = database.submit(slow)
+    writing = threading.Thread(target=database.write_now, args=(slow,))
+    writing.start()
     assert inside.wait(5)
     assert database.read_now(names) == set()
     leave.set()
-    future.result(5)
+    writing.join(5)
+    assert database.read_now(names) == {"slow"}
 
 
 @pytest.mark.sqlite
