@@ -368,7 +368,7 @@ def wake_on_commit(database: Database, worker: Worker) -> None:
 
 
 class Hosts:
-    """Answers 421 to a Host that is not ours."""
+    """Answers 421 to a Host that is not ours, 400 to an address that cannot be one of ours."""
 
     LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
@@ -380,12 +380,19 @@ class Hosts:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not self._ours(scope):
             await problems.problem(421, "this host is not served here")(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
+        elif scope["type"] == "http" and _holds_nul(scope):
+            await problems.problem(400, "the address holds a NUL")(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
     def _ours(self, scope: Scope) -> bool:
         hosts = [value for name, value in scope["headers"] if name == b"host"]
         return len(hosts) == 1 and _bare(hosts[0].decode("latin-1")) in self._allowed
+
+
+def _holds_nul(scope: Scope) -> bool:
+    """PostgreSQL keeps no text with one, and no text of ours has any."""
+    return "\0" in scope["path"] or b"%00" in scope["query_string"]
 
 
 def _bare(host: str) -> str:

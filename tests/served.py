@@ -78,6 +78,7 @@ class Served:
     client: Any
     """A TestClient, or an httpx.Client of the real port."""
     key: str
+    folder: Path
 
     @property
     def headers(self) -> dict[str, str]:
@@ -157,7 +158,7 @@ def served(
     try:
         app, here = make_app(runtime, work=work), ("127.0.0.1", 50000)
         with TestClient(app, PUBLIC, raise_server_exceptions=False, client=here) as client:
-            made = Served(runtime, client, "")
+            made = Served(runtime, client, "", folder)
             made.key = made.key_for("check,write,staff,rights,admin")
             yield made
     finally:
@@ -186,7 +187,7 @@ def listening(
         try:
             with httpx.Client(base_url=url, timeout=10, verify=False) as client:
                 _until_answered(client)
-                made = Served(runtime, client, "")
+                made = Served(runtime, client, "", folder)
                 made.key = made.key_for("check,write,staff,rights,admin")
                 yield made
         finally:

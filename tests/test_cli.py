@@ -167,6 +167,7 @@ def test_permissions_are_built_anew_from_the_ledger(people: Path) -> None:
 
 
 def test_an_older_database_asks_for_migrate(folder: Path) -> None:
+    (folder / "prefs.db").unlink()
     newest = migrate.head()
     assert answer("migrate") == {"before": None, "after": newest}
     assert answer("migrate") == {"before": newest, "after": newest}

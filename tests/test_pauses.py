@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from prefs.chores import Resuming
 from prefs.core.decision import Ask, Reason, decide
@@ -18,6 +19,7 @@ from prefs.core.signals import Evidence, Signal, Statement, TokenUse
 from prefs.core.words import Choice, Kind, Source
 from prefs.store import ledger, permissions
 from prefs.store.codec import decode_held, encode_held
+from prefs.store.schema import ledger as ledger_table
 from tests.kit import EMAIL, Clinic, MailingList, clinic, one_round, push_of
 
 ADA, ADAM = "ada@example.com", "adam@example.com"
@@ -156,9 +158,7 @@ def test_an_end_that_was_changed_behind_our_back_is_found(rt: Clinic, until: str
     pause(rt)
     assert findings(rt) == []
     other = datetime.fromisoformat(until).replace(tzinfo=UTC).timestamp() if until else None
-    rt.database.write_now(
-        lambda conn: conn.exec_driver_sql("UPDATE ledger SET until = ?", (other,))
-    )
+    rt.database.write_now(lambda conn: conn.execute(update(ledger_table).values(until=other)))
     assert any("changed after sealing" in one.what for one in findings(rt))
 
 

@@ -44,8 +44,7 @@ def rt(tmp_path: Path) -> Iterator[Served]:
 
 
 def screen(rt: Served, *arguments: str, code: int = 0) -> Result:
-    path = str(Path(rt.runtime.settings.database.removeprefix("sqlite:///")).parent / "prefs.toml")
-    environ = {**ENVIRON, "PREFS_CONFIG": path}
+    environ = {**ENVIRON, "PREFS_CONFIG": str(rt.folder / "prefs.toml")}
     done = CliRunner().invoke(main, ["screen", *arguments], env=environ)
     assert done.exit_code == code, done.output
     return done

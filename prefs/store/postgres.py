@@ -118,13 +118,16 @@ class PostgreSQL:
     def __init__(self, url: URL) -> None:
         self._writer = Side(url, "prefs-write-io", read_only=False)
         self._readers = Side(url, "prefs-read-io", read_only=True)
+        self._closed = False
 
     def open(self) -> None:
         self._readers.submit(check_durable).result()
 
     def close(self) -> None:
-        self._readers.close()
-        self._writer.close()
+        if not self._closed:
+            self._closed = True
+            self._readers.close()
+            self._writer.close()
 
     def transaction(
         self, work: Callable[[Connection], T], *, alone: bool = True, lane: str | None = None

@@ -19,6 +19,7 @@ from prefs.core.words import Kind
 from prefs.store import vault as stored
 from prefs.store.database import Database
 from prefs.store.vault import StoreVault
+from tests import empty
 from tests.connectors.contract import now
 from tests.kit import Clinic, clinic
 from tests.twins.keap import KeapTwin
@@ -72,7 +73,7 @@ def test_two_processes_spend_one_token_after_the_other(
     """`prefs sync` beside `prefs serve`: a token spent twice may cost the whole connection."""
     keap.latency = 0.2
     with ExitStack() as stack:
-        bases = [stack.enter_context(Database(f"sqlite:///{tmp_path}/prefs.db")) for _ in range(2)]
+        bases = [stack.enter_context(Database(empty.database(tmp_path))) for _ in range(2)]
         vaults = [StoreVault(base, rt.keys, "rt/keap", rt.clock) for base in bases]
         found = asyncio.run(read(*(connector(keap, vault) for vault in vaults)))
         kept = asyncio.run(vaults[0].get("refresh_token"))

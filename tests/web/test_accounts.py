@@ -285,6 +285,6 @@ def test_a_secret_is_kept_encrypted(rt: Served) -> None:
     ann.post("/staff/me/totp")
     (shown,) = re.findall(r'<code class="secret">([^<]+)</code>', ann.get("/staff/me"))
     secret = shown.replace(" ", "").encode()
-    folder = Path(rt.runtime.settings.database.removeprefix("sqlite:///")).parent
+    folder = rt.folder
     rt.runtime.database.write_now(partial(access.purge_answers, now=0.0))
     assert all(secret not in path.read_bytes() for path in folder.glob("prefs.db*"))

@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from sqlalchemy import update
 
 from prefs import links
 from prefs.core import identity
 from prefs.core.tokens import TokenKind
 from prefs.core.words import Kind
 from prefs.store import subjects
+from prefs.store.schema import identifiers
 from tests.kit import Clock
 from tests.served import Served, served
 from tests.web.people import ADA, footer, fresh, mails, post_mail, unsubscribe
@@ -69,7 +71,8 @@ def erase(rt: Served, subject: str) -> None:
     def job(conn: Any) -> None:
         (one,) = subjects.by_ids(conn, subjects.owners(conn, "rt", hashes))
         subjects.store(conn, one._replace(state=replace(one.state, erased=True)))
-        conn.exec_driver_sql("UPDATE identifiers SET spelling = NULL WHERE hash = ?", hashes[:1])
+        known = identifiers.c.hash == hashes[0]
+        conn.execute(update(identifiers).where(known).values(spelling=None))
         intake.refresh(conn, "rt", [one.id])
 
     rt.runtime.database.write_now(job)

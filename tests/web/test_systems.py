@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection, func, select, update
 
 from prefs.core.propagation import Container
 from prefs.store import containers, jobs, marks, tasks
 from prefs.store.batches import FEW
 from prefs.store.schema import lanes
+from prefs.store.schema import marks as marks_table
 from prefs.store.staff import Role
 from tests.desk import Desk, desk
 from tests.served import Served, eventually, served
@@ -228,8 +229,8 @@ def many(clinic: Clinic) -> list[str]:
 def due(clinic: Clinic) -> int:
     now = clinic.rt.runtime.clock().timestamp()
     count = clinic.rt.runtime.database.read_now(
-        lambda conn: conn.exec_driver_sql(
-            "SELECT count(*) FROM marks WHERE target = ? AND due_at <= ?", (LABEL, now)
+        lambda conn: conn.execute(
+            select(func.count()).where(marks_table.c.target == LABEL, marks_table.c.due_at <= now)
         ).scalar_one()
     )
     return int(count)

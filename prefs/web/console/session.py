@@ -205,9 +205,10 @@ def fields(raw: bytes) -> dict[str, str]:
     """Raises BadInput for more of them than any page of ours has."""
     text = raw.decode("utf-8", "replace")
     try:
-        return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=MOST_FIELDS))
+        found = parse_qsl(text, keep_blank_values=True, max_num_fields=MOST_FIELDS)
     except ValueError:
         raise BadInput("staff.form.damaged") from None
+    return {name: value.replace("\0", "") for name, value in found}
 
 
 def check_token(given: str, session: Session) -> None:
