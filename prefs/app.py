@@ -47,6 +47,7 @@ from prefs.metrics import REQUESTS
 from prefs.scan import Scan
 from prefs.settings import Settings, load
 from prefs.store import events, migrate
+from prefs.store.clock import SYNC_EVERY, DatabaseClock
 from prefs.store.database import Database
 from prefs.store.keys import check_keys
 from prefs.store.vault import StoreVault
@@ -136,12 +137,14 @@ class Runtime:
         self.database.close()
 
 
-def open_runtime(settings: Settings, clock: Clock = utc_now) -> Runtime:
-    """Open the database (an empty one is brought up) and check the keys. Raises SettingsError."""
+def open_runtime(settings: Settings, given: Clock | None = None) -> Runtime:
+    """Open the database (an empty one is brought up) and check the keys. Without a clock it goes by
+    the database's, where that is not on this machine alone. Raises SettingsError."""
     migrate.ensure(settings.database)
     keys = Keyring(settings.secret_keys)
     database = Database(settings.database).open()
     try:
+        clock = given or (DatabaseClock(database) if database.many_write else utc_now)
         database.write_now(lambda conn: check_keys(conn, keys, clock().timestamp()))
     except PrefsError:
         database.close()
@@ -289,11 +292,13 @@ def make_app(runtime: Runtime, *, work: bool) -> Starlette:
             wake_on_commit(runtime.database, worker)
             worker.start()
         sweeping = asyncio.create_task(every(lists.SWEEP_EVERY, _sweep_of(app.state.lists)))
+        timing = asyncio.create_task(keep_time(runtime))
         calm_collector()
         try:
             yield
         finally:
             sweeping.cancel()
+            timing.cancel()
             await app.state.jobs.stop()
             if worker:
                 await worker.stop()
@@ -354,6 +359,12 @@ def _vendors(runtime: Runtime) -> Vendors:
     systems = {target.system for target in runtime.targets}
     facts = {system: connectors.load(system).facts for system in systems}
     return Vendors(facts, partial(make_scan, runtime))
+
+
+async def keep_time(runtime: Runtime) -> None:
+    """For as long as the process runs."""
+    if isinstance(runtime.clock, DatabaseClock):
+        await every(SYNC_EVERY, runtime.clock.sync)
 
 
 def wake_on_commit(database: Database, worker: Worker) -> None:

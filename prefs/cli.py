@@ -172,8 +172,10 @@ async def _work(runtime: Runtime) -> None:
     worker = make_worker(runtime)
     app.wake_on_commit(runtime.database, worker)
     worker.start()
+    timing = asyncio.create_task(app.keep_time(runtime))
     structlog.get_logger().info("working", targets=[target.label for target in runtime.targets])
     await stop.wait()
+    timing.cancel()
     await worker.stop()
 
 

@@ -358,9 +358,8 @@ async def record(
     return len(wanted)
 
 
-def _record(conn: Connection, scan: Scan, signals: Iterable[Signal]) -> None:
-    for signal in signals:
-        scan.intake.record(conn, signal)
+def _record(conn: Connection, scan: Scan, signals: Sequence[Signal]) -> None:
+    scan.intake.record_many(conn, signals)
 
 
 def _signal(one: Subscribed, attestation: Attestation | None) -> Signal:

@@ -164,8 +164,7 @@ class Push:
         ]
 
         def keep(conn: Connection) -> None:
-            marks.clear(conn, lease, hints)
-            marks.delay(conn, lease, later)
+            marks.settle(conn, lease, hints, later)
 
         await self.database.write(keep)
 
@@ -354,10 +353,9 @@ class Push:
                     yield DeliveryFact(identifier, slot.purpose, "delivers", ended=True)
 
     def _take(
-        self, conn: Connection, heard: Iterable[Signal], facts: Iterable[DeliveryFact]
+        self, conn: Connection, heard: Sequence[Signal], facts: Iterable[DeliveryFact]
     ) -> None:
-        for signal in heard:
-            self.intake.record(conn, signal)
+        self.intake.record_many(conn, heard)
         for fact in facts:
             self.intake.fact(conn, self.target.brand, self.target.label, fact)
 
@@ -674,8 +672,7 @@ class Push:
             delay = self._delay(case, now)
             (delayed.append(delay) if delay else cleared.append(case.mark))
             self._keep(conn, case, delay, now)
-        marks.clear(conn, lease, cleared)
-        marks.delay(conn, lease, delayed)
+        marks.settle(conn, lease, cleared, delayed)
 
     def _ask_staff(self, conn: Connection, cases: Sequence[Case], now: float) -> None:
         """A task for what waits for staff and for each refused out; what they said is done counts

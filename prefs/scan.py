@@ -37,7 +37,7 @@ from prefs.core.propagation import (
     judge,
     meets,
 )
-from prefs.core.signals import Identifier
+from prefs.core.signals import Identifier, Signal
 from prefs.core.words import Source
 from prefs.intake import Intake
 from prefs.push import heard_out, identifiers_shown
@@ -281,10 +281,10 @@ class Scan:
         marks.keep_records(conn, self.target.label, ids, now)
         again: set[bytes] = set()
         proofs: list[Proof] = []
+        signals: list[Signal] = []
         for one in found:
             if one.verdict is Verdict.OUT and one.source:
-                signal = heard_out(self.target, one.row.read, one.slot, one.seen, one.source)
-                self.intake.record(conn, signal, walking=True)
+                signals.append(self._heard(one, one.source))
                 proofs += self._seen(one, Wish.OFF)
             elif one.verdict is Verdict.READ_AGAIN or _pushes(one, ons=ons):
                 again |= set(one.row.hashes)
@@ -295,8 +295,12 @@ class Scan:
                 proofs += self._seen(one, one.wished)
                 if one.refused or self.connector.facts.assisted:
                     again |= set(one.row.hashes)
+        self.intake.record_many(conn, signals, walking=True)
         marks.write_receipts(conn, self.target.label, proofs, now)
         self._mark_owners(conn, again)
+
+    def _heard(self, one: Finding, source: Source) -> Signal:
+        return heard_out(self.target, one.row.read, one.slot, one.seen, source)
 
     def _seen(self, one: Finding, wished: Wish, outcome: Outcome | None = None) -> Iterator[Proof]:
         outcome = outcome or self._met(one.slot)

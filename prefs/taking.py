@@ -8,7 +8,7 @@ echoes die out.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -119,6 +119,8 @@ class _Taken:
     signal: Signal
     match: _Match
     changes: list[_Change]
+    sharers: set[int] = field(default_factory=set)
+    """Everybody who shared an identifier with one who moved, then."""
     batch: Batch | None = None
 
     @property
@@ -191,7 +193,9 @@ class Taking:
         for change in changes:
             if change.rows or change.linked or signal.ref:
                 self.circle.put(change.subject)
-        return _Taken(signal, match, changes)
+        taken = _Taken(signal, match, changes)
+        taken.sharers = self.circle.around(taken.moved)
+        return taken
 
     def _match(self, signal: Signal, brought: list[Named]) -> _Match:
         rows = self.circle.identifiers(brought)
@@ -392,10 +396,10 @@ class Taking:
 
     def _marks(self, one: _Taken) -> Iterable[Marking]:
         if any(change.changed or change.linked for change in one.changes) and one.moved:
-            yield from self._marks_of_change(one, self.circle.around(one.moved))
+            yield from self._marks_of_change(one)
         yield from _marks_of_refusal(one)
 
-    def _marks_of_change(self, one: _Taken, sharers: Collection[int]) -> Iterable[Marking]:
+    def _marks_of_change(self, one: _Taken) -> Iterable[Marking]:
         signal, changes, batch = one.signal, one.changes, one.batch
         brands = {row.entry.brand for change in changes for row in change.rows}
         channels = {row.entry.scope.channel for change in changes for row in change.rows}
@@ -408,7 +412,7 @@ class Taking:
         for target in self.targets:
             if target.brand not in brands or not target.channels & channels:
                 continue
-            for id_ in sorted(sharers):
+            for id_ in sorted(one.sharers):
                 # Who says it is read again at once, and told nothing: it is off there. And an out
                 # of a person's own waits for nobody: what a batch says of them goes along.
                 free = held_until is None or target.label == signal.origin

@@ -115,6 +115,11 @@ class Database:
         self._thread: threading.Thread | None = None
         self._after_commit: list[Callable[[], None]] = []
 
+    @property
+    def many_write(self) -> bool:
+        """Whether processes write at once, on one machine or several."""
+        return isinstance(self.engine, PostgreSQL)
+
     def open(self) -> Self:
         """Raises SettingsError or Unavailable."""
         self.engine.open()
@@ -224,13 +229,9 @@ class Database:
         units: dict[Any, list[_Write]] = {}
         for write in batch:
             if write.future.set_running_or_notify_cancel():
-                company = write.together or write.lane if self._many_write else None
+                company = write.together or write.lane if self.many_write else None
                 units.setdefault(company, []).append(write)
         return units.values()
-
-    @property
-    def _many_write(self) -> bool:
-        return isinstance(self.engine, PostgreSQL)
 
     def _commit(self, unit: list[_Write]) -> None:
         def work(conn: Connection) -> list[_Done]:

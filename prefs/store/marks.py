@@ -241,6 +241,7 @@ def claim(
         .where(marks.c.target == lease.target, marks.c.due_at <= now)
         .order_by(marks.c.urgent.desc(), marks.c.due_at)
         .limit(limit)
+        .with_for_update(skip_locked=True)
     ).all()
     found = [_mark(row, lease.epoch) for row in due if row.urgent == due[0].urgent]
     if found and not found[0].urgent:
@@ -271,6 +272,25 @@ def _mark(row: Any, epoch: int) -> Mark:
         before,
         row.unsettled_until,
     )
+
+
+_LOCK = ByKeys(
+    select(marks.c.number)
+    .where(marks.c.target == bindparam("target"))
+    .order_by(marks.c.subject_id, marks.c.vendor_id)
+    .with_for_update(),
+    marks.c.subject_id,
+)
+
+
+def settle(
+    conn: Connection, lease: Lease, cleared: Sequence[Mark], delayed: Sequence[Delay]
+) -> None:
+    """What becomes of claimed marks. They are locked first, in the order in which they are set."""
+    people = {mark.subject_id for mark in (*cleared, *(one.mark for one in delayed))}
+    _LOCK.run(conn, people, {"target": lease.target})
+    clear(conn, lease, cleared)
+    delay(conn, lease, delayed)
 
 
 def clear(conn: Connection, lease: Lease, cleared: Iterable[Mark]) -> int:
