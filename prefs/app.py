@@ -50,6 +50,7 @@ from prefs.store import events, migrate
 from prefs.store.clock import SYNC_EVERY, DatabaseClock
 from prefs.store.database import Database
 from prefs.store.keys import check_keys
+from prefs.store.permissions import LookUp
 from prefs.store.vault import StoreVault
 from prefs.web import (
     centre,
@@ -124,10 +125,19 @@ class Runtime:
     intake: Intake
     clock: Clock
     door: Door
+    look_up: LookUp
 
     @property
     def service(self) -> Service:
-        return Service(self.settings, self.database, self.intake, self.keys, self.clock, self.door)
+        return Service(
+            self.settings,
+            self.database,
+            self.intake,
+            self.keys,
+            self.clock,
+            self.door,
+            self.look_up,
+        )
 
     @property
     def targets(self) -> list[Target]:
@@ -161,7 +171,8 @@ def open_runtime(settings: Settings, given: Clock | None = None) -> Runtime:
         for label, target in settings.targets.items()
     ]
     intake = Intake(brands, infos, keys, clock)
-    return Runtime(settings, database, keys, intake, clock, Door(database, intake))
+    door, look_up = Door(database, intake), LookUp(database)
+    return Runtime(settings, database, keys, intake, clock, door, look_up)
 
 
 def _channels(target: Target, clock: Clock) -> frozenset[Channel]:

@@ -5,13 +5,16 @@ The row is keyed by keyed hash only, so that a suppression outlives the person's
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 from sqlalchemy import Connection, bindparam, delete, select
 
 from prefs.core.decision import NOBODY, Held, Screening, hold_together
+from prefs.core.errors import Busy, PrefsError
 from prefs.core.fold import State
 from prefs.core.screening import screening
 from prefs.core.words import Channel, Purpose
@@ -21,6 +24,12 @@ from prefs.store.database import Database
 from prefs.store.hot import ByKeys, Statement
 from prefs.store.schema import delivery_facts, permissions
 from prefs.store.sqlite import SQLite
+
+MOST_WAITING = 5000
+"""Questions that may wait before programs are told to come back later."""
+
+MANY = 1000
+"""A question for more hashes is asked by itself: the others need not wait for it."""
 
 Facts = dict[tuple[str, bytes], set[tuple[Channel, Purpose]]]
 
@@ -32,11 +41,77 @@ _VALUES = ByKeys(
 )
 
 
-async def look_up(database: Database, brand: str, hashes: Sequence[bytes]) -> dict[bytes, Held]:
-    """hash -> what is held; read in the event loop on SQLite. Missing ones hold nothing."""
-    if isinstance(database.engine, SQLite):
-        return _look_up_hot(database.engine, brand, hashes)
-    return await database.read(lambda conn: read(conn, brand, hashes))
+class LookUp:
+    """Answers for programs that ask at the same time. On SQLite each is read in the event loop;
+    on PostgreSQL, where the way there and back costs most, those that come while one question is
+    under way are the next one, together."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._waiting: list[_Asked] = []
+        self._asking: asyncio.Task[None] | None = None
+
+    async def of(self, brand: str, hashes: Sequence[bytes]) -> dict[bytes, Held]:
+        """hash -> what is held; missing ones hold nothing. Raises Unavailable; Busy when too many
+        wait."""
+        if isinstance(self._database.engine, SQLite):
+            return _look_up_hot(self._database.engine, brand, hashes)
+        if len(hashes) > MANY:
+            return await self._database.read(lambda conn: read(conn, brand, hashes))
+        if len(self._waiting) > MOST_WAITING:
+            raise Busy("too many ask at once", retry_after=1)
+        asked = _Asked(brand, hashes, asyncio.get_running_loop().create_future())
+        self._waiting.append(asked)
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask())
+        return await asked.answer
+
+    async def _ask(self) -> None:
+        try:
+            while self._waiting:
+                together, self._waiting = self._waiting, []
+                await self._answer(together)
+        finally:
+            self._asking = None
+
+    async def _answer(self, together: Sequence[_Asked]) -> None:
+        wanted: dict[str, set[bytes]] = {}
+        for one in together:
+            wanted.setdefault(one.brand, set()).update(one.hashes)
+        try:
+            found = await self._database.read(partial(_read_values, wanted=wanted))
+        except PrefsError as fault:
+            for one in together:
+                one.fail(fault)
+            return
+        for one in together:
+            one.end(found[one.brand])
+
+
+class _Asked(NamedTuple):
+    """Who hung up meanwhile is told nothing."""
+
+    brand: str
+    hashes: Sequence[bytes]
+    answer: asyncio.Future[dict[bytes, Held]]
+
+    def end(self, found: Mapping[bytes, bytes]) -> None:
+        if not self.answer.done():
+            mine = {one: decode_held(found[one]) for one in self.hashes if one in found}
+            self.answer.set_result(mine)
+
+    def fail(self, fault: PrefsError) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(fault)
+
+
+def _read_values(
+    conn: Connection, wanted: Mapping[str, set[bytes]]
+) -> dict[str, dict[bytes, bytes]]:
+    return {
+        brand: dict(map(tuple, _VALUES.run(conn, hashes, {"brand": brand})))
+        for brand, hashes in wanted.items()
+    }
 
 
 def _look_up_hot(engine: SQLite, brand: str, hashes: Sequence[bytes]) -> dict[bytes, Held]:

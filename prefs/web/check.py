@@ -23,7 +23,7 @@ from prefs.core.decision import (
     decide,
     hold_together,
 )
-from prefs.core.errors import BadIdentifier, BadInput, Unavailable
+from prefs.core.errors import BadIdentifier, BadInput, Busy, Unavailable
 from prefs.core.screening import as_of, together
 from prefs.core.signals import Identifier
 from prefs.core.words import KIND_OF, Channel, Purpose
@@ -55,6 +55,8 @@ async def check(request: Request, served: Service, key: ApiKey) -> Response:
     try:
         held = await _held(served, brand, body)
         unsafe = await _unsafe(served, brand, body.via)
+    except Busy:
+        raise
     except Unavailable:
         return _answer(body, [_degraded(ask)] * len(body.to), degraded=True)
     ask = ask._replace(target_unsafe=unsafe)
@@ -109,7 +111,7 @@ async def _held(served: Service, brand: str, body: CheckBody) -> list[Held | Non
         return await served.database.read(lambda conn: _held_slowly(conn, served, brand, body))
     hashed = [_hashes(served, item, channel, region) for item in body.to]
     wanted = {hash_ for hashes in hashed for hash_ in hashes}
-    found = await permissions.look_up(served.database, brand, list(wanted))
+    found = await served.look_up.of(brand, list(wanted))
     return [_first(found, hashes) if hashes else None for hashes in hashed]
 
 

@@ -15,6 +15,7 @@ from prefs.intake import Intake
 from prefs.scan import Scan
 from prefs.settings import Settings
 from prefs.store.database import Database
+from prefs.store.permissions import LookUp
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Service:
     keys: Keyring
     clock: Callable[[], datetime]
     door: Door
+    look_up: LookUp
 
 
 @dataclass(frozen=True, slots=True)

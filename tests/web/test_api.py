@@ -13,6 +13,7 @@ import pytest
 
 from prefs.core.errors import Unavailable
 from prefs.store import ledger
+from prefs.store.permissions import LookUp
 from tests.served import Served, served
 
 ADA = "ada@example.co.uk"
@@ -112,7 +113,7 @@ def test_the_store_away_denies_marketing_and_lets_reminders_go(
         raise Unavailable("gone")
 
     rt.consent(ADA)
-    monkeypatch.setattr("prefs.store.permissions.look_up", away)
+    monkeypatch.setattr(LookUp, "of", away)
     body = {"brand": "rt", "channel": "email", "purpose": "marketing", "to": [ADA]}
     answer = rt.post("/v1/check", body).json()
     assert answer["degraded"] is True
