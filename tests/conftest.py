@@ -41,8 +41,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """What opens a database runs on each engine."""
     if not any(name in vars(metafunc.module) for name in OPEN_ONE):
         return
-    alone = metafunc.definition.get_closest_marker("sqlite")
-    engines = [empty.SQLITE] if alone else [one for one in empty.ENGINES if one in CHOSEN]
+    alone = [one for one in empty.ENGINES if metafunc.definition.get_closest_marker(one)]
+    engines = alone or [one for one in empty.ENGINES if one in CHOSEN]
     metafunc.parametrize("engine", engines, indirect=True, scope="module")
 
 

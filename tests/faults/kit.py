@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from copy import copy
 from pathlib import Path
 
 import httpx
@@ -61,6 +62,14 @@ class Installation:
             "PREFS_TEST_KEY": "a secret of thirty-two bytes or more",
             "PREFS_CONFIG": str(self.config),
         }
+
+    def beside(self) -> Installation:
+        """The same installation on another port, for another process of the API."""
+        other = copy(self)
+        other.port = free_port()
+        other.url = f"http://127.0.0.1:{other.port}"
+        other.environ = {**self.environ, "PREFS__LISTEN": f"127.0.0.1:{other.port}"}
+        return other
 
     def start(self, *command: str) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
