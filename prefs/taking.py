@@ -9,7 +9,7 @@ echoes die out.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -54,6 +54,7 @@ from prefs.store.subjects import Subject
 
 log = structlog.get_logger()
 
+_EVIDENCE = [one.name for one in fields(Evidence)]
 AMBIGUOUS = Judgement(Result.REFUSED, Why.AMBIGUOUS)
 
 
@@ -119,9 +120,9 @@ class _Taken:
     signal: Signal
     match: _Match
     changes: list[_Change]
+    batch: Batch | None
     sharers: set[int] = field(default_factory=set)
     """Everybody who shared an identifier with one who moved, then."""
-    batch: Batch | None = None
 
     @property
     def moved(self) -> list[int]:
@@ -151,31 +152,31 @@ class Taking:
 
     def run(self, signals: Sequence[Signal]) -> list[Recorded]:
         """Raises NotFound where one names a subject that there is not: then nothing is kept."""
-        heard = [self._in_batch(one) if self._is_first(one) else None for one in signals]
-        fresh = [one for one in heard if one]
+        heard = [self._is_first(one) for one in signals]
+        fresh = [one for one, first in zip(signals, heard, strict=True) if first]
         brought = [named_of(self.keys, one.identifiers, one.hashes) for one in fresh]
         self._gather(fresh, brought)
         taken = [self._take(one, named) for one, named in zip(fresh, brought, strict=True)]
         self._write(taken)
         self._follow(taken)
         done = iter(taken)
-        return [_recorded(next(done)) if one else DUPLICATE for one in heard]
+        return [_recorded(next(done)) if first else DUPLICATE for first in heard]
 
     def _is_first(self, signal: Signal) -> bool:
         origin = signal.origin or signal.brand
         key = signal.event_key
         return key is None or events.first_time(self.conn, origin, key, self.at)
 
-    def _in_batch(self, signal: Signal) -> Signal:
+    def _batch(self, signal: Signal) -> Batch | None:
         """An out that no person and no staff said belongs to a run."""
         machine = strength(signal.source) is Strength.MACHINE
         if not machine or all(s.choice is not Choice.OUT for s in signal.statements):
-            return signal
+            return None
         origin = signal.batch or signal.origin or signal.source.value
         key = (signal.brand, origin)
         if key not in self._joined:
             self._joined[key] = batches.join(self.conn, *key, self.at)
-        return replace(signal, batch=self._joined[key].label)
+        return self._joined[key]
 
     def _gather(self, fresh: Sequence[Signal], brought: Iterable[list[Named]]) -> None:
         self.circle = Circle(self.conn, self.controller, self.keys, self.at)
@@ -188,12 +189,13 @@ class Taking:
     # --- whom is it about ----------------------------------------------------------------------
 
     def _take(self, signal: Signal, brought: list[Named]) -> _Taken:
-        match = self._match(signal, brought)
-        changes = [self._judge_one(match, subject, signal) for subject in match.everyone]
+        match, batch = self._match(signal, brought), self._batch(signal)
+        run = batch.label if batch else signal.batch
+        changes = [self._judge_one(match, subject, signal, run) for subject in match.everyone]
         for change in changes:
             if change.rows or change.linked or signal.ref:
                 self.circle.put(change.subject)
-        taken = _Taken(signal, match, changes)
+        taken = _Taken(signal, match, changes, batch)
         taken.sharers = self.circle.around(taken.moved)
         return taken
 
@@ -228,7 +230,9 @@ class Taking:
 
     # --- what becomes of it --------------------------------------------------------------------
 
-    def _judge_one(self, match: _Match, subject: Subject, signal: Signal) -> _Change:
+    def _judge_one(
+        self, match: _Match, subject: Subject, signal: Signal, run: str | None
+    ) -> _Change:
         """New identifiers hang on the one named (without a name, on the oldest who shares)."""
         speaks = subject.id == match.speaker.id
         linked = speaks and self.circle.link(subject.id, match.identifier_ids)
@@ -242,7 +246,7 @@ class Taking:
                 last_row_at=self.at,
             ),
             [
-                self._row(subject, revision, signal, *one)
+                self._row(subject, revision, signal, run, *one)
                 for revision, one in enumerate(judged, subject.revision + 1)
             ],
             any(_moves(*one) for one in judged),
@@ -255,6 +259,7 @@ class Taking:
         subject: Subject,
         revision: int,
         signal: Signal,
+        run: str | None,
         entry: Entry,
         judgement: Judgement,
     ) -> ledger.Row:
@@ -267,7 +272,7 @@ class Taking:
             signal.occurred_at.timestamp() if signal.occurred_at else None,
             self.at,
             signal.origin,
-            signal.batch,
+            run,
         )
 
     def _entries(self, match: _Match, subject: Subject, signal: Signal) -> list[Entry]:
@@ -371,7 +376,7 @@ class Taking:
     def _grow(self, taken: Sequence[_Taken]) -> None:
         """Count outs into their batches; one past its limit waits for a person."""
         for batch in self._joined.values():
-            of_batch = [one for one in taken if one.signal.batch == batch.label]
+            of_batch = [one for one in taken if one.batch is batch]
             outs = sum(change.changed for one in of_batch for change in one.changes)
             holds = any(one.signal.source is not Source.API for one in of_batch)
             grown = batch
@@ -450,7 +455,7 @@ class Taking:
                     scopes=[row.entry.scope for row in rows],
                     source=one.signal.source,
                     at=rows[0].entry.at,
-                    batch=one.signal.batch,
+                    batch=one.batch.label if one.batch else one.signal.batch,
                 )
                 merges.heard(self.conn, self.keys, keeper, out, self.at)
 
@@ -540,7 +545,8 @@ def _content(signal: Signal) -> dict[str, Any]:
 
 def given(evidence: Evidence) -> dict[str, Any]:
     """What there is of it."""
-    return {name: value for name, value in asdict(evidence).items() if value is not None}
+    said = {name: getattr(evidence, name) for name in _EVIDENCE}
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def _recorded(taken: _Taken) -> Recorded:
