@@ -67,6 +67,11 @@ _canonical_columns = (*(ledger.c[name] for name in CANONICAL), ledger.c.until)
 _PAYLOAD = Statement(
     insert(payloads).values({name: bindparam(name) for name in ("id", "salt", "body")})
 )
+_SEAL = Statement(
+    update(ledger)
+    .where(ledger.c.id == bindparam("b_id"), ledger.c.subject_id == bindparam("b_subject"))
+    .values(n=bindparam("b_n"), hash=bindparam("b_hash"))
+)
 _APPENDED = (*CANONICAL, "until")
 _APPEND = Statement(insert(ledger).values({name: bindparam(name) for name in _APPENDED}))
 
@@ -242,13 +247,10 @@ def seal(conn: Connection, limit: int = 2000) -> int:
     for row in rows:
         n += 1
         previous = chain(previous, row)
-        sealed.append({"b_id": row.id, "b_n": n, "b_hash": previous})
-    conn.execute(
-        update(ledger)
-        .where(ledger.c.id == bindparam("b_id"))
-        .values(n=bindparam("b_n"), hash=bindparam("b_hash")),
-        sealed,
-    )
+        sealed.append(
+            {"b_id": row.id, "b_subject": row.subject_id, "b_n": n, "b_hash": previous}
+        )
+    _SEAL.run_many(conn, sealed)
     tally.count(conn, rows)
     return len(sealed)
 

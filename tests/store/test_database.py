@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -49,9 +51,21 @@ def add(name: str) -> Callable[[Connection], str]:
     return job
 
 
+def whole(name: str | None, kind: str, _: Any) -> bool:
+    return kind != "table" or not re.fullmatch(r"(ledger|payloads|receipts)_\d", name or "")
+
+
+def partitioned(difference: Any) -> bool:
+    """On PostgreSQL `n` has a plain index: no constraint of a partitioned table is without its
+    key."""
+    named = {"add_constraint": ["n"], "remove_index": ["n"]}.get(difference[0])
+    return bool(named) and [column.name for column in difference[1].columns] == named
+
+
 def test_the_migrations_make_the_schema(url: str) -> None:
     def look(conn: Connection) -> None:
-        assert compare_metadata(MigrationContext.configure(conn), metadata) == []
+        context = MigrationContext.configure(conn, opts={"include_name": whole})
+        assert [one for one in compare_metadata(context, metadata) if not partitioned(one)] == []
         assert migrate.is_current(conn)
 
     with Database(url) as database:
