@@ -100,148 +100,153 @@ class Decision(NamedTuple):
     since: float | None = None
 
 
-Rule = Callable[[Ask, Held, float], "Decision | None"]
+Rule = Callable[[Ask, Held, "Views", float], "Decision | None"]
+"""A rule is asked with the views that the question is about, the channel's first."""
+Views = Sequence[View]
 
 
 def _marketing(ask: Ask) -> bool:
     return ask.scope.purpose is Purpose.MARKETING
 
 
-def _paused(ask: Ask, held: Held, now: float) -> Decision | None:
-    return Decision(False, Reason.PAUSED) if ask.paused and _marketing(ask) else None
+def _views(ask: Ask, held: Held) -> Views:
+    scope, views = ask.scope, held.views
+    if scope.topic is None:
+        return (views[scope],) if scope in views else ()
+    return [views[one] for one in (scope.covering, scope) if one in views]
 
 
-def _restricted(ask: Ask, held: Held, now: float) -> Decision | None:
-    if not held.restricted or ask.scope.purpose is Purpose.SERVICE:
-        return None
-    if ask.scope.purpose is Purpose.REMINDERS and held.reminders_kept:
-        return None
-    return Decision(False, Reason.RESTRICTED)
+def _paused(ask: Ask, held: Held, views: Views, now: float) -> Decision | None:
+    return Decision(False, Reason.PAUSED)
 
 
-def _views(ask: Ask, held: Held) -> list[View]:
-    scopes = [ask.scope] if ask.scope.topic is None else [ask.scope.covering, ask.scope]
-    return [held.views[scope] for scope in scopes if scope in held.views]
+def _restricted(ask: Ask, held: Held, views: Views, now: float) -> Decision | None:
+    kept = ask.scope.purpose is Purpose.REMINDERS and held.reminders_kept
+    return Decision(False, Reason.RESTRICTED) if held.restricted and not kept else None
 
 
-def _word(word: Word, reason: Reason) -> Rule:
-    def rule(ask: Ask, held: Held, now: float) -> Decision | None:
-        found = next((view for view in _views(ask, held) if view.word is word), None)
-        return Decision(False, reason, None, found.since) if found else None
+def _said(ask: Ask, held: Held, views: Views, now: float) -> Decision | None:
+    """The first of the words that deny."""
+    for word, reason in DENYING.items():
+        for view in views:
+            if view.word is word:
+                return Decision(False, reason, None, view.since)
+    return None
 
-    return rule
 
-
-def _unconfirmed(ask: Ask, held: Held, now: float) -> Decision | None:
-    views = _views(ask, held)
-    if any(view.word is Word.IN for view in views):
+def _unconfirmed(ask: Ask, held: Held, views: Views, now: float) -> Decision | None:
+    if _chosen(views):
         return None
     waiting = next((view for view in views if view.word is Word.UNCONFIRMED), None)
     return Decision(False, Reason.UNCONFIRMED, None, waiting.since) if waiting else None
 
 
-def _undeliverable(ask: Ask, held: Held, now: float) -> Decision | None:
+def _undeliverable(ask: Ask, held: Held, views: Views, now: float) -> Decision | None:
     pair = (ask.scope.channel, ask.scope.purpose)
     return Decision(False, Reason.UNDELIVERABLE) if pair in held.undeliverable else None
 
 
-def _chosen(ask: Ask, held: Held) -> View | None:
-    return next((view for view in _views(ask, held) if view.word is Word.IN), None)
+def _chosen(views: Views) -> View | None:
+    for view in views:
+        if view.word is Word.IN:
+            return view
+    return None
 
 
-def _consented(ask: Ask, held: Held) -> View | None:
-    view = _chosen(ask, held)
-    return view if view and view.basis is Basis.CONSENT else None
+def _consented(views: Views) -> bool:
+    view = _chosen(views)
+    return view is not None and view.basis is Basis.CONSENT
 
 
-def _tps(ask: Ask, held: Held, now: float) -> Decision | None:
-    if not _screened_call(ask, held):
-        return None
+def _tps(ask: Ask, held: Held, views: Views, now: float) -> Decision | None:
     since = held.screening.tps_from
-    return Decision(False, Reason.TPS, None, since) if _binds(since, now) else None
+    binds = _binds(since, now) and not _consented(views)
+    return Decision(False, Reason.TPS, None, since) if binds else None
 
 
 def _binds(since: float | None, now: float) -> bool:
     return since is not None and since <= now
 
 
-def _screened_call(ask: Ask, held: Held) -> bool:
-    """A marketing call without the person's own consent: the register decides."""
-    live = ask.scope.channel is Channel.PHONE and _marketing(ask)
-    return live and _consented(ask, held) is None
-
-
-def _mps(ask: Ask, held: Held, now: float) -> Decision | None:
-    if not _screened_letter(ask, held):
-        return None
+def _mps(ask: Ask, held: Held, views: Views, now: float) -> Decision | None:
     since = held.screening.mps_from
-    return Decision(False, Reason.MPS, None, since) if _binds(since, now) else None
+    binds = _binds(since, now) and not _consented(views)
+    return Decision(False, Reason.MPS, None, since) if binds else None
 
 
-def _screened_letter(ask: Ask, held: Held) -> bool:
-    letter = ask.scope.channel is Channel.POST and _marketing(ask) and ask.mps_applies
-    return letter and _consented(ask, held) is None
+def _tps_stale(ask: Ask, held: Held, views: Views, now: float) -> Decision | None:
+    return _stale(held.screening.tps_screened_at, TPS_FRESH, views, now)
 
 
-def _screening_stale(ask: Ask, held: Held, now: float) -> Decision | None:
-    screening = held.screening
-    if _screened_call(ask, held) and _older(screening.tps_screened_at, TPS_FRESH, now):
-        return Decision(False, Reason.SCREENING_STALE)
-    if _screened_letter(ask, held) and _older(screening.mps_screened_at, MPS_FRESH, now):
-        return Decision(False, Reason.SCREENING_STALE)
-    return None
+def _mps_stale(ask: Ask, held: Held, views: Views, now: float) -> Decision | None:
+    return _stale(held.screening.mps_screened_at, MPS_FRESH, views, now)
 
 
-def _older(at: float | None, fresh: float, now: float) -> bool:
-    return at is None or now - at > fresh
+def _stale(at: float | None, fresh: float, views: Views, now: float) -> Decision | None:
+    """Without the person's own consent the register decides, and it was not asked lately."""
+    old = at is None or now - at > fresh
+    return Decision(False, Reason.SCREENING_STALE) if old and not _consented(views) else None
 
 
-def _no_basis(ask: Ask, held: Held, now: float) -> Decision | None:
-    if not _marketing(ask) or ask.scope.channel in (Channel.PHONE, Channel.POST):
-        return None
-    view = _chosen(ask, held)
+def _no_basis(ask: Ask, held: Held, views: Views, now: float) -> Decision | None:
+    view = _chosen(views)
     if view is None or view.basis in (None, Basis.LEGITIMATE_INTEREST):
         return Decision(False, Reason.NO_BASIS)
     return None
 
 
-def _target_unsafe(ask: Ask, held: Held, now: float) -> Decision | None:
-    unsafe = ask.target_unsafe and _marketing(ask)
-    return Decision(False, Reason.TARGET_UNSAFE) if unsafe else None
+def _target_unsafe(ask: Ask, held: Held, views: Views, now: float) -> Decision | None:
+    return Decision(False, Reason.TARGET_UNSAFE)
 
 
-def _allowed(ask: Ask, held: Held, now: float) -> Decision:
+def _allowed(ask: Ask, views: Views) -> Decision:
     if not _marketing(ask):
         return Decision(True, Reason.SERVICE)
-    view = _chosen(ask, held)
+    view = _chosen(views)
     if view is None or view.basis is None:
         return Decision(True, Reason.LEGITIMATE_INTEREST, Basis.LEGITIMATE_INTEREST)
     return Decision(True, Reason(view.basis.value), view.basis, view.since)
 
 
-RULES: tuple[Rule, ...] = (
-    _paused,
-    _restricted,
-    _word(Word.SUPPRESSED, Reason.SUPPRESSED),
-    _word(Word.OBJECTED, Reason.OBJECTED),
-    _word(Word.OPTED_OUT, Reason.OPTED_OUT),
-    _word(Word.HELD, Reason.HELD),
-    _unconfirmed,
-    _undeliverable,
-    _tps,
-    _mps,
-    _screening_stale,
-    _no_basis,
-    _target_unsafe,
-)
+DENYING = {
+    Word.SUPPRESSED: Reason.SUPPRESSED,
+    Word.OBJECTED: Reason.OBJECTED,
+    Word.OPTED_OUT: Reason.OPTED_OUT,
+    Word.HELD: Reason.HELD,
+}
+"""In the order in which they are named where several hold."""
+
+
+@lru_cache(maxsize=512)
+def _rules(ask: Ask) -> tuple[Rule, ...]:
+    """Those that a question of this kind can meet, in their order."""
+    marketing, channel = _marketing(ask), ask.scope.channel
+    called = marketing and channel is Channel.PHONE
+    posted = marketing and channel is Channel.POST and ask.mps_applies
+    by_voice = channel in (Channel.PHONE, Channel.POST)
+    asked: tuple[tuple[Rule, bool], ...] = (
+        (_paused, marketing and ask.paused),
+        (_restricted, ask.scope.purpose is not Purpose.SERVICE),
+        (_said, True),
+        (_unconfirmed, True),
+        (_undeliverable, True),
+        (_tps, called),
+        (_mps, posted),
+        (_tps_stale, called),
+        (_mps_stale, posted),
+        (_no_basis, marketing and not by_voice),
+        (_target_unsafe, marketing and ask.target_unsafe),
+    )
+    return tuple(rule for rule, meets in asked if meets)
 
 
 def decide(ask: Ask, held: Held, now: float) -> Decision:
     """The first rule with a view wins; what no rule denies is allowed on its basis."""
-    for rule in RULES:
-        if decision := rule(ask, held, now):
+    views = _views(ask, held)
+    for rule in _rules(ask):
+        if decision := rule(ask, held, views, now):
             return decision
-    return _allowed(ask, held, now)
+    return _allowed(ask, views)
 
 
 def hold_together(states: Iterable[State], brand: str) -> Held:
@@ -328,18 +333,15 @@ def _asks(slot: Slot) -> tuple[Ask, ...]:
     return tuple(Ask(Scope(slot.channel, slot.purpose, topic)) for topic in topics)
 
 
-DENYING = (Word.SUPPRESSED, Word.OBJECTED, Word.OPTED_OUT, Word.HELD)
-
-
 def _scope_wish(ask: Ask, held: Sequence[Held]) -> Wish:
     if any(_denied(ask, one) for one in held):
         return Wish.OFF
-    return Wish.ON if any(_chosen(ask, one) for one in held) else Wish.LEAVE
+    return Wish.ON if any(_chosen(_views(ask, one)) for one in held) else Wish.LEAVE
 
 
 def said_at(slot: Slot, to: Wish, held: Iterable[Held]) -> float:
     """When the newest word for this wish was said, in whole seconds; 0 where nothing says when."""
-    words = DENYING if to is Wish.OFF else (Word.IN,)
+    words = [*DENYING] if to is Wish.OFF else [Word.IN]
     topics: tuple[str | None, ...] = slot.topics or (None,)
     asks = [Ask(Scope(slot.channel, slot.purpose, topic)) for topic in topics]
     views = [view for one in held for ask in asks for view in _views(ask, one)]
@@ -347,6 +349,5 @@ def said_at(slot: Slot, to: Wish, held: Iterable[Held]) -> float:
 
 
 def _denied(ask: Ask, held: Held) -> bool:
-    if _restricted(ask, held, 0.0):
-        return True
-    return any(view.word in DENYING for view in _views(ask, held))
+    views = _views(ask, held)
+    return bool(_restricted(ask, held, views, 0.0)) or any(one.word in DENYING for one in views)

@@ -247,9 +247,7 @@ def seal(conn: Connection, limit: int = 2000) -> int:
     for row in rows:
         n += 1
         previous = chain(previous, row)
-        sealed.append(
-            {"b_id": row.id, "b_subject": row.subject_id, "b_n": n, "b_hash": previous}
-        )
+        sealed.append({"b_id": row.id, "b_subject": row.subject_id, "b_n": n, "b_hash": previous})
     _SEAL.run_many(conn, sealed)
     tally.count(conn, rows)
     return len(sealed)

@@ -39,9 +39,9 @@ GROWING = {
     "receipts": (
         "hash",
         "ALTER TABLE receipts ADD PRIMARY KEY (target, hash, place)",
-        "CREATE INDEX receipts_honoured ON receipts "
-        "(target, settled_at, opened_at, wish, outcome) "
-        "WHERE wish = 'off' AND outcome IN ('confirmed', 'accepted', 'recorded')",
+        """CREATE INDEX receipts_honoured ON receipts
+           (target, settled_at, opened_at, wish, outcome)
+           WHERE wish = 'off' AND outcome IN ('confirmed', 'accepted', 'recorded')""",
     ),
 }
 
