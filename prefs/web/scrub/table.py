@@ -1,0 +1,134 @@
+"""A CSV answered: the two answers are put before each row's line end."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection
+
+from prefs.core.decision import Decision, Reason
+from prefs.web.scrub.asking import Answered, Asking
+from prefs.web.scrub.guess import SAMPLE, Shape, shape_of
+from prefs.web.scrub.rows import (
+    Reading,
+    Row,
+    Unreadable,
+    check_start,
+    delimiter_of,
+    text_of,
+    texts_of,
+)
+
+ADDED = ("allowed", "reason")
+SAMPLE_BYTES = 64 * 1024
+"""Of a list with few long rows, this much is enough to guess from."""
+
+
+@dataclass
+class Table:
+    """Implements prefs.web.scrub.asking.List. Without a shape the first rows are waited for: one
+    where the column is named, SAMPLE where it is guessed."""
+
+    asking: Asking
+    column: str | None = None
+    shape: Shape | None = None
+    media_type: str = "text/csv"
+    tells_faults: bool = False
+    _start: bytes = b""
+    _reading: Reading = field(default_factory=lambda: Reading(","))
+    _width: int = 0
+    """Cells of the first row, which is the heading where there is one."""
+
+    def __post_init__(self) -> None:
+        if self.shape:
+            self._reading = Reading(self.shape.delimiter)
+
+    def take(self, piece: bytes) -> list[Row]:
+        if self.shape:
+            return self._reading.take(piece)
+        self._start += piece
+        return self._open(whole=False)
+
+    def end(self) -> list[Row]:
+        return self._reading.end() if self.shape else self._open(whole=True)
+
+    def _open(self, *, whole: bool) -> list[Row]:
+        """The first rows, as soon as they tell how the list is to be read."""
+        check_start(self._start)
+        if not whole and b"\n" not in self._start.lstrip(b"\r\n"):
+            return []
+        reading = Reading(delimiter_of(self._start))
+        found = reading.take(self._start) + (reading.end() if whole else [])
+        first = [row for row in found if row.cells][: SAMPLE + 1]
+        if whole and not first:
+            raise Unreadable("empty")
+        if not first or not (whole or self._enough(len(first))):
+            return []
+        self._settle(reading, delimiter_of(self._start), first)
+        return found
+
+    def _enough(self, count: int) -> bool:
+        return self.column is not None or count > SAMPLE or len(self._start) > SAMPLE_BYTES
+
+    def _settle(self, reading: Reading, delimiter: str, first: Sequence[Row]) -> None:
+        asking, texts = self.asking, texts_of(first)
+        self.shape = shape_of(texts, delimiter, self.column, asking.channel, asking.region)
+        self._reading, self._start = reading, b""
+
+    # --- answering -----------------------------------------------------------------------------
+
+    def answer(self, conn: Connection, rows: Sequence[Row]) -> list[Answered]:
+        people = [bool(row.cells) and not self._heads(row) for row in rows]
+        asked = [self._address(row) for row, person in zip(rows, people, strict=True) if person]
+        decisions = iter(self.asking.decide(conn, asked))
+        return [
+            self._out(row, next(decisions) if person else None)
+            for row, person in zip(rows, people, strict=True)
+        ]
+
+    def _heads(self, row: Row) -> bool:
+        first, self._width = not self._width, self._width or len(row.cells)
+        return first and self._shape.headed
+
+    @property
+    def _shape(self) -> Shape:
+        if self.shape is None:
+            raise RuntimeError("rows are answered after the shape is known")
+        return self.shape
+
+    def _address(self, row: Row) -> str:
+        column = self._shape.column
+        return text_of(row.cells[column]).strip() if column < len(row.cells) else ""
+
+    def _out(self, row: Row, decision: Decision | None) -> Answered:
+        lead, end = self.lead(row)
+        if not row.cells:
+            return Answered(lead, b"", end)
+        mark = self._shape.delimiter
+        cells = (str(decision.allowed).lower(), decision.reason.value) if decision else ADDED
+        return Answered(lead, f"{mark}{cells[0]}{mark}{cells[1]}".encode(), end)
+
+    def lead(self, row: Row) -> tuple[bytes, bytes]:
+        """A short row is filled up so that the answers stand in their own columns. They are words
+        of ours: no spreadsheet takes them for a formula."""
+        self._width = self._width or len(row.cells)
+        body = row.raw.rstrip(b"\r\n")
+        missing = self._width - len(row.cells) if row.cells else 0
+        return body + self._shape.delimiter.encode() * missing, row.raw[len(body) :]
+
+    def reread(self, added: bytes) -> bool:
+        if added in (b"", self._shape.delimiter.join(("", *ADDED)).encode()):
+            return True
+        found = re.fullmatch(rb"(.)(true|false)\1([a-z_]+)", added)
+        if not found or found[3].decode() not in set(Reason):
+            return False
+        self.asking.note(Reason(found[3].decode()), allowed=found[2] == b"true")
+        return True
+
+    def last(self) -> bytes:
+        return b""
+
+    def fault(self, status: int, detail: str) -> bytes:
+        return b""
