@@ -88,6 +88,7 @@ from prefs.web.console import (
 )
 from prefs.web.context import Service, Vendors
 from prefs.web.hooks import Webhook
+from prefs.web.scrub import door as scrub
 from prefs.web.server import calm_collector
 
 log = structlog.get_logger()
@@ -296,6 +297,7 @@ def make_app(runtime: Runtime, *, work: bool) -> Starlette:
     app = Starlette(
         routes=[
             *check.routes,
+            *scrub.routes,
             *preferences.routes,
             *people.routes,
             *status.routes,

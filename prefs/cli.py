@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from io import StringIO
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 
 import click
 import structlog
@@ -22,14 +22,14 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Connection
 
-from prefs import app, doctor, importing, onboarding, retract, screening, sync
+from prefs import app, doctor, importing, onboarding, retract, screening, scrubbing, sync
 from prefs.app import Runtime, load_settings, make_app, make_worker, open_runtime
 from prefs.core import identity
 from prefs.core.errors import PrefsError, SettingsError, Unavailable
 from prefs.core.propagation import Target
 from prefs.core.screening import Register
 from prefs.core.signals import Evidence
-from prefs.core.words import Basis
+from prefs.core.words import Basis, Channel
 from prefs.lanes import Worker
 from prefs.logs import set_up_logs
 from prefs.mailbox import PLACE, Mailbox
@@ -40,6 +40,8 @@ from prefs.store.staff import Role
 from prefs.verify import Verified
 from prefs.verify import verify as verify_
 from prefs.web import bodies, people
+from prefs.web.check import asked
+from prefs.web.scrub.asking import Asking
 from prefs.web.server import config as server_config
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -282,6 +284,73 @@ def check_(
     say(as_json, answer, text)
     if not answer["allowed"]:
         sys.exit(REFUSED)
+
+
+@main.command("scrub")
+@common
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.option("--brand", required=True)
+@click.option("--channel", required=True)
+@click.option("--purpose", required=True)
+@click.option("--topic", default=None)
+@click.option("--column", default=None, help="Heading or number of the column; name of the field.")
+@click.option("--out", "to", type=NEW_FILE, help="Resumable; without it to standard output.")
+@click.option(
+    "--format", "sort", type=click.Choice(list(scrubbing.FORMATS)), help="By FILE's name."
+)
+def scrub_(
+    path: Path | None, as_json: bool, file: str, to: Path | None, sort: str | None, **wanted: Any
+) -> None:
+    """Answer every row of FILE (- is standard input): `allowed` and `reason` are added."""
+    sort = sort or scrubbing.format_of(file)
+    with opened(path) as runtime, going_on(to is not None), click.open_file(file, "rb") as source:
+        list_ = _list(runtime, sort, **wanted)
+        total = Path(file).stat().st_size if file != "-" else None
+        question, console = {**wanted, "format": sort}, None if as_json else err
+        job = scrubbing.Job(list_, cast(BinaryIO, source), total, question, console)
+        if to:
+            report = scrubbing.to_file(job, to, runtime.clock().timestamp())
+        else:
+            report = scrubbing.to_stream(job, sys.stdout.buffer)
+    conclude(as_json, report, scrubbing.shown(report), beside=to is None)
+
+
+def _list(
+    runtime: Runtime,
+    sort: str,
+    brand: str,
+    channel: str,
+    purpose: str,
+    topic: str | None,
+    column: str | None,
+) -> Any:
+    _known_brand(runtime, brand)
+    if sort == "csv" and channel == Channel.POST:
+        raise click.UsageError("a postal address is no single column: bring NDJSON")
+    body = bodies.CheckBody(brand, channel, purpose, [], topic)
+    ask = asyncio.run(asked(runtime.service, body))
+    return scrubbing.FORMATS[sort](Asking(runtime.service, brand, ask), column)
+
+
+@contextmanager
+def going_on(resumable: bool) -> Iterator[None]:
+    """Ctrl-C is no fault: the same command goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        how = "the same command goes on where it stopped" if resumable else "nothing was kept"
+        err.print(f"[yellow]stopped:[/yellow] {how}", highlight=False)
+        sys.exit(TRY_LATER)
+
+
+def conclude(as_json: bool, report: dict[str, Any], text: str, *, beside: bool) -> None:
+    """A report; `beside` what went to standard output, to the screen (standard error)."""
+    if not beside:
+        say(as_json, report, text)
+    elif as_json:
+        click.echo(json.dumps(report), err=True)
+    else:
+        err.print(text, highlight=False)
 
 
 def _known_brand(runtime: Runtime, brand: str) -> None:

@@ -118,6 +118,11 @@ def slices(rows: Iterable[T]) -> Iterator[list[T]]:
         yield part
 
 
+def answered_now(list_: List[T], part: Sequence[T]) -> bytes:
+    """One slice, for callers without an event loop."""
+    return said(list_.asking.served.database.read_now(lambda conn: list_.answer(conn, part)))
+
+
 def said(part: Iterable[Answered]) -> bytes:
     return b"".join(piece for answered in part for piece in answered)
 

@@ -12,6 +12,7 @@ from prefs.core.decision import Decision, Reason
 from prefs.web.scrub.asking import Answered, Asking
 from prefs.web.scrub.guess import SAMPLE, Shape, shape_of
 from prefs.web.scrub.rows import (
+    LONGEST_ROW,
     Reading,
     Row,
     Unreadable,
@@ -40,6 +41,7 @@ class Table:
     _reading: Reading = field(default_factory=lambda: Reading(","))
     _width: int = 0
     """Cells of the first row, which is the heading where there is one."""
+    _heading: Row | None = None
 
     def __post_init__(self) -> None:
         if self.shape:
@@ -47,27 +49,39 @@ class Table:
 
     def take(self, piece: bytes) -> list[Row]:
         if self.shape:
-            return self._reading.take(piece)
+            return self._noted(self._reading.take(piece))
         self._start += piece
         return self._open(whole=False)
 
     def end(self) -> list[Row]:
-        return self._reading.end() if self.shape else self._open(whole=True)
+        return self._noted(self._reading.end()) if self.shape else self._open(whole=True)
+
+    def _noted(self, found: list[Row]) -> list[Row]:
+        """What the first row tells of the others."""
+        if not self._width and (first := next((row for row in found if row.cells), None)):
+            self._width = len(first.cells)
+            self._heading = first if self._shape.headed else None
+        return found
 
     def _open(self, *, whole: bool) -> list[Row]:
         """The first rows, as soon as they tell how the list is to be read."""
-        check_start(self._start)
+        check_start(self._start[:4096])
         if not whole and b"\n" not in self._start.lstrip(b"\r\n"):
-            return []
+            return self._wait()
         reading = Reading(delimiter_of(self._start))
         found = reading.take(self._start) + (reading.end() if whole else [])
         first = [row for row in found if row.cells][: SAMPLE + 1]
         if whole and not first:
             raise Unreadable("empty")
         if not first or not (whole or self._enough(len(first))):
-            return []
+            return self._wait()
         self._settle(reading, delimiter_of(self._start), first)
-        return found
+        return self._noted(found)
+
+    def _wait(self) -> list[Row]:
+        if len(self._start) > LONGEST_ROW:
+            raise Unreadable("long", 1)
+        return []
 
     def _enough(self, count: int) -> bool:
         return self.column is not None or count > SAMPLE or len(self._start) > SAMPLE_BYTES
@@ -80,17 +94,13 @@ class Table:
     # --- answering -----------------------------------------------------------------------------
 
     def answer(self, conn: Connection, rows: Sequence[Row]) -> list[Answered]:
-        people = [bool(row.cells) and not self._heads(row) for row in rows]
+        people = [bool(row.cells) and row is not self._heading for row in rows]
         asked = [self._address(row) for row, person in zip(rows, people, strict=True) if person]
         decisions = iter(self.asking.decide(conn, asked))
         return [
             self._out(row, next(decisions) if person else None)
             for row, person in zip(rows, people, strict=True)
         ]
-
-    def _heads(self, row: Row) -> bool:
-        first, self._width = not self._width, self._width or len(row.cells)
-        return first and self._shape.headed
 
     @property
     def _shape(self) -> Shape:
@@ -113,7 +123,6 @@ class Table:
     def lead(self, row: Row) -> tuple[bytes, bytes]:
         """A short row is filled up so that the answers stand in their own columns. They are words
         of ours: no spreadsheet takes them for a formula."""
-        self._width = self._width or len(row.cells)
         body = row.raw.rstrip(b"\r\n")
         missing = self._width - len(row.cells) if row.cells else 0
         return body + self._shape.delimiter.encode() * missing, row.raw[len(body) :]
