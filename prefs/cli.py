@@ -403,8 +403,9 @@ def links(
 @click.option("--brand", default=None, help="Needed when the configuration has several brands.")
 @click.option("--apply", "apply_", is_flag=True, help="Write; without it nothing is changed.")
 def import_(path: Path | None, as_json: bool, file: Path, brand: str | None, apply_: bool) -> None:
-    """Take a CSV of people and choices in; a dry run unless --apply."""
-    with opened(path) as runtime:
+    """Take a CSV of people and choices in; a dry run unless --apply. An import that was stopped
+    goes on when the same command is given again."""
+    with opened(path) as runtime, going_on(apply_):
         chosen = _one_brand(runtime, brand)
         report = importing.run(
             runtime.service, chosen, file, write=apply_, console=None if as_json else err
