@@ -22,7 +22,17 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Connection
 
-from prefs import app, doctor, importing, onboarding, retract, screening, scrubbing, sync
+from prefs import (
+    app,
+    doctor,
+    exporting,
+    importing,
+    onboarding,
+    retract,
+    screening,
+    scrubbing,
+    sync,
+)
 from prefs.app import Runtime, load_settings, make_app, make_worker, open_runtime
 from prefs.core import identity
 from prefs.core.errors import PrefsError, SettingsError, Unavailable
@@ -303,7 +313,11 @@ def scrub_(
 ) -> None:
     """Answer every row of FILE (- is standard input): `allowed` and `reason` are added."""
     sort = sort or scrubbing.format_of(file)
-    with opened(path) as runtime, going_on(to is not None), click.open_file(file, "rb") as source:
+    with (
+        opened(path) as runtime,
+        going_on(resumable=to is not None),
+        click.open_file(file, "rb") as source,
+    ):
         list_ = _list(runtime, sort, **wanted)
         total = Path(file).stat().st_size if file != "-" else None
         question, console = {**wanted, "format": sort}, None if as_json else err
@@ -333,8 +347,8 @@ def _list(
 
 
 @contextmanager
-def going_on(resumable: bool) -> Iterator[None]:
-    """Ctrl-C is no fault: the same command goes on."""
+def going_on(*, resumable: bool) -> Iterator[None]:
+    """Ctrl-C is no fault: what can be gone on with says so."""
     try:
         yield
     except KeyboardInterrupt:
@@ -405,7 +419,7 @@ def links(
 def import_(path: Path | None, as_json: bool, file: Path, brand: str | None, apply_: bool) -> None:
     """Take a CSV of people and choices in; a dry run unless --apply. An import that was stopped
     goes on when the same command is given again."""
-    with opened(path) as runtime, going_on(apply_):
+    with opened(path) as runtime, going_on(resumable=apply_):
         chosen = _one_brand(runtime, brand)
         report = importing.run(
             runtime.service, chosen, file, write=apply_, console=None if as_json else err
@@ -413,6 +427,37 @@ def import_(path: Path | None, as_json: bool, file: Path, brand: str | None, app
     say(as_json, report, importing.shown(report))
     if report["rejected"]:
         sys.exit(REFUSED)
+
+
+@main.command("export")
+@common
+@click.option("--brand", required=True)
+@click.option("--channel", type=click.Choice([channel.value for channel in Channel]), required=True)
+@click.option("--out", "to", type=NEW_FILE, help="Without it to standard output.")
+@click.option("--format", "sort", type=click.Choice(["csv", "ndjson"]), default="csv")
+@click.option("--hashed", type=click.Choice(["sha256"]), help="Hashes instead of addresses.")
+@click.option("--formula-safe", is_flag=True, help="For spreadsheets: cells that begin a formula.")
+def export_(
+    path: Path | None,
+    as_json: bool,
+    brand: str,
+    channel: str,
+    to: Path | None,
+    sort: str,
+    hashed: str | None,
+    formula_safe: bool,
+) -> None:
+    """Write who must not be contacted for marketing on a channel, by what we know ourselves."""
+    if formula_safe and sort != "csv":
+        raise click.UsageError("--formula-safe is for CSV")
+    with opened(path) as runtime, going_on(resumable=False):
+        _known_brand(runtime, brand)
+        where, console = Channel(channel), None if as_json else err
+        job = exporting.Job(
+            runtime.service, brand, where, sort, hashed is not None, formula_safe, console
+        )
+        report = exporting.run(job, to or sys.stdout.buffer)
+    conclude(as_json, report, exporting.shown(report), beside=to is None)
 
 
 @main.command("sync")

@@ -89,7 +89,7 @@ def _columns(header: Sequence[str]) -> tuple[str, ...]:
     twice = sorted({name for name in names if names.count(name) > 1})
     if missing:
         _check_delimiter(names)
-    if not set(names) & set(COLUMNS):  # it may be a person: nothing of it is repeated
+    if len(missing) == len(NEEDED):  # it may be a person: nothing of it is repeated
         raise BadInput(f"the first row names no columns; known are: {','.join(COLUMNS)}")
     if unknown or missing or twice:
         raise BadInput(
