@@ -124,12 +124,22 @@ def _views(ask: Ask, held: Held) -> list[View]:
     return [held.views[scope] for scope in scopes if scope in held.views]
 
 
-def _word(word: Word, reason: Reason) -> Rule:
-    def rule(ask: Ask, held: Held, now: float) -> Decision | None:
-        found = next((view for view in _views(ask, held) if view.word is word), None)
-        return Decision(False, reason, None, found.since) if found else None
+_DENIES = {
+    Word.SUPPRESSED: Reason.SUPPRESSED,
+    Word.OBJECTED: Reason.OBJECTED,
+    Word.OPTED_OUT: Reason.OPTED_OUT,
+    Word.HELD: Reason.HELD,
+}
+"""In the order in which they count."""
 
-    return rule
+
+def _said_no(ask: Ask, held: Held, now: float) -> Decision | None:
+    views = _views(ask, held)
+    for word, reason in _DENIES.items() if views else ():
+        for view in views:
+            if view.word is word:
+                return Decision(False, reason, None, view.since)
+    return None
 
 
 def _unconfirmed(ask: Ask, held: Held, now: float) -> Decision | None:
@@ -222,10 +232,7 @@ def _allowed(ask: Ask, held: Held, now: float) -> Decision:
 RULES: tuple[Rule, ...] = (
     _paused,
     _restricted,
-    _word(Word.SUPPRESSED, Reason.SUPPRESSED),
-    _word(Word.OBJECTED, Reason.OBJECTED),
-    _word(Word.OPTED_OUT, Reason.OPTED_OUT),
-    _word(Word.HELD, Reason.HELD),
+    _said_no,
     _unconfirmed,
     _undeliverable,
     _tps,

@@ -91,7 +91,11 @@ def decide_all(
     region, now = served.settings.brands[brand].region, served.clock().timestamp()
     hashed = [_hashes(served, item, ask.scope.channel, region) for item in items]
     found = permissions.read(conn, brand, {hash_ for hashes in hashed for hash_ in hashes})
-    return [decide(ask, _first(found, hashes), now) if hashes else INVALID for hashes in hashed]
+    held = [_first(found, hashes) if hashes else None for hashes in hashed]
+    each = {
+        id(one): decide(ask, one, now) for one in {id(one): one for one in held if one}.values()
+    }
+    return [INVALID if one is None else each[id(one)] for one in held]
 
 
 def decide_ref(conn: Connection, served: Service, brand: str, ask: Ask, item: RefItem) -> Decision:

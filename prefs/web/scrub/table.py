@@ -23,6 +23,11 @@ from prefs.web.scrub.rows import (
 )
 
 ADDED = ("allowed", "reason")
+_CELLS = {
+    (allowed, reason): (str(allowed).lower(), reason.value)
+    for allowed in (True, False)
+    for reason in Reason
+}
 SAMPLE_BYTES = 64 * 1024
 """Of a list with few long rows, this much is enough to guess from."""
 
@@ -114,21 +119,26 @@ class Table:
 
     def _out(self, row: Row, decision: Decision | None) -> Answered:
         lead, end = self.lead(row)
-        if not row.cells:
-            return Answered(lead, b"", end)
+        if decision is None:
+            return Answered(lead, self._added(ADDED) if row.cells else b"", end)
+        return Answered(lead, self._added(_CELLS[decision.allowed, decision.reason]), end)
+
+    def _added(self, cells: tuple[str, str]) -> bytes:
         mark = self._shape.delimiter
-        cells = (str(decision.allowed).lower(), decision.reason.value) if decision else ADDED
-        return Answered(lead, f"{mark}{cells[0]}{mark}{cells[1]}".encode(), end)
+        return f"{mark}{cells[0]}{mark}{cells[1]}".encode()
 
     def lead(self, row: Row) -> tuple[bytes, bytes]:
         """A short row is filled up so that the answers stand in their own columns. They are words
         of ours: no spreadsheet takes them for a formula."""
         body = row.raw.rstrip(b"\r\n")
-        missing = self._width - len(row.cells) if row.cells else 0
-        return body + self._shape.delimiter.encode() * missing, row.raw[len(body) :]
+        end = row.raw[len(body) :]
+        missing = self._width - len(row.cells)
+        if row.cells and missing > 0:
+            body += self._shape.delimiter.encode() * missing
+        return body, end
 
     def reread(self, added: bytes) -> bool:
-        if added in (b"", self._shape.delimiter.join(("", *ADDED)).encode()):
+        if added in (b"", self._added(ADDED)):
             return True
         found = re.fullmatch(rb"(.)(true|false)\1([a-z_]+)", added)
         if not found or found[3].decode() not in set(Reason):
