@@ -89,7 +89,7 @@ from prefs.web.console import (
 from prefs.web.context import Service, Vendors
 from prefs.web.hooks import Webhook
 from prefs.web.scrub import door as scrub
-from prefs.web.server import calm_collector
+from prefs.web.server import calm_collector, take_turns
 
 log = structlog.get_logger()
 
@@ -286,6 +286,7 @@ def make_app(runtime: Runtime, *, work: bool) -> Starlette:
             worker.start()
         sweeping = asyncio.create_task(every(lists.SWEEP_EVERY, _sweep_of(app.state.lists)))
         calm_collector()
+        take_turns()
         try:
             yield
         finally:

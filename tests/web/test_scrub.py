@@ -72,6 +72,13 @@ def test_every_row_comes_back_with_its_answer(rt: Served) -> None:
     )
 
 
+def test_a_list_comes_back_as_what_it_was_sent_as(rt: Served) -> None:
+    for sort in ("text/csv; charset=windows-1252", NDJSON):
+        answer = scrub(rt, b'"ada@example.com"\n', sort)
+        assert answer.headers["content-type"] == sort
+        assert "content-length" not in answer.headers
+
+
 @pytest.mark.parametrize("column", ["email", "EMAIL", "3"])
 def test_a_column_is_named_or_numbered(rt: Served, column: str) -> None:
     content = b"other,n,E-mail,Email\nbob@example.com,1,x,ada@example.com\n"

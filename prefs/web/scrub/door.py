@@ -82,7 +82,10 @@ class Scrubbing(Response):
     connection is closed before the end of the (chunked) answer."""
 
     def __init__(self, request: Request, list_: List[Any]) -> None:
-        super().__init__(media_type=list_.media_type, headers={"Cache-Control": "no-store"})
+        sort = request.headers.get(
+            "content-type", list_.media_type
+        )  # its charset is the list's own
+        super().__init__(headers={"Content-Type": sort, "Cache-Control": "no-store"})
         del self.headers["content-length"]
         self._request = request
         self._list = list_
