@@ -92,7 +92,8 @@ from prefs.web.console import (
 )
 from prefs.web.context import Service, Vendors
 from prefs.web.hooks import Webhook
-from prefs.web.server import calm_collector
+from prefs.web.scrub import door as scrub
+from prefs.web.server import calm_collector, take_turns
 
 log = structlog.get_logger()
 
@@ -305,6 +306,7 @@ def make_app(runtime: Runtime, *, work: bool) -> Starlette:
         sweeping = asyncio.create_task(every(lists.SWEEP_EVERY, _sweep_of(app.state.lists)))
         timing = asyncio.create_task(keep_time(runtime))
         calm_collector()
+        take_turns()
         try:
             yield
         finally:
@@ -317,6 +319,7 @@ def make_app(runtime: Runtime, *, work: bool) -> Starlette:
     app = Starlette(
         routes=[
             *check.routes,
+            *scrub.routes,
             *preferences.routes,
             *people.routes,
             *status.routes,

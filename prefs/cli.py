@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from io import StringIO
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 
 import click
 import structlog
@@ -22,14 +22,24 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Connection
 
-from prefs import app, doctor, importing, onboarding, retract, screening, sync
+from prefs import (
+    app,
+    doctor,
+    exporting,
+    importing,
+    onboarding,
+    retract,
+    screening,
+    scrubbing,
+    sync,
+)
 from prefs.app import Runtime, load_settings, make_app, make_worker, open_runtime
 from prefs.core import identity
 from prefs.core.errors import PrefsError, SettingsError, Unavailable
 from prefs.core.propagation import Target
 from prefs.core.screening import Register
 from prefs.core.signals import Evidence
-from prefs.core.words import Basis
+from prefs.core.words import Basis, Channel
 from prefs.lanes import Worker
 from prefs.logs import set_up_logs
 from prefs.mailbox import PLACE, Mailbox
@@ -40,6 +50,8 @@ from prefs.store.staff import Role
 from prefs.verify import Verified
 from prefs.verify import verify as verify_
 from prefs.web import bodies, people
+from prefs.web.check import asked
+from prefs.web.scrub.asking import Asking
 from prefs.web.server import config as server_config
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -286,6 +298,77 @@ def check_(
         sys.exit(REFUSED)
 
 
+@main.command("scrub")
+@common
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.option("--brand", required=True)
+@click.option("--channel", required=True)
+@click.option("--purpose", required=True)
+@click.option("--topic", default=None)
+@click.option("--column", default=None, help="Heading or number of the column; name of the field.")
+@click.option("--out", "to", type=NEW_FILE, help="Resumable; without it to standard output.")
+@click.option(
+    "--format", "sort", type=click.Choice(list(scrubbing.FORMATS)), help="By FILE's name."
+)
+def scrub_(
+    path: Path | None, as_json: bool, file: str, to: Path | None, sort: str | None, **wanted: Any
+) -> None:
+    """Answer every row of FILE (- is standard input): `allowed` and `reason` are added."""
+    sort = sort or scrubbing.format_of(file)
+    with (
+        opened(path) as runtime,
+        going_on(resumable=to is not None),
+        click.open_file(file, "rb") as source,
+    ):
+        list_ = _list(runtime, sort, **wanted)
+        total = Path(file).stat().st_size if file != "-" else None
+        question, console = {**wanted, "format": sort}, None if as_json else err
+        job = scrubbing.Job(list_, cast(BinaryIO, source), total, question, console)
+        if to:
+            report = scrubbing.to_file(job, to, runtime.clock().timestamp())
+        else:
+            report = scrubbing.to_stream(job, sys.stdout.buffer)
+    conclude(as_json, report, scrubbing.shown(report), beside=to is None)
+
+
+def _list(
+    runtime: Runtime,
+    sort: str,
+    brand: str,
+    channel: str,
+    purpose: str,
+    topic: str | None,
+    column: str | None,
+) -> Any:
+    _known_brand(runtime, brand)
+    if sort == "csv" and channel == Channel.POST:
+        raise click.UsageError("a postal address is no single column: bring NDJSON")
+    body = bodies.CheckBody(brand, channel, purpose, [], topic)
+    ask = asyncio.run(asked(runtime.service, body))
+    return scrubbing.FORMATS[sort](Asking(runtime.service, brand, ask), column)
+
+
+@contextmanager
+def going_on(*, resumable: bool) -> Iterator[None]:
+    """Ctrl-C is no fault: what can be gone on with says so."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        how = "the same command goes on where it stopped" if resumable else "nothing was kept"
+        err.print(f"[yellow]stopped:[/yellow] {how}", highlight=False)
+        sys.exit(TRY_LATER)
+
+
+def conclude(as_json: bool, report: dict[str, Any], text: str, *, beside: bool) -> None:
+    """A report; `beside` what went to standard output, to the screen (standard error)."""
+    if not beside:
+        say(as_json, report, text)
+    elif as_json:
+        click.echo(json.dumps(report), err=True)
+    else:
+        err.print(text, highlight=False)
+
+
 def _known_brand(runtime: Runtime, brand: str) -> None:
     if brand not in runtime.settings.brands:
         raise SettingsError(
@@ -336,8 +419,9 @@ def links(
 @click.option("--brand", default=None, help="Needed when the configuration has several brands.")
 @click.option("--apply", "apply_", is_flag=True, help="Write; without it nothing is changed.")
 def import_(path: Path | None, as_json: bool, file: Path, brand: str | None, apply_: bool) -> None:
-    """Take a CSV of people and choices in; a dry run unless --apply."""
-    with opened(path) as runtime:
+    """Take a CSV of people and choices in; a dry run unless --apply. An import that was stopped
+    goes on when the same command is given again."""
+    with opened(path) as runtime, going_on(resumable=apply_):
         chosen = _one_brand(runtime, brand)
         report = importing.run(
             runtime.service, chosen, file, write=apply_, console=None if as_json else err
@@ -345,6 +429,37 @@ def import_(path: Path | None, as_json: bool, file: Path, brand: str | None, app
     say(as_json, report, importing.shown(report))
     if report["rejected"]:
         sys.exit(REFUSED)
+
+
+@main.command("export")
+@common
+@click.option("--brand", required=True)
+@click.option("--channel", type=click.Choice([channel.value for channel in Channel]), required=True)
+@click.option("--out", "to", type=NEW_FILE, help="Without it to standard output.")
+@click.option("--format", "sort", type=click.Choice(["csv", "ndjson"]), default="csv")
+@click.option("--hashed", type=click.Choice(["sha256"]), help="Hashes instead of addresses.")
+@click.option("--formula-safe", is_flag=True, help="For spreadsheets: cells that begin a formula.")
+def export_(
+    path: Path | None,
+    as_json: bool,
+    brand: str,
+    channel: str,
+    to: Path | None,
+    sort: str,
+    hashed: str | None,
+    formula_safe: bool,
+) -> None:
+    """Write who must not be contacted for marketing on a channel, by what we know ourselves."""
+    if formula_safe and sort != "csv":
+        raise click.UsageError("--formula-safe is for CSV")
+    with opened(path) as runtime, going_on(resumable=False):
+        _known_brand(runtime, brand)
+        where, console = Channel(channel), None if as_json else err
+        job = exporting.Job(
+            runtime.service, brand, where, sort, hashed is not None, formula_safe, console
+        )
+        report = exporting.run(job, to or sys.stdout.buffer)
+    conclude(as_json, report, exporting.shown(report), beside=to is None)
 
 
 @main.command("sync")

@@ -1,226 +1,178 @@
 """prefs import: a CSV of people and choices through the one door, in chunks, resumable.
 
 Columns: email,phone,name,ref,channel,purpose,topic,choice,occurred_at,basis,notice,wording,note.
-Rows that fail go, with the reason, to FILE.rejected.csv. After each chunk the row number is kept
-beside the ledger, so that an interrupted import goes on where it stopped.
+Rows that fail go, with the reason, to FILE.rejected.csv as they are met. How far an import came, in
+the file and in that one, is kept in the transaction of each chunk: started again, it goes on there,
+and whatever was rejected after it is cut off first.
 """
 
 from __future__ import annotations
 
-import csv
-import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+import fcntl
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
-from rich.progress import Progress
 from sqlalchemy import Connection
 
-from prefs.core import identity
+from prefs import progress, trial
 from prefs.core.errors import BadInput
-from prefs.core.signals import Evidence, Identifier, Signal, Statement
-from prefs.core.words import Basis, Choice, Source
-from prefs.store import events, ledger
+from prefs.core.signals import Signal
+from prefs.import_rows import Judge, Reading, Sheet
+from prefs.intake import Intake, Recorded
+from prefs.rejects import Rejects
+from prefs.store import imports, ledger
+from prefs.store.imports import Position
 from prefs.web.context import Service
-from prefs.web.scopes import scope_of
 
-COLUMNS = (
-    "email",
-    "phone",
-    "name",
-    "ref",
-    "channel",
-    "purpose",
-    "topic",
-    "choice",
-    "occurred_at",
-    "basis",
-    "notice",
-    "wording",
-    "note",
-)
 CHUNK = 500
 """Rows a transaction: a chunk holds the writer and so delays every other record."""
 
 
+class Chunk(NamedTuple):
+    """Some rows, judged. `at` is where the import is after them."""
+
+    signals: Sequence[Signal]
+    at: Position
+
+
 @dataclass
-class _Tally:
-    rows: int = 0
-    results: dict[str, int] = field(default_factory=dict)
-    rejected: list[tuple[dict[str, str], str]] = field(default_factory=list)
-    skipped: int = 0
+class Job:
+    """One import on its way. `at` is how far it came."""
 
+    served: Service
+    brand: str
+    sheet: Sheet
+    judge: Judge
+    rejects: Rejects
+    at: Position
+    tell: progress.Tell
+    results: Counter[str] = field(default_factory=Counter)
 
-class _DryRun(Exception):
-    """Rolls the writes of a dry run back."""
+    def done(self, chunk: Chunk, recorded: Sequence[Recorded]) -> None:
+        self.results.update(outcome.result.value for one in recorded for outcome in one.outcomes)
+        self.at = chunk.at
+        self.tell(self.at.offset, self.at.rows)
 
 
 def run(
     served: Service, brand: str, file: Path, *, write: bool, console: Console | None
 ) -> dict[str, Any]:
-    """Import the file; a dry run judges every row and writes nothing."""
-    tally = _Tally()
-    digest = _digest(file)
-    with file.open(newline="", encoding="utf-8-sig") as text:
-        reader = csv.DictReader(text)
-        _check_header(reader.fieldnames)
-        with Progress(console=console, disable=console is None) as progress:
-            job = progress.add_task("importing" if write else "trying", total=None)
-            for number, chunk in enumerate(_chunks(reader)):
-                label = f"import {digest} {number}"
-                _chunk(served, brand, chunk, tally, label, write=write)
-                progress.update(job, completed=tally.rows)
-    while write and served.database.write_now(ledger.seal):
-        continue
-    rejected = _write_rejected(file, tally) if tally.rejected else None
+    """Import the file; a dry run judges every row as if it were written, and writes nothing.
+    Raises BadInput for a file that is none, before anything of it is written."""
+    with _alone(file):
+        sheet = Sheet.of(file)
+        begun = _begun(served, brand, sheet) if write else None
+        if begun is None:
+            sheet.check()
+        start = begun or Position(offset=sheet.begins)
+        judge = Judge(served.settings, brand, sheet.columns, f"import {sheet.digest}")
+        rejects = Rejects(file, sheet.columns)
+        if start.offset < sheet.size and not rejects.go_on(start.kept):
+            _reject_again(sheet, judge, rejects, start)
+        what = "importing" if write else "trying"
+        with progress.shown(console, what, sheet.size, start.rows) as tell:
+            job = Job(served, brand, sheet, judge, rejects, start, tell)
+            _apply(job, new=begun is None) if write else _try(job)
     return {
-        "rows": tally.rows,
+        "rows": job.at.rows,
         "applied": write,
-        "results": tally.results,
-        "done_before": tally.skipped,
-        "rejected": len(tally.rejected),
-        "rejected_file": rejected,
+        "results": dict(job.results),
+        "done_before": start.rows,
+        "rejected": job.at.rejected,
+        "rejected_file": str(rejects.path) if job.at.rejected else None,
     }
 
 
-def _digest(file: Path) -> str:
-    with file.open("rb") as raw:
-        return hashlib.file_digest(raw, "sha256").hexdigest()
+@contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Two imports of one file would write one file of rejected rows."""
+    with file.open("rb") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise BadInput(f"{file} is being imported by another prefs import") from None
+        yield
 
 
-def _check_header(names: Any) -> None:
-    unknown = sorted(set(names or ()) - set(COLUMNS))
-    missing = [name for name in ("channel", "purpose", "choice") if name not in (names or ())]
-    if unknown or missing:
-        raise BadInput(
-            f"the first line names the columns; unknown: {', '.join(unknown) or 'none'}; "
-            f"missing: {', '.join(missing) or 'none'}; known are: {','.join(COLUMNS)}"
-        )
+def _begun(served: Service, brand: str, sheet: Sheet) -> Position | None:
+    return served.database.read_now(lambda conn: imports.position(conn, brand, sheet.digest))
 
 
-def _chunks(reader: csv.DictReader[str]) -> Iterator[list[dict[str, str]]]:
-    while chunk := list(islice(reader, CHUNK)):
-        yield chunk
+# --- in earnest, and as a trial ----------------------------------------------------------------
 
 
-def _chunk(
-    served: Service,
-    brand: str,
-    rows: list[dict[str, str]],
-    tally: _Tally,
-    label: str,
-    *,
-    write: bool,
-) -> None:
-    """One transaction; a chunk done by an earlier run is skipped."""
-    tally.rows += len(rows)
-    run = label.rpartition(" ")[0]
-    signals = []
+def _apply(job: Job, *, new: bool) -> None:
+    database, brand, digest = job.served.database, job.brand, job.sheet.digest
+    if new:
+        now = job.served.clock().timestamp()
+        database.write_now(lambda conn: imports.begin(conn, brand, digest, job.at, now))
+    for chunk in _chunks(job):
+        job.done(chunk, database.write_now(partial(_write, job=job, chunk=chunk)))
+    while database.write_now(ledger.seal):
+        continue
+    now = job.served.clock().timestamp()
+    database.write_now(lambda conn: imports.end(conn, brand, digest, now))
+
+
+def _write(conn: Connection, job: Job, chunk: Chunk) -> list[Recorded]:
+    """One chunk, and how far it came, in one transaction."""
+    now = job.served.clock().timestamp()
+    if not imports.move(conn, job.brand, job.sheet.digest, job.at, chunk.at, now):
+        raise BadInput("a copy of this file is being imported by another prefs import")
+    return _record(job.served.intake, conn, chunk.signals)
+
+
+def _try(job: Job) -> None:
+    with trial.opened(job.served, job.brand) as place:
+        for chunk in _chunks(job):
+            place.prepare(job.brand, chunk.signals)
+            record = partial(_record, place.intake, signals=chunk.signals)
+            job.done(chunk, place.database.write_now(record))
+
+
+def _record(intake: Intake, conn: Connection, signals: Sequence[Signal]) -> list[Recorded]:
+    return [intake.record(conn, signal) for signal in signals]
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+
+def _chunks(job: Job) -> Iterator[Chunk]:
+    """From where the job is on. Rejected rows are on disk before the chunk that they belong to."""
+    with job.sheet.path.open("rb") as file:
+        reading = Reading(file, job.at.offset)
+        rows = iter(reading)
+        while part := list(islice(rows, CHUNK)):
+            signals = list(_judged(job.judge, job.rejects, part))
+            kept, count = job.rejects.keep()
+            at = job.at
+            at = Position(at.rows + len(part), reading.offset, at.rejected + count, kept)
+            yield Chunk(signals, at)
+
+
+def _judged(judge: Judge, rejects: Rejects, rows: Sequence[list[str]]) -> Iterator[Signal]:
     for row in rows:
         try:
-            signals.append(replace(signal_of(served, brand, row), batch=run))
+            yield judge.signal(row)
         except BadInput as fault:
-            tally.rejected.append((row, str(fault)))
-
-    def job(conn: Connection) -> None:
-        if write and not events.first_time(conn, brand, label, served.clock().timestamp()):
-            tally.skipped += len(rows)
-            return
-        results = [
-            outcome.result
-            for signal in signals
-            for outcome in served.intake.record(conn, signal).outcomes
-        ]
-        for result in results:
-            tally.results[result.value] = tally.results.get(result.value, 0) + 1
-        if not write:
-            raise _DryRun
-
-    try:
-        served.database.write_now(job)
-    except _DryRun:
-        return
+            rejects.add(row, str(fault))
 
 
-def signal_of(served: Service, brand: str, row: dict[str, str]) -> Signal:
-    """Raises BadInput with what is wrong with the row; the value itself is never repeated."""
-    cells = {name: (value or "").strip() for name, value in row.items() if isinstance(name, str)}
-    if None in row:
-        raise BadInput("more cells than columns")
-    scope = scope_of(
-        served.settings,
-        brand,
-        cells.get("channel", ""),
-        cells.get("purpose", ""),
-        cells.get("topic") or None,
-    )
-    identifiers = _identifiers(cells, served.settings.brands[brand].region)
-    if not identifiers and not cells.get("ref"):
-        raise BadInput("no email, phone or ref")
-    return Signal(
-        brand=brand,
-        source=Source.IMPORT,
-        statements=(Statement(scope, _choice(cells.get("choice", ""))),),
-        identifiers=identifiers,
-        ref=cells.get("ref") or None,
-        name=cells.get("name") or None,
-        occurred_at=_moment(cells.get("occurred_at", "")),
-        basis=_basis(cells.get("basis", "")),
-        evidence=Evidence(
-            notice=cells.get("notice") or None,
-            wording=cells.get("wording") or None,
-            note=cells.get("note") or None,
-        ),
-    )
-
-
-def _identifiers(cells: dict[str, str], region: str) -> tuple[Identifier, ...]:
-    found = []
-    if cells.get("email"):
-        found.append(identity.email(cells["email"]))
-    if cells.get("phone"):
-        found.append(identity.phone(cells["phone"], region))
-    return tuple(found)
-
-
-def _choice(text: str) -> Choice:
-    try:
-        return Choice(text)
-    except ValueError:
-        raise BadInput("choice is in or out") from None
-
-
-def _basis(text: str) -> Basis | None:
-    if text in ("", "soft_opt_in"):
-        return None
-    try:
-        return Basis(text)
-    except ValueError:
-        raise BadInput("basis is consent or legitimate_interest") from None
-
-
-def _moment(text: str) -> datetime | None:
-    if not text:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise BadInput("occurred_at is no RFC 3339 time") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _write_rejected(file: Path, tally: _Tally) -> str:
-    path = file.with_name(f"{file.name}.rejected.csv")
-    with path.open("w", newline="", encoding="utf-8") as text:
-        writer = csv.DictWriter(text, [*COLUMNS, "reason"], extrasaction="ignore")
-        writer.writeheader()
-        for row, reason in tally.rejected:
-            writer.writerow({**{k: v for k, v in row.items() if k}, "reason": reason})
-    return str(path)
+def _reject_again(sheet: Sheet, judge: Judge, rejects: Rejects, until: Position) -> None:
+    """The file of rejected rows was taken away: write again what an earlier run put there."""
+    with sheet.path.open("rb") as file:
+        rows = islice(Reading(file, sheet.begins), until.rows)
+        while part := list(islice(rows, CHUNK)):
+            for _ in _judged(judge, rejects, part):
+                continue
+            rejects.keep()
 
 
 def shown(report: dict[str, Any]) -> str:

@@ -27,6 +27,8 @@ from prefs.store import migrate
 
 NEWEST_FIRST = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
 _numbers = count(1)
+_temporary = tempfile.gettempdir()
+"""Of the machine: a test may set another one, into which `nobody` does not come."""
 
 
 def database() -> str:
@@ -64,7 +66,7 @@ def _programs() -> Path:
 @cache
 def _server() -> str:
     """Starts it; the URL without a database."""
-    folder = Path(tempfile.mkdtemp(prefix="prefs-postgres-"))
+    folder = Path(tempfile.mkdtemp(prefix="prefs-postgres-", dir=_temporary))
     programs, user = _readable(folder), _user()
     data = folder / "data"
     if user:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import msgspec
 from msgspec.structs import astuple
 
@@ -14,6 +16,8 @@ BASES: list[Basis | None] = [None, *Basis]
 CHANNELS = list(Channel)
 PURPOSES = list(Purpose)
 UNSCREENED = Screening()
+REMEMBERED = 4096
+"""Permission rows whose meaning is kept."""
 
 
 class StateRow(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
@@ -115,7 +119,9 @@ def _screening_row(screening: Screening) -> list[int | None]:
     return [None if at is None else int(at) for at in astuple(screening)]
 
 
+@lru_cache(REMEMBERED)
 def decode_held(raw: bytes) -> Held:
+    """Many people were brought in together and hold the same: those get the same object."""
     row = _held.decode(raw)
     views = {
         Scope(*PAIRS[number], topic or None): View(WORDS[word], BASES[basis], float(since))

@@ -483,7 +483,8 @@ jobs = table(
     need("beat_at", Time),
     may("ended_at", Time),
 )
-"""Long work that somebody of a brand started from the console; results are encrypted."""
+"""Long work that somebody of a brand started: from the console, with results that are encrypted, or
+an import, whose step says how far it came."""
 Index("jobs_newest", jobs.c.brand, jobs.c.kind, jobs.c.about, jobs.c.started_at)
 
 tallies = table(

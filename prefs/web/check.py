@@ -87,13 +87,24 @@ async def asked(served: Service, body: CheckBody) -> Ask:
 
 
 def decide_all(
-    conn: Connection, served: Service, brand: str, ask: Ask, items: Sequence[str]
+    conn: Connection, served: Service, brand: str, ask: Ask, items: Sequence[str | RefItem]
 ) -> list[Decision]:
     """The answer for each address or number, in the order given: what `check` would say now."""
     region, now = served.settings.brands[brand].region, served.clock().timestamp()
     hashed = [_hashes(served, item, ask.scope.channel, region) for item in items]
     found = permissions.read(conn, brand, {hash_ for hashes in hashed for hash_ in hashes})
-    return [decide(ask, _first(found, hashes), now) if hashes else INVALID for hashes in hashed]
+    held = [_first(found, hashes) if hashes else None for hashes in hashed]
+    each = {
+        id(one): decide(ask, one, now) for one in {id(one): one for one in held if one}.values()
+    }
+    return [INVALID if one is None else each[id(one)] for one in held]
+
+
+def decide_ref(conn: Connection, served: Service, brand: str, ask: Ask, item: RefItem) -> Decision:
+    """The answer for somebody named by `ref`."""
+    body = CheckBody(brand, ask.scope.channel, ask.scope.purpose, [item])
+    held = _held_one(conn, served, brand, body, item)
+    return INVALID if held is None else decide(ask, held, served.clock().timestamp())
 
 
 def _degraded(ask: Ask) -> Decision:

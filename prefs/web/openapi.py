@@ -28,6 +28,19 @@ _GETS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("/v1/targets", "How far behind and how safe each system is", ()),
     ("/v1/tasks", "Work that waits for a person", ("state", "kind")),
 )
+_SCRUB = "/v1/scrub"
+_LIST = {
+    "text/csv": {"schema": {"type": "string"}},
+    "application/x-ndjson": {"schema": {"type": "string"}},
+}
+"""A list in, and the same list out."""
+_SCRUB_QUERY = {
+    "brand": "The key's own",
+    "channel": "email, sms, phone, post or messenger",
+    "purpose": "marketing, reminders or service",
+    "topic": "A topic of the brand, for marketing",
+    "column": "Heading of the column (CSV: or its number, from 1) or name of the field",
+}
 _ERRORS = {
     "400": "The body is not valid JSON",
     "401": "The key is missing, unknown or revoked",
@@ -57,6 +70,7 @@ def document(public_url: str) -> dict[str, Any]:
     paths: dict[str, Any] = {}
     for path, body, summary in _POSTS:
         paths.setdefault(path, {})["post"] = _operation(path, summary, body=body.__name__)
+    paths[_SCRUB] = {"post": _scrub()}
     for path, summary, query in _GETS:
         paths.setdefault(path, {})["get"] = _operation(path, summary, query=query)
     return {
@@ -107,6 +121,27 @@ def _operation(
             "required": True,
             "content": {"application/json": {"schema": schema}},
         }
+    return operation
+
+
+def _scrub() -> dict[str, Any]:
+    operation = _operation(_SCRUB, "May we send to each of this list?", body="CheckBody")
+    operation["requestBody"] = {"required": True, "content": _LIST}
+    operation["responses"]["200"]["content"] = _LIST
+    operation["responses"]["415"] = {
+        **operation["responses"]["422"],
+        "description": "The list is neither CSV nor NDJSON, or it is compressed",
+    }
+    operation["parameters"] = [
+        {
+            "name": name,
+            "in": "query",
+            "description": what,
+            "required": name in ("brand", "channel", "purpose"),
+            "schema": {"type": "string"},
+        }
+        for name, what in _SCRUB_QUERY.items()
+    ]
     return operation
 
 

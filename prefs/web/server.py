@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 from typing import Any
 
 import uvicorn
@@ -18,6 +19,8 @@ from prefs.web.problems import Stalled
 
 HEADERS_WITHIN = 10.0
 BODY_PIECE_WITHIN = 10.0
+TAKEN_WITHIN = 60.0
+"""Seconds in which a client that has sent all of its request must take some of the answer."""
 LINGER = 1.0
 """Seconds for the rest of a body after the answer: a client that still sends may yet read it."""
 HEADER_BYTES = 32 * 1024
@@ -25,6 +28,8 @@ TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
     b"content-length: 0\r\nconnection: close\r\n\r\n"
 )
+TURN = 0.0005
+"""Seconds that a thread computes while another one waits for the interpreter."""
 IDLE_WITHIN = 30
 SHUTDOWN_WITHIN = 10
 
@@ -34,12 +39,13 @@ class TooLarge(Exception):
 
 
 class Deadlines(HttpToolsProtocol):
-    """Closes a connection whose headers do not come in time or are too large, and one whose body
-    goes on after its answer was given."""
+    """Closes a connection whose headers do not come in time or are too large, one whose body goes
+    on after its answer was given, and one whose answer is not taken."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._due: asyncio.TimerHandle | None = None
+        self._take_by: asyncio.TimerHandle | None = None
         self._in_headers = True
         self._whole = False
         self._ended = False
@@ -52,6 +58,7 @@ class Deadlines(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        self._taken()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -83,6 +90,26 @@ class Deadlines(HttpToolsProtocol):
         super().on_response_complete()
         if not self._whole:
             self._wait(LINGER)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._take_by = self.loop.call_later(TAKEN_WITHIN, self._not_taken)
+
+    def resume_writing(self) -> None:
+        self._taken()
+        super().resume_writing()
+
+    def _taken(self) -> None:
+        if self._take_by:
+            self._take_by.cancel()
+            self._take_by = None
+
+    def _not_taken(self) -> None:
+        """Who still sends may well read later: a list that comes slowly is no fault."""
+        if self._whole:
+            self.transport.abort()
+        else:
+            self._take_by = self.loop.call_later(TAKEN_WITHIN, self._not_taken)
 
     def send_400_response(self, msg: str) -> None:
         """uvicorn's one way to refuse what its parser could not take, a raised TooLarge too."""
@@ -131,6 +158,12 @@ class BodyDeadline:
             return message
 
         await self._app(scope, in_time, send)
+
+
+def take_turns() -> None:
+    """Every statement of a click gives the interpreter away and asks for it again. A thread that
+    computes (a scrub) would keep it for 5 ms each time; it is asked to give it up sooner."""
+    sys.setswitchinterval(TURN)
 
 
 def calm_collector() -> None:

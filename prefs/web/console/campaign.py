@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
@@ -16,7 +16,6 @@ from starlette.routing import Route
 from prefs.core.errors import BadInput, NotFound
 from prefs.core.words import CHANNELS_OF, Channel, Purpose
 from prefs.store.staff import Role
-from prefs.web import scrub
 from prefs.web.bodies import CheckBody
 from prefs.web.check import asked
 from prefs.web.console import jobs, uploads
@@ -24,7 +23,10 @@ from prefs.web.console.jobs import Tell
 from prefs.web.console.lists import MOST, List, Lists
 from prefs.web.console.session import Visit, go, headers, signed_in
 from prefs.web.context import Service
-from prefs.web.scrub import Answering, Shape, Unreadable
+from prefs.web.scrub.asking import Asking, answered
+from prefs.web.scrub.guess import Guess, Shape, guess
+from prefs.web.scrub.rows import PIECE, Unreadable
+from prefs.web.scrub.table import Table
 
 PATH = "/staff/campaign"
 KIND = "campaign"
@@ -69,7 +71,7 @@ async def _keep(request: Request, visit: Visit, brought: UploadFile) -> Response
     if len(await asyncio.to_thread(lists.of_brand, brand)) >= MOST:
         return await _start_page(request, visit, visit.t("staff.campaign.bad.many"), 409)
     try:
-        await asyncio.to_thread(scrub.guess, brought.file, region)
+        await asyncio.to_thread(guess, brought.file, region)
     except Unreadable as fault:
         return await _start_page(request, visit, visit.t(fault.key, row=fault.row), 422)
     brought.file.seek(0)
@@ -98,9 +100,9 @@ async def one_list(request: Request, visit: Visit) -> Response:
     )
 
 
-def _guess(found: List, region: str) -> scrub.Guess:
+def _guess(found: List, region: str) -> Guess:
     with found.source.open("rb") as file:
-        return scrub.guess(file, region)
+        return guess(file, region)
 
 
 @signed_in(Role.MANAGER)
@@ -122,7 +124,7 @@ async def check(request: Request, visit: Visit) -> Response:
     return go(f"{PATH}/{found.id}#result")
 
 
-def _shape(visit: Visit, guessed: scrub.Guess) -> Shape:
+def _shape(visit: Visit, guessed: Guess) -> Shape:
     """Raises BadInput for a column that the list does not have."""
     text = visit.form.get("column", "")
     if not text.isascii() or not text.isdigit() or int(text) >= len(guessed.headings):
@@ -149,21 +151,25 @@ async def _check(
     """Memory is flat: the rows of one read are held, and the answered list grows on disk."""
     ask, unfinished = await asked(served, body), found.folder / "unfinished.csv"
     with found.source.open("rb") as file, unfinished.open("wb") as out:
-        reader = scrub.rows(scrub.lines(file), shape.delimiter)
-        answering = Answering(served, body.brand, ask, shape, reader)
-        while part := await served.database.read(answering.some):
+        asking = Asking(served, body.brand, ask)
+        async for part in answered(Table(asking, shape=shape), _pieces(file)):
             out.write(part)
-            tell("", answering.count)
+            tell("", asking.count)
     unfinished.replace(found.checked)
     return {
-        "rows": answering.count,
-        "allowed": answering.allowed,
-        "reasons": {str(reason): count for reason, count in answering.reasons.most_common()},
+        "rows": asking.count,
+        "allowed": asking.allowed,
+        "reasons": {str(reason): count for reason, count in asking.reasons.most_common()},
         "channel": body.channel,
         "purpose": body.purpose,
         "topic": body.topic,
         "via": body.via,
     }
+
+
+async def _pieces(file: BinaryIO) -> AsyncIterator[bytes]:
+    while piece := file.read(PIECE):
+        yield piece
 
 
 @signed_in(Role.MANAGER)
