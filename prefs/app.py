@@ -6,9 +6,9 @@ import asyncio
 import importlib
 import importlib.util
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import connectors
 from connectors.budget import TokenBudget
-from prefs import mailbox, mailer, texts
+from prefs import checkpoints, mailbox, mailer, texts
+from prefs.checkpoints import WATCH_EVERY, Checkpoints, Watch
 from prefs.chores import (
     FORGET_EVERY,
     RESUME_EVERY,
@@ -120,10 +121,20 @@ class Runtime:
     keys: Keyring
     intake: Intake
     clock: Clock
+    checkpoints: Checkpoints | None = None
+    watch: Watch = field(default_factory=Watch)
 
     @property
     def service(self) -> Service:
-        return Service(self.settings, self.database, self.intake, self.keys, self.clock)
+        return Service(
+            self.settings,
+            self.database,
+            self.intake,
+            self.keys,
+            self.clock,
+            self.watch,
+            self.checkpoints,
+        )
 
     @property
     def targets(self) -> list[Target]:
@@ -134,7 +145,8 @@ class Runtime:
 
 
 def open_runtime(settings: Settings, clock: Clock = utc_now) -> Runtime:
-    """Open the database (an empty one is brought up) and check the keys. Raises SettingsError."""
+    """Open the database (an empty one is brought up), check the keys, and hold it against its
+    checkpoints. Raises SettingsError."""
     migrate.ensure(settings.database)
     keys = Keyring(settings.secret_keys)
     database = Database(settings.database).open()
@@ -154,7 +166,16 @@ def open_runtime(settings: Settings, clock: Clock = utc_now) -> Runtime:
         )
         for label, target in settings.targets.items()
     ]
-    return Runtime(settings, database, keys, Intake(brands, infos, keys, clock), clock)
+    kept = checkpoints.of(settings.checkpoint, database, keys, clock, settings.alerts)
+    runtime = Runtime(settings, database, keys, Intake(brands, infos, keys, clock), clock, kept)
+    try:
+        if kept:
+            kept.compare()
+        database.read_now(runtime.watch.look)
+    except PrefsError:
+        database.close()
+        raise
+    return runtime
 
 
 def _channels(target: Target, clock: Clock) -> frozenset[Channel]:
@@ -179,7 +200,6 @@ def make_worker(runtime: Runtime, *, polls: bool = True) -> Worker:
     holder = new_holder()
     lanes = [_make_lane(runtime, target, pace, holder, polls) for target in runtime.targets]
     database = runtime.database
-    sealer = Sealer(database)
     sweep = Sweep(database, runtime.targets, runtime.keys, clock, settings.alerts)
     resuming = Resuming(database, runtime.intake)
     forgetting = Forgetting(database, clock)
@@ -188,7 +208,7 @@ def make_worker(runtime: Runtime, *, polls: bool = True) -> Worker:
     return Worker(
         lanes,
         [
-            lambda: every(SEAL_EVERY, sealer.run),
+            *sealing(runtime),
             lambda: every(SWEEP_EVERY, sweep.run),
             lambda: every(RESUME_EVERY, resuming.run),
             lambda: every(FORGET_EVERY, forgetting.run),
@@ -196,6 +216,14 @@ def make_worker(runtime: Runtime, *, polls: bool = True) -> Worker:
             lambda: every(mailbox.EVERY, reader.run),
         ],
     )
+
+
+def sealing(runtime: Runtime) -> list[Callable[[], Coroutine[None, None, None]]]:
+    """The chores that give rows their seal and tell it to the folder of checkpoints."""
+    chores = [partial(every, SEAL_EVERY, Sealer(runtime.database).run)]
+    if runtime.checkpoints:
+        chores.append(partial(every, SEAL_EVERY, runtime.checkpoints.run))
+    return list(chores)
 
 
 def make_connector(runtime: Runtime, target: Target) -> Connector:
@@ -283,15 +311,25 @@ def make_app(runtime: Runtime, *, work: bool) -> Starlette:
         if worker:
             wake_on_commit(runtime.database, worker)
             worker.start()
-        sweeping = asyncio.create_task(every(lists.SWEEP_EVERY, _sweep_of(app.state.lists)))
+        beside = [
+            asyncio.create_task(chore)
+            for chore in (
+                every(lists.SWEEP_EVERY, _sweep_of(app.state.lists)),
+                every(WATCH_EVERY, lambda: runtime.database.read(runtime.watch.look)),
+                *_unless_worked(runtime, work=work),
+            )
+        ]
         calm_collector()
         try:
             yield
         finally:
-            sweeping.cancel()
+            for task in beside:
+                task.cancel()
             await app.state.jobs.stop()
             if worker:
                 await worker.stop()
+            if runtime.checkpoints:
+                await runtime.checkpoints.end()
 
     app = Starlette(
         routes=[
@@ -343,6 +381,13 @@ def make_app(runtime: Runtime, *, work: bool) -> Starlette:
 
 def _sweep_of(kept: lists.Lists) -> Callable[[], Awaitable[None]]:
     return lambda: asyncio.to_thread(kept.sweep, time.time())
+
+
+def _unless_worked(runtime: Runtime, *, work: bool) -> list[Coroutine[None, None, None]]:
+    """What is acknowledged here reaches the folder of checkpoints though no worker runs."""
+    if work or not runtime.checkpoints:
+        return []
+    return [chore() for chore in sealing(runtime)]
 
 
 def _vendors(runtime: Runtime) -> Vendors:

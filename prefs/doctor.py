@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.table import Table
 from sqlalchemy import Connection
 
+from prefs import checkpoints
+from prefs.checkpoints import Checkpoints
 from prefs.containers import configured
 from prefs.core.errors import PrefsError
 from prefs.core.keys import Keyring
 from prefs.core.propagation import Target
 from prefs.settings import Brand, Settings
-from prefs.store import containers, migrate
+from prefs.store import containers, journals, migrate
 from prefs.store.database import Database
 from prefs.store.keys import check_keys
 
@@ -35,6 +38,10 @@ EVENTS = {
 }
 POLLED = frozenset({"google"})
 """Systems whose vendor sends no webhooks: only the poll finds what changed there."""
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
 
 
 def examine(settings: Settings) -> dict[str, Any]:
@@ -61,7 +68,12 @@ def _database(settings: Settings) -> tuple[str, list[str]]:
         with Database(settings.database) as database:
             keys = Keyring(settings.secret_keys)
             database.write_now(lambda conn: check_keys(conn, keys, 0.0))
-            return database.read_now(lambda conn: (_engine(conn), _unclassified(conn, settings)))
+            kept = checkpoints.of(settings.checkpoint, database, keys, utc_now, ())
+            if kept:
+                kept.compare()
+            return database.read_now(
+                lambda conn: (_engine(conn), _unclassified(conn, settings) + _paused(conn, kept))
+            )
     except PrefsError as fault:
         return "not opened", str(fault).splitlines()
 
@@ -69,6 +81,16 @@ def _database(settings: Settings) -> tuple[str, list[str]]:
 def _engine(conn: Connection) -> str:
     dialect = conn.dialect
     return f"{dialect.name} {'.'.join(map(str, dialect.server_version_info or ()))}"
+
+
+def _paused(conn: Connection, kept: Checkpoints | None) -> list[str]:
+    """What marketing waits for, and what is wrong with the folder of checkpoints."""
+    waits = [
+        f"marketing is paused for {one.name}: {one.reason}; {checkpoints.REMEDY}"
+        for one in journals.waiting(conn)
+    ]
+    wrong = kept.verify(conn) if kept else ()
+    return waits + [f"checkpoints: {one.what}" for one in wrong if not one.harmless]
 
 
 def _unclassified(conn: Connection, settings: Settings) -> list[str]:

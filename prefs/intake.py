@@ -59,6 +59,7 @@ from prefs.merges import Heard, Keeper
 from prefs.store import (
     batches,
     events,
+    journals,
     ledger,
     marks,
     notices,
@@ -698,6 +699,7 @@ class Intake:
         }
         linked = [s for s in owners if subjects.link(conn, s, [id_ for id_, _, _ in new], now)]
         if linked:
+            journals.relink(conn, linked)
             sharers = self.refresh(conn, controller, linked)
             wanted = [
                 (target.label, subject_id, "")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import msgspec
@@ -250,7 +251,10 @@ def count_unsealed(conn: Connection) -> int:
 
 def head(conn: Connection) -> tuple[int, bytes]:
     row = conn.execute(
-        select(ledger.c.n, ledger.c.hash).where(ledger.c.n.is_not(None)).order_by(ledger.c.n.desc())
+        select(ledger.c.n, ledger.c.hash)
+        .where(ledger.c.n.is_not(None))
+        .order_by(ledger.c.n.desc())
+        .limit(1)
     ).first()
     return (row.n, row.hash) if row else (0, GENESIS)
 
@@ -328,22 +332,22 @@ def _payload_hash(keys: Keyring, row: Any) -> bytes:
 
 
 def _verify_subjects(conn: Connection) -> Iterator[Finding | int]:
-    """Revisions without a hole, and the stored state equal to the fold."""
-    counted = (
-        select(
-            ledger.c.subject_id,
-            func.count().label("rows"),
-            func.max(ledger.c.revision).label("last"),
-        )
-        .group_by(ledger.c.subject_id)
-        .subquery()
+    """Revisions without a hole, and the stored state equal to the fold. One walk: asked for each
+    subject alone, a million of them would take as many queries."""
+    wanted = (
+        select(subjects.c.id.label("subject"), subjects.c.revision.label("last"), subjects.c.state)
+        .add_columns(*_canonical_columns)
+        .outerjoin(ledger, ledger.c.subject_id == subjects.c.id)
+        .order_by(subjects.c.id, ledger.c.revision)
     )
-    wanted = select(
-        subjects.c.id, subjects.c.revision, subjects.c.state, counted.c.rows, counted.c.last
-    ).outerjoin(counted, counted.c.subject_id == subjects.c.id)
-    for row in conn.execute(wanted).all():
-        if (row.rows or 0) != row.revision or (row.last or 0) != row.revision:
-            yield Finding(None, None, f"subject {subject_text(row.id)} has a hole in its revisions")
-        elif encode_state(state_of(conn, row.id)) != row.state:
-            what = f"the state of subject {subject_text(row.id)} is not the fold of its rows"
+    rows = conn.execute(wanted, execution_options=IN_PARTS)
+    for subject, group in groupby(rows, key=lambda row: row.subject):
+        own = list(group)
+        found = [row for row in own if row.id is not None]
+        if [row.revision for row in found] != list(range(1, own[0].last + 1)):
+            yield Finding(
+                None, None, f"subject {subject_text(subject)} has a hole in its revisions"
+            )
+        elif encode_state(fold(folded(row) for row in found)) != own[0].state:
+            what = f"the state of subject {subject_text(subject)} is not the fold of its rows"
             yield Finding(None, None, what)

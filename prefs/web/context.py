@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from starlette.requests import Request
 
+from prefs.checkpoints import Checkpoints, Watch
 from prefs.core.keys import Keyring
 from prefs.core.propagation import Facts, Target
 from prefs.intake import Intake
@@ -23,6 +24,8 @@ class Service:
     intake: Intake
     keys: Keyring
     clock: Callable[[], datetime]
+    watch: Watch = field(default_factory=Watch)
+    checkpoints: Checkpoints | None = None
 
 
 @dataclass(frozen=True, slots=True)
