@@ -43,6 +43,7 @@ from prefs.core.words import Channel
 from prefs.intake import Intake, TargetInfo
 from prefs.lanes import Lane, Pace, Worker, new_holder
 from prefs.metrics import REQUESTS
+from prefs.move import Move, Tell
 from prefs.scan import Scan
 from prefs.settings import Settings, load
 from prefs.store import events, migrate
@@ -176,6 +177,13 @@ def open_runtime(settings: Settings, clock: Clock = utc_now) -> Runtime:
         database.close()
         raise
     return runtime
+
+
+def make_move(settings: Settings, target: str, tell: Tell) -> Move:
+    """Carries the configured database over to another one, which it does not open yet."""
+    keys = Keyring(settings.secret_keys)
+    brands = {name: brand.controller for name, brand in settings.brands.items()}
+    return Move(settings.database, target, Intake(brands, [], keys, utc_now), tell)
 
 
 def _channels(target: Target, clock: Clock) -> frozenset[Channel]:

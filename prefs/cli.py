@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Connection
 
-from prefs import app, doctor, importing, onboarding, replay, retract, screening, sync
+from prefs import app, doctor, importing, move, onboarding, replay, retract, screening, sync
 from prefs.app import Runtime, load_settings, make_app, make_worker, open_runtime
 from prefs.checkpoints import Checkpoints
 from prefs.core import identity
@@ -210,6 +210,22 @@ def migrate_(path: Path | None, as_json: bool) -> None:
     before, after = migrate.migrate(settings_at(path).database)
     text = f"already at {after}" if before == after else f"{before or 'empty'} -> {after}"
     say(as_json, {"before": before, "after": after}, text)
+
+
+@main.command("move")
+@common
+@click.option("--to", "target", required=True, help="postgresql://USER@HOST/NAME or sqlite:///FILE")
+def move_(path: Path | None, as_json: bool, target: str) -> None:
+    """Carry everything over to another, empty database; the service must be stopped."""
+    settings = settings_at(path)
+    with err.status("looking", spinner="dots") as status:
+
+        def tell(table: str, rows: int) -> None:
+            if not as_json:
+                status.update(f"{table}: {rows}")
+
+        report = app.make_move(settings, target, tell).run()
+    say(as_json, move.content(report, target), move.shown(report, target))
 
 
 @main.command("doctor")
