@@ -109,7 +109,7 @@ class Move:
         for table in metadata.sorted_tables:
             digests[table.name] = self._copy(conn, new, table)
             report.rows[table.name] = digests[table.name].rows
-        new.transaction(_go_on_counting)
+        new.transaction(go_on_counting)
         report.seconds["copy"] = time.monotonic() - began
         self._check(new, digests, report)
         new.transaction(lambda target: migrate.stamp(target, migrate.head()))
@@ -142,7 +142,7 @@ class Move:
         digest = Digest()
         for batch in _batches(conn, table):
             digest.take(batch)
-            new.transaction(partial(_write, table=table, rows=batch))
+            new.transaction(partial(write, table=table, rows=batch))
             self.tell(table.name, digest.rows)
         return digest
 
@@ -198,7 +198,7 @@ def _empty(conn: Connection) -> None:
     conn.exec_driver_sql("DROP TABLE alembic_version")
 
 
-def _write(conn: Connection, table: Table, rows: Sequence[Sequence[Any]]) -> None:
+def write(conn: Connection, table: Table, rows: Sequence[Sequence[Any]]) -> None:
     if conn.dialect.name == "postgresql":
         _copy_in(conn, table, rows)
         return
@@ -212,7 +212,7 @@ def _copy_in(conn: Connection, table: Table, rows: Sequence[Sequence[Any]]) -> N
     await_only(raw.copy_records_to_table(table.name, records=rows, columns=columns))
 
 
-def _go_on_counting(conn: Connection) -> None:
+def go_on_counting(conn: Connection) -> None:
     """Sequences of PostgreSQL begin behind the highest number that was brought along."""
     if conn.dialect.name != "postgresql":
         return

@@ -127,7 +127,7 @@ def test_a_move_that_broke_off_is_begun_anew(
         raise Refused("broken off")
 
     with monkeypatch.context() as patched:
-        patched.setattr(move, "_go_on_counting", broken)
+        patched.setattr(move, "go_on_counting", broken)
         assert run(tmp_path, "move", "--to", url).exit_code == 1
     with pytest.raises(SettingsError, match="run prefs move again"):
         migrate.migrate(url)
@@ -137,7 +137,7 @@ def test_a_move_that_broke_off_is_begun_anew(
 def test_what_arrives_otherwise_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with served(tmp_path) as rt:
         filled(rt)
-    url, true_write = other(tmp_path), move._write
+    url, true_write = other(tmp_path), move.write
 
     def lying(conn: Connection, table: Any, rows: Any) -> None:
         true_write(conn, table, rows)
@@ -145,7 +145,7 @@ def test_what_arrives_otherwise_is_refused(tmp_path: Path, monkeypatch: pytest.M
             conn.execute(text("UPDATE subjects SET created_at = created_at + 1"))
 
     with monkeypatch.context() as patched:
-        patched.setattr(move, "_write", lying)
+        patched.setattr(move, "write", lying)
         done = run(tmp_path, "move", "--to", url)
     assert (done.exit_code, "subjects: what arrived" in done.stderr) == (1, True)
     with served(tmp_path) as rt:

@@ -80,11 +80,12 @@ def add_payload(conn: Connection, keys: Keyring, content: Mapping[str, Any]) -> 
     (id_,) = next_numbers(conn, "payload", 1)
     salt = secrets.token_bytes(SALT)
     body = _pack(content)
-    conn.execute(insert(payloads), {"id": id_, "salt": salt, "body": keys.encrypt(body, _aad(id_))})
+    conn.execute(insert(payloads), {"id": id_, "salt": salt, "body": keys.encrypt(body, aad(id_))})
     return Payload(id_, hashlib.sha256(salt + body).digest())
 
 
-def _aad(payload_id: int) -> bytes:
+def aad(payload_id: int) -> bytes:
+    """Ties the text of a payload to its place."""
     return b"payload" + payload_id.to_bytes(8, "big")
 
 
@@ -92,7 +93,7 @@ def read_payload(conn: Connection, keys: Keyring, payload_id: int) -> dict[str, 
     row = conn.execute(select(payloads.c.body).where(payloads.c.id == payload_id)).first()
     if row is None:
         return {}
-    found: dict[str, Any] = msgspec.msgpack.decode(keys.decrypt(row.body, _aad(payload_id)))
+    found: dict[str, Any] = msgspec.msgpack.decode(keys.decrypt(row.body, aad(payload_id)))
     return found
 
 
@@ -111,10 +112,11 @@ class Row(NamedTuple):
 
 
 def append(conn: Connection, rows: Iterable[Row], payload: Payload) -> None:
-    _APPEND.run_many(conn, [_values(row, payload) for row in rows])
+    _APPEND.run_many(conn, [values_of(row, payload) for row in rows])
 
 
-def _values(row: Row, payload: Payload) -> dict[str, Any]:
+def values_of(row: Row, payload: Payload) -> dict[str, Any]:
+    """The columns of a row that is not sealed yet."""
     entry, (result, why) = row.entry, row.judgement
     return {
         "id": entry.event_id,
@@ -325,7 +327,7 @@ def _verify_payloads(conn: Connection, keys: Keyring) -> Iterator[Finding | int]
 
 def _payload_hash(keys: Keyring, row: Any) -> bytes:
     try:
-        body = keys.decrypt(row.body, _aad(row.payload_id))
+        body = keys.decrypt(row.body, aad(row.payload_id))
     except PrefsError:
         return b""
     return hashlib.sha256(row.salt + body).digest()
