@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import structlog
 from sqlalchemy import Connection
@@ -52,6 +53,14 @@ UNSETTLED = "opt-outs of its checkpoints are still to be brought back"
 Clock = Callable[[], datetime]
 
 
+class Lack(NamedTuple):
+    """Why marketing has to wait for a folder."""
+
+    place: str
+    name: str
+    reason: str
+
+
 @dataclass
 class Watch:
     """Whether marketing is paused, as far as this process knows: read once and then every second,
@@ -85,39 +94,48 @@ class Checkpoints:
     # --- at the start ----------------------------------------------------------------------
 
     def compare(self) -> str | None:
-        """Pause marketing where the database lacks what the folder knows, and say why."""
+        """Pause marketing where the database lacks what the folder knows, and say why; it is said
+        at every start for as long as it lasts."""
+        for lack in self.lacks():
+            self._pause(lack)
+        waits = self.database.read_now(journals.paused)
+        if waits is None:
+            return None
+        log.error("marketing_paused", reason=waits.reason, remedy=REMEDY)
+        return waits.reason
+
+    def lacks(self) -> list[Lack]:
+        """What the folder has against the database; nothing is written."""
         try:
             tail = self.journal.tail()
         except (UnknownKey, Damaged, OSError) as fault:
-            return self._pause(self._place(), f"the checkpoints cannot be read: {_said(fault)}")
+            unread = f"the checkpoints cannot be read: {_said(fault)}"
+            return [Lack(self._place(), self.name, unread)]
         if tail.seal is None:
-            return self._look_for_lost()
+            return self._lost()
         reason = self.database.read_now(partial(_lack, tail=tail))
-        return self._pause(tail.place, reason) if reason else None
+        return [Lack(tail.place, self.name, reason)] if reason else []
 
     def _place(self) -> str:
         """Of a folder that does not tell."""
         return f"unread {self.name}"
 
-    def _look_for_lost(self) -> str | None:
+    def _lost(self) -> list[Lack]:
         now = self.clock().timestamp()
         lost = self.database.read_now(lambda conn: journals.orphaned(conn, now))
-        for row in lost:
-            self._pause(row.place, MISSING, row.name)
-        return MISSING if lost else None
+        return [Lack(row.place, row.name, MISSING) for row in lost]
 
-    def _pause(self, place: str, reason: str, name: str = "") -> str:
+    def _pause(self, lack: Lack) -> None:
         now = self.clock().timestamp()
 
         def turn(conn: Connection) -> bool:
-            new = journals.pause(conn, place, name or self.name, reason, now)
+            new = journals.pause(conn, *lack, now)
             if new:
-                self._alert(conn, f"marketing is paused: {reason}. To go on: {REMEDY}", now)
+                self._alert(conn, f"marketing is paused: {lack.reason}. To go on: {REMEDY}", now)
             return new
 
         if self.database.write_now(turn):
-            log.error("marketing_paused", reason=reason, remedy=REMEDY)
-        return reason
+            log.error("marketing_paused", reason=lack.reason, remedy=REMEDY)
 
     def _alert(self, conn: Connection, text: str, now: float) -> None:
         for to in self.alert_to:
@@ -226,7 +244,7 @@ class Checkpoints:
         reason = self.database.read_now(partial(_parted, tail=tail))
         if reason is None:
             return False
-        self._pause(tail.place, reason)
+        self._pause(Lack(tail.place, self.name, reason))
         n, hash_ = self.database.read_now(self._common)
         lost = (tail.n - n) * SKIPPED_A_ROW
         self.database.write_now(lambda conn: journals.skip_numbers(conn, lost))

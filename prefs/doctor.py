@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,7 +10,7 @@ from rich.table import Table
 from sqlalchemy import Connection
 
 from prefs import checkpoints
-from prefs.checkpoints import Checkpoints
+from prefs.checkpoints import Checkpoints, Lack
 from prefs.containers import configured
 from prefs.core.errors import PrefsError
 from prefs.core.keys import Keyring
@@ -69,10 +70,12 @@ def _database(settings: Settings) -> tuple[str, list[str]]:
             keys = Keyring(settings.secret_keys)
             database.write_now(lambda conn: check_keys(conn, keys, 0.0))
             kept = checkpoints.of(settings.checkpoint, database, keys, utc_now, ())
-            if kept:
-                kept.compare()
+            lacks = kept.lacks() if kept else []
             return database.read_now(
-                lambda conn: (_engine(conn), _unclassified(conn, settings) + _paused(conn, kept))
+                lambda conn: (
+                    _engine(conn),
+                    _unclassified(conn, settings) + _paused(conn, lacks) + _wrong(conn, kept),
+                )
             )
     except PrefsError as fault:
         return "not opened", str(fault).splitlines()
@@ -83,14 +86,19 @@ def _engine(conn: Connection) -> str:
     return f"{dialect.name} {'.'.join(map(str, dialect.server_version_info or ()))}"
 
 
-def _paused(conn: Connection, kept: Checkpoints | None) -> list[str]:
-    """What marketing waits for, and what is wrong with the folder of checkpoints."""
-    waits = [
-        f"marketing is paused for {one.name}: {one.reason}; {checkpoints.REMEDY}"
-        for one in journals.waiting(conn)
+def _paused(conn: Connection, lacks: Sequence[Lack]) -> list[str]:
+    """What marketing waits for, or will when the service is started."""
+    waits = {(one.name, one.reason) for one in journals.waiting(conn)}
+    waits |= {(one.name, one.reason) for one in lacks}
+    return [
+        f"marketing is paused for {name}: {reason}; {checkpoints.REMEDY}"
+        for name, reason in sorted(waits)
     ]
-    wrong = kept.verify(conn) if kept else ()
-    return waits + [f"checkpoints: {one.what}" for one in wrong if not one.harmless]
+
+
+def _wrong(conn: Connection, kept: Checkpoints | None) -> list[str]:
+    found = kept.verify(conn) if kept else ()
+    return [f"checkpoints: {one.what}" for one in found if not one.harmless]
 
 
 def _unclassified(conn: Connection, settings: Settings) -> list[str]:

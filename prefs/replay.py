@@ -162,10 +162,10 @@ def _left(conn: Connection, part: Sequence[Said | Who]) -> list[Said | Who]:
 
 def _unfit(intake: Intake, one: Said) -> str | None:
     """Why a row cannot be brought back."""
-    if one.brand not in intake.brands:
-        return "their brand is no longer configured"
     if one.kind not in KNOWN_KINDS:
         return f"this program does not know how to bring back a row of kind {one.kind}"
+    if one.brand not in intake.brands:
+        return "their brand is no longer configured"
     return None
 
 
@@ -236,7 +236,7 @@ class Bringing:
         if why := _unfit(self.intake, said):
             self.left.append(why)
             return
-        controller = self.intake.brands[said.brand]
+        controller = self.intake.brands[said.brand or ""]
         subject = self._whom(_Whom(controller, said.subject, said.known, said.ref))
         now = self.intake.clock().timestamp()
         (event_id,) = next_numbers(self.conn, "event", 1)
@@ -287,10 +287,10 @@ def _concerns(entry: Entry, brand: str, channels: Iterable[Channel]) -> bool:
 def _entry(said: Said, event_id: int) -> Entry:
     return Entry(
         event_id=event_id,
-        brand=said.brand,
-        scope=Scope(Channel(said.channel), Purpose(said.purpose), said.topic),
+        brand=said.brand or "",
+        scope=Scope(Channel(said.channel or ""), Purpose(said.purpose or ""), said.topic),
         choice=Choice(said.choice) if said.choice else None,
-        source=Source(said.source),
+        source=Source(said.source or ""),
         at=said.at,
         identifier=said.identifier or b"",
         token=said.token or b"",

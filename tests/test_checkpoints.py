@@ -21,7 +21,7 @@ from prefs.core import identity
 from prefs.core.decision import Word
 from prefs.core.journal import Said, is_signed, read_seal
 from prefs.core.keys import Keyring
-from prefs.core.signals import Evidence, TokenUse
+from prefs.core.signals import Evidence, Signal, Statement, TokenUse
 from prefs.core.words import Basis, Channel, Choice, Purpose, Scope, Source
 from prefs.journal import CHECKPOINTS, Damage, Found, Journal
 from prefs.replay import Replay, Report
@@ -269,7 +269,7 @@ def test_another_key_pauses_and_says_which_is_missing(rt: Clinic, folder: Path) 
     assert "add the old secret" in reason
     both = Keyring([b"another secret of thirty-two bytes", b"a secret of thirty-two bytes or more"])
     checkpoints = at(rt, folder, both)
-    assert checkpoints.compare() is None
+    assert checkpoints.lacks() == []
     assert Replay(checkpoints, rt.intake).run(apply=True).opened
 
 
@@ -400,7 +400,7 @@ def test_a_replay_may_be_repeated_and_broken_off(
 
     with pytest.raises(Broken):
         Replay(at(rt, folder), rt.intake, tell).run(apply=True)
-    assert start(rt, folder) == UNSETTLED
+    assert at(rt, folder).lacks()[0].reason == UNSETTLED
     assert replay(rt, folder).brought == 1
     assert rows(rt) == 5
     assert (replay(rt, folder).brought, rows(rt)) == (0, 5)
@@ -573,8 +573,7 @@ def act(rt: Clinic, what: str, address: str, ref: str | None, scope: Scope) -> N
     elif what == "hold":
         rt.say(address, Source.MAIL, scope=scope, ref=ref, hold=True)
     elif what == "all":
-        for one in OUTS:
-            rt.say(address, Source.LINK, scope=one, ref=ref, every_brand=True)
+        stop_all(rt, address, ref)
     else:
         source = {
             "click": Source.ONE_CLICK,
@@ -584,6 +583,13 @@ def act(rt: Clinic, what: str, address: str, ref: str | None, scope: Scope) -> N
         }[what]
         note = Evidence(actor="may", note="by phone")
         rt.say(address, source, scope=scope, ref=ref, evidence=note)
+
+
+def stop_all(rt: Clinic, address: str, ref: str | None) -> None:
+    outs = tuple(Statement(scope, Choice.OUT) for scope in OUTS)
+    who = {"identifiers": (identity.email(address),), "ref": ref}
+    signal = Signal("rt", Source.LINK, outs, every_brand=True, **who)  # type: ignore[arg-type]  # fields of Signal, by name
+    rt.database.write_now(lambda conn: rt.intake.record(conn, signal))
 
 
 Denials = dict[tuple[str, bytes], dict[Scope, Word]]

@@ -61,10 +61,10 @@ class Said(Struct, frozen=True, tag_field="line", tag="said", omit_defaults=True
     """The row's `payload_hash`: with `event` it names the row in whatever history."""
     subject: int
     kind: str
-    brand: str
-    channel: str
-    purpose: str
-    source: str
+    brand: str | None
+    channel: str | None
+    purpose: str | None
+    source: str | None
     received_at: float
     at: float
     result: str
