@@ -231,7 +231,7 @@ def fill(
     engine, made = make_engine(url), Population(keys, count)
     try:
         engine.open()
-        engine.transaction(lambda conn: check_keys(conn, keys, FIRST))
+        engine.transaction(lambda conn: _make_room(conn, keys))
         for start in range(0, count, CHUNK):
             rows = made.chunk(range(start, min(start + CHUNK, count)))
             engine.transaction(partial(_put, rows=rows, sealed=made.tallied))
@@ -239,6 +239,15 @@ def fill(
         engine.transaction(lambda conn: _end(conn, made))
     finally:
         engine.close()
+
+
+def _make_room(conn: Connection, keys: Keyring) -> None:
+    """Hashes are random: with the cache of a service most pages of their indexes are read anew for
+    every chunk."""
+    check_keys(conn, keys, FIRST)
+    if conn.dialect.name == "sqlite":
+        conn.exec_driver_sql("PRAGMA cache_size = -1000000")
+        conn.exec_driver_sql("PRAGMA wal_autocheckpoint = 100000")
 
 
 def _put(conn: Connection, rows: Rows, sealed: Sequence[Any]) -> None:
