@@ -6,9 +6,9 @@ import asyncio
 import importlib
 import importlib.util
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import connectors
 from connectors.budget import TokenBudget
-from prefs import mailbox, mailer, texts
+from prefs import checkpoints, mailbox, mailer, texts
+from prefs.checkpoints import WATCH_EVERY, Checkpoints, Watch
 from prefs.chores import (
     FORGET_EVERY,
     RESUME_EVERY,
@@ -44,6 +45,7 @@ from prefs.door import Door
 from prefs.intake import Intake, TargetInfo
 from prefs.lanes import Lane, Pace, Worker, new_holder
 from prefs.metrics import REQUESTS
+from prefs.move import Move, Tell
 from prefs.scan import Scan
 from prefs.settings import Settings, load
 from prefs.store import events, migrate
@@ -127,6 +129,8 @@ class Runtime:
     clock: Clock
     door: Door
     look_up: LookUp
+    checkpoints: Checkpoints | None = None
+    watch: Watch = field(default_factory=Watch)
 
     @property
     def service(self) -> Service:
@@ -138,6 +142,8 @@ class Runtime:
             self.clock,
             self.door,
             self.look_up,
+            self.watch,
+            self.checkpoints,
         )
 
     @property
@@ -149,8 +155,9 @@ class Runtime:
 
 
 def open_runtime(settings: Settings, given: Clock | None = None) -> Runtime:
-    """Open the database (an empty one is brought up) and check the keys. Without a clock it goes by
-    the database's, where that is not on this machine alone. Raises SettingsError."""
+    """Open the database (an empty one is brought up), check the keys, and hold it against its
+    checkpoints. Without a clock it goes by the database's, where that is not on this machine alone.
+    Raises SettingsError."""
     migrate.ensure(settings.database)
     keys = Keyring(settings.secret_keys)
     database = Database(settings.database).open()
@@ -173,7 +180,23 @@ def open_runtime(settings: Settings, given: Clock | None = None) -> Runtime:
     ]
     intake = Intake(brands, infos, keys, clock)
     door, look_up = Door(database, intake), LookUp(database)
-    return Runtime(settings, database, keys, intake, clock, door, look_up)
+    kept = checkpoints.of(settings.checkpoint, database, keys, clock, settings.alerts)
+    runtime = Runtime(settings, database, keys, intake, clock, door, look_up, kept)
+    try:
+        if kept:
+            kept.compare()
+        database.read_now(runtime.watch.look)
+    except PrefsError:
+        database.close()
+        raise
+    return runtime
+
+
+def make_move(settings: Settings, target: str, tell: Tell) -> Move:
+    """Carries the configured database over to another one, which it does not open yet."""
+    keys = Keyring(settings.secret_keys)
+    brands = {name: brand.controller for name, brand in settings.brands.items()}
+    return Move(settings.database, target, Intake(brands, [], keys, utc_now), tell)
 
 
 def _channels(target: Target, clock: Clock) -> frozenset[Channel]:
@@ -198,7 +221,6 @@ def make_worker(runtime: Runtime, *, polls: bool = True) -> Worker:
     holder = new_holder()
     lanes = [_make_lane(runtime, target, pace, holder, polls) for target in runtime.targets]
     database = runtime.database
-    sealer = Sealer(database.of(SEALER))
     sweep = Sweep(database, runtime.targets, runtime.keys, clock, settings.alerts)
     resuming = Resuming(database, runtime.intake)
     forgetting = Forgetting(database, clock)
@@ -207,7 +229,7 @@ def make_worker(runtime: Runtime, *, polls: bool = True) -> Worker:
     return Worker(
         lanes,
         [
-            lambda: every(SEAL_EVERY, sealer.run),
+            *sealing(runtime),
             lambda: every(SWEEP_EVERY, sweep.run),
             lambda: every(RESUME_EVERY, resuming.run),
             lambda: every(FORGET_EVERY, forgetting.run),
@@ -215,6 +237,14 @@ def make_worker(runtime: Runtime, *, polls: bool = True) -> Worker:
             lambda: every(mailbox.EVERY, reader.run),
         ],
     )
+
+
+def sealing(runtime: Runtime) -> list[Callable[[], Coroutine[None, None, None]]]:
+    """The chores that give rows their seal and tell it to the folder of checkpoints."""
+    chores = [partial(every, SEAL_EVERY, Sealer(runtime.database.of(SEALER)).run)]
+    if runtime.checkpoints:
+        chores.append(partial(every, SEAL_EVERY, runtime.checkpoints.run))
+    return list(chores)
 
 
 def make_connector(runtime: Runtime, target: Target) -> Connector:
@@ -303,18 +333,27 @@ def make_app(runtime: Runtime, *, work: bool) -> Starlette:
         if worker:
             wake_on_commit(runtime.database, worker)
             worker.start()
-        sweeping = asyncio.create_task(every(lists.SWEEP_EVERY, _sweep_of(app.state.lists)))
-        timing = asyncio.create_task(keep_time(runtime))
+        beside = [
+            asyncio.create_task(chore)
+            for chore in (
+                every(lists.SWEEP_EVERY, _sweep_of(app.state.lists)),
+                every(WATCH_EVERY, lambda: runtime.database.read(runtime.watch.look)),
+                keep_time(runtime),
+                *_unless_worked(runtime, work=work),
+            )
+        ]
         calm_collector()
         take_turns()
         try:
             yield
         finally:
-            sweeping.cancel()
-            timing.cancel()
+            for task in beside:
+                task.cancel()
             await app.state.jobs.stop()
             if worker:
                 await worker.stop()
+            if runtime.checkpoints:
+                await runtime.checkpoints.end()
 
     app = Starlette(
         routes=[
@@ -367,6 +406,13 @@ def make_app(runtime: Runtime, *, work: bool) -> Starlette:
 
 def _sweep_of(kept: lists.Lists) -> Callable[[], Awaitable[None]]:
     return lambda: asyncio.to_thread(kept.sweep, time.time())
+
+
+def _unless_worked(runtime: Runtime, *, work: bool) -> list[Coroutine[None, None, None]]:
+    """What is acknowledged here reaches the folder of checkpoints though no worker runs."""
+    if work or not runtime.checkpoints:
+        return []
+    return [chore() for chore in sealing(runtime)]
 
 
 def _vendors(runtime: Runtime) -> Vendors:

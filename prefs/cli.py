@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
@@ -27,15 +28,19 @@ from prefs import (
     doctor,
     exporting,
     importing,
+    move,
     onboarding,
+    replay,
     retract,
     screening,
     scrubbing,
     sync,
 )
 from prefs.app import Runtime, load_settings, make_app, make_worker, open_runtime
+from prefs.checkpoints import Checkpoints
 from prefs.core import identity
 from prefs.core.errors import PrefsError, SettingsError, Unavailable
+from prefs.core.keys import Keyring
 from prefs.core.propagation import Target
 from prefs.core.screening import Register
 from prefs.core.signals import Evidence
@@ -43,6 +48,7 @@ from prefs.core.words import Basis, Channel
 from prefs.lanes import Worker
 from prefs.logs import set_up_logs
 from prefs.mailbox import PLACE, Mailbox
+from prefs.replay import Replay
 from prefs.scan import Scan
 from prefs.settings import Brand, Settings
 from prefs.store import access, batches, marks, migrate, staff
@@ -189,6 +195,8 @@ async def _work(runtime: Runtime) -> None:
     await stop.wait()
     timing.cancel()
     await worker.stop()
+    if runtime.checkpoints:
+        await runtime.checkpoints.end()
 
 
 @main.command()
@@ -218,6 +226,22 @@ def migrate_(path: Path | None, as_json: bool) -> None:
     before, after = migrate.migrate(settings_at(path).database)
     text = f"already at {after}" if before == after else f"{before or 'empty'} -> {after}"
     say(as_json, {"before": before, "after": after}, text)
+
+
+@main.command("move")
+@common
+@click.option("--to", "target", required=True, help="postgresql://USER@HOST/NAME or sqlite:///FILE")
+def move_(path: Path | None, as_json: bool, target: str) -> None:
+    """Carry everything over to another, empty database; the service must be stopped."""
+    settings = settings_at(path)
+    with err.status("looking", spinner="dots") as status:
+
+        def tell(table: str, rows: int) -> None:
+            if not as_json:
+                status.update(f"{table}: {rows}")
+
+        report = app.make_move(settings, target, tell).run()
+    say(as_json, move.content(report, target), move.shown(report, target))
 
 
 @main.command("doctor")
@@ -261,7 +285,76 @@ def _verified(runtime: Runtime, *, quiet: bool) -> Verified:
             if not quiet:
                 status.update(f"{rows} rows read")
 
-        return runtime.database.read_now(lambda conn: verify_(conn, runtime.intake, tell))
+        return runtime.database.read_now(
+            lambda conn: verify_(conn, runtime.intake, tell, runtime.checkpoints)
+        )
+
+
+# --- checkpoints -------------------------------------------------------------------------------
+
+
+@main.group("checkpoint")
+def checkpoint_() -> None:
+    """The ledger's checkpoints outside the database."""
+
+
+@contextmanager
+def kept(path: Path | None) -> Iterator[tuple[Runtime, Checkpoints]]:
+    with opened(path) as runtime:
+        if runtime.checkpoints is None:
+            raise SettingsError(['checkpoint: is not configured; write "file:FOLDER"'])
+        yield runtime, runtime.checkpoints
+
+
+@checkpoint_.command("verify")
+@common
+def verify_checkpoints(path: Path | None, as_json: bool) -> None:
+    """Hold the folder's lines and signatures, and the ledger, against each other."""
+    with kept(path) as (runtime, checkpoints):
+        found = runtime.database.read_now(lambda conn: list(checkpoints.verify(conn)))
+        files = len(checkpoints.journal.files())
+    wrong = [one.what for one in found if not one.harmless]
+    notes = [one.what for one in found if one.harmless]
+    text = "\n".join([*wrong, *notes]) or f"{files} files, no findings"
+    say(as_json, {"files": files, "findings": wrong, "notes": notes}, text)
+    if wrong:
+        sys.exit(REFUSED)
+
+
+@checkpoint_.command("key")
+@common
+def checkpoint_key(path: Path | None, as_json: bool) -> None:
+    """The public keys (PEM) by which an auditor checks the signatures; they open nothing."""
+    keys = Keyring(settings_at(path).secret_keys)
+    found = {id_.hex(): keys.public_pem(id_) for id_ in keys.key_ids}
+    say(as_json, found, "\n".join(f"key {id_}\n{pem}" for id_, pem in found.items()))
+
+
+def _show_lines(show: Callable[[str], object], quiet: bool, count: int) -> None:
+    if not quiet:
+        show(f"{count} lines read")
+
+
+@checkpoint_.command("replay")
+@common
+@click.option("--apply", "apply_", is_flag=True, help="Bring back; without it only count.")
+@click.option(
+    "--accept-damage",
+    is_flag=True,
+    help="Open marketing although lines of the journal (or all of it) are lost for good.",
+)
+def replay_(path: Path | None, as_json: bool, apply_: bool, accept_damage: bool) -> None:
+    """Bring back every opt-out that a restored backup lacks, then open marketing again."""
+    with (
+        kept(path) as (runtime, checkpoints),
+        err.status("reading the journal", spinner="dots") as status,
+    ):
+        tell = partial(_show_lines, status.update, as_json)
+        replaying = Replay(checkpoints, runtime.intake, tell)
+        report = replaying.run(apply=apply_, accept_damage=accept_damage)
+    say(as_json, replay.content(report), replay.shown(report))
+    if not (report.opened and (report.whole or accept_damage)):
+        sys.exit(REFUSED)
 
 
 # --- people ------------------------------------------------------------------------------------

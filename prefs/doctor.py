@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.table import Table
 from sqlalchemy import Connection
 
+from prefs import checkpoints
+from prefs.checkpoints import Checkpoints, Lack
 from prefs.containers import configured
 from prefs.core.errors import PrefsError
 from prefs.core.keys import Keyring
 from prefs.core.propagation import Target
 from prefs.settings import Brand, Settings
-from prefs.store import containers, migrate
+from prefs.store import containers, journals, migrate
 from prefs.store.database import Database
 from prefs.store.keys import check_keys
 
@@ -35,6 +39,10 @@ EVENTS = {
 }
 POLLED = frozenset({"google"})
 """Systems whose vendor sends no webhooks: only the poll finds what changed there."""
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
 
 
 def examine(settings: Settings) -> dict[str, Any]:
@@ -61,7 +69,14 @@ def _database(settings: Settings) -> tuple[str, list[str]]:
         with Database(settings.database) as database:
             keys = Keyring(settings.secret_keys)
             database.write_now(lambda conn: check_keys(conn, keys, 0.0))
-            return database.read_now(lambda conn: (_engine(conn), _unclassified(conn, settings)))
+            kept = checkpoints.of(settings.checkpoint, database, keys, utc_now, ())
+            lacks = kept.lacks() if kept else []
+            return database.read_now(
+                lambda conn: (
+                    _engine(conn),
+                    _unclassified(conn, settings) + _paused(conn, lacks) + _wrong(conn, kept),
+                )
+            )
     except PrefsError as fault:
         return "not opened", str(fault).splitlines()
 
@@ -69,6 +84,21 @@ def _database(settings: Settings) -> tuple[str, list[str]]:
 def _engine(conn: Connection) -> str:
     dialect = conn.dialect
     return f"{dialect.name} {'.'.join(map(str, dialect.server_version_info or ()))}"
+
+
+def _paused(conn: Connection, lacks: Sequence[Lack]) -> list[str]:
+    """What marketing waits for, or will when the service is started."""
+    waits = {(one.name, one.reason) for one in journals.waiting(conn)}
+    waits |= {(one.name, one.reason) for one in lacks}
+    return [
+        f"marketing is paused for {name}: {reason}; {checkpoints.REMEDY}"
+        for name, reason in sorted(waits)
+    ]
+
+
+def _wrong(conn: Connection, kept: Checkpoints | None) -> list[str]:
+    found = kept.verify(conn) if kept else ()
+    return [f"checkpoints: {one.what}" for one in found if not one.harmless]
 
 
 def _unclassified(conn: Connection, settings: Settings) -> list[str]:

@@ -138,7 +138,7 @@ def _try(job: Job) -> None:
 
 
 def _record(intake: Intake, conn: Connection, signals: Sequence[Signal]) -> list[Recorded]:
-    return [intake.record(conn, signal) for signal in signals]
+    return intake.record_many(conn, signals)
 
 
 # --- reading -----------------------------------------------------------------------------------

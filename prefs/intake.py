@@ -28,7 +28,7 @@ from prefs.core.ids import subject_text
 from prefs.core.keys import Keyring
 from prefs.core.signals import DeliveryFact, Evidence, Identifier, Renamed, Signal, TokenUse
 from prefs.core.words import KIND_OF, Channel, Kind, Purpose, Result, Scope, Source
-from prefs.store import ledger, marks, permissions, subjects, tally
+from prefs.store import journals, ledger, marks, permissions, subjects, tally
 from prefs.store.circle import Circle, named_of
 from prefs.store.counters import next_numbers
 from prefs.store.ledger import Finding
@@ -273,6 +273,7 @@ class Intake:
         owners = [one.id for one in circle.sharing(old)]
         linked = [one for one in owners if subjects.link(conn, one, new, now)]
         if linked:
+            journals.relink(conn, linked)
             sharers = self.refresh(conn, controller, linked)
             wanted = [
                 (target.label, subject_id, "")

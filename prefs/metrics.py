@@ -43,3 +43,11 @@ OVERDUE = Gauge(
 )
 UNSAFE = Gauge("prefs_target_unsafe", "1 while a target is unsafe", ["target"], registry=REGISTRY)
 SEALED = Gauge("prefs_ledger_sealed", "Number of the last sealed row", registry=REGISTRY)
+JOURNALED = Gauge(
+    "prefs_journal_sealed", "Number of the last row told to the checkpoints", registry=REGISTRY
+)
+PAUSED = Gauge(
+    "prefs_marketing_paused",
+    "1 while marketing is denied to all until the checkpoints are replayed",
+    registry=REGISTRY,
+)

@@ -48,7 +48,7 @@ from prefs.core.propagation import (
 from prefs.core.signals import DeliveryFact, Identifier, Signal, Statement
 from prefs.core.words import KIND_OF, Choice, Kind, Purpose, Scope, Source
 from prefs.intake import Intake
-from prefs.store import marks, permissions, subjects, tasks, waves
+from prefs.store import journals, marks, permissions, subjects, tasks, waves
 from prefs.store.database import Store
 from prefs.store.marks import Delay, Lease, Mark, Proof
 from prefs.store.waves import Wave
@@ -62,6 +62,8 @@ FOUGHT = "turned on again more than 4 times within an hour: somebody's tool is f
 FIGHT, WAVE = "push_back_fight", "opt_in_wave"
 """Kinds of tasks."""
 WAVE_LOOK_AGAIN = 3600.0
+PAUSED_LOOK_AGAIN = 60.0
+PAUSED = "marketing is paused until the checkpoints are replayed"
 OBSERVED_AGAIN = 86400.0
 LOOK_AGAIN = 3600.0
 """Seconds until a task of staff that is past its due time is looked at again."""
@@ -367,7 +369,7 @@ class Push:
         ins = [c for changes in planned.values() for c in changes if c.to is Wish.ON]
         by_ref = {record.ref: record for record in records}
         await self._send(by_ref, await self._not_fought(by_ref, outs))
-        if ins:
+        if ins and not await self._paused(by_ref, ins):
             URGENT.set(False)
             admitted = await self._admitted(by_ref, ins)
             for part in self._parts(admitted):
@@ -481,6 +483,16 @@ class Push:
             outcome, reason = Outcome.PENDING, FOUGHT
         self._note(record, change.slot, change.to, outcome, reason)
         record.waits[change.slot] = 3600.0
+        return True
+
+    async def _paused(self, records: Mapping[Ref, Record], ins: Sequence[Change]) -> bool:
+        """A database that may lack opt-outs switches nobody on."""
+        if await self.database.read(journals.paused) is None:
+            return False
+        for change in ins:
+            record = records[change.ref]
+            record.waits[change.slot] = PAUSED_LOOK_AGAIN
+            self._note(record, change.slot, change.to, Outcome.PENDING, PAUSED)
         return True
 
     async def _admitted(self, records: Mapping[Ref, Record], ins: Sequence[Change]) -> list[Change]:

@@ -268,7 +268,7 @@ def _checkpoint(top: Table) -> Path | None:
         return None
     scheme, _, folder = str(value).partition(":")
     if scheme != "file" or not folder:
-        top.fault("checkpoint", "write file:FOLDER")
+        top.fault("checkpoint", "write file:FOLDER; no other place is known yet")
     return top.report.folder / folder.removeprefix("//")
 
 

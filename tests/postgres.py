@@ -38,6 +38,13 @@ def database() -> str:
     return f"{server}/{name}"
 
 
+def bare_database() -> str:
+    """The URL of a new database without tables."""
+    server, name = _server(), f"t{next(_numbers)}"
+    _sql(server, f"CREATE DATABASE {name}")
+    return f"{server}/{name}"
+
+
 @cache
 def _template(server: str) -> str:
     _sql(server, "CREATE DATABASE empty")

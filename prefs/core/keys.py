@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from cryptography.exceptions import InvalidTag
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from prefs.core.errors import PrefsError
 from prefs.core.signals import Identifier
@@ -37,6 +39,7 @@ class Use(StrEnum):
     TOKEN = "prefs link token"  # noqa: S105  # a label, no secret
     ENCRYPTION = "prefs encryption"
     CHECKPOINT = "prefs ledger checkpoint"
+    SIGNATURE = "prefs checkpoint signature"
 
 
 class UnknownKey(PrefsError):
@@ -54,6 +57,7 @@ class _Keys(NamedTuple):
     hashing: dict[Kind, hmac.HMAC]
     macs: dict[Use, hmac.HMAC]
     cipher: AESGCM
+    signing: Ed25519PrivateKey
 
 
 def _derive(secret: bytes, use: Use) -> bytes:
@@ -76,6 +80,7 @@ def _keys(secret: bytes) -> _Keys:
             for use in (Use.TOKEN, Use.CHECKPOINT)
         },
         cipher=AESGCM(_derive(secret, Use.ENCRYPTION)),
+        signing=Ed25519PrivateKey.from_private_bytes(_derive(secret, Use.SIGNATURE)),
     )
 
 
@@ -119,6 +124,28 @@ class Keyring:
         Raises UnknownKey. Compare with `hmac.compare_digest` only.
         """
         return _after(self._find(id_ or self.newest_id).macs[use], data).digest()
+
+    def sign(self, text: bytes) -> bytes:
+        """64 bytes of Ed25519 (RFC 8032) under the newest secret. Whoever checks it needs the
+        public key alone: with an HMAC an auditor could forge what they are to check."""
+        return self._newest.signing.sign(text)
+
+    def signed(self, text: bytes, signature: bytes, id_: bytes) -> bool:
+        """Whether the key of this id signed it. Raises UnknownKey."""
+        try:
+            self.public_key(id_).verify(signature, text)
+        except InvalidSignature:
+            return False
+        return True
+
+    def public_key(self, id_: bytes) -> Ed25519PublicKey:
+        """Raises UnknownKey."""
+        return self._find(id_).signing.public_key()
+
+    def public_pem(self, id_: bytes) -> str:
+        """Raises UnknownKey."""
+        pem = self.public_key(id_).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        return pem.decode()
 
     def encrypt(self, plain: bytes, aad: bytes) -> bytes:
         """key id | nonce | AES-256-GCM text and tag. `aad` ties it to its place."""

@@ -3,10 +3,10 @@ waits for the other's transaction."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, text, update
 
 from prefs.store.hot import Statement
 from prefs.store.schema import counters
@@ -39,6 +39,42 @@ def _step(conn: Connection, name: str, count: int) -> range:
         conn.execute(insert(counters), {"name": name, "value": count})
     last = int(stepped[0][0]) if stepped else count
     return range(last - count + 1, last + 1)
+
+
+_SEQUENCES = (
+    "SELECT sequencename, last_value FROM pg_sequences "
+    "WHERE schemaname = current_schema() AND sequencename LIKE '%\\_numbers'"
+)
+
+
+def used(conn: Connection) -> dict[str, int]:
+    """The last number handed out of each sequence."""
+    if conn.dialect.name == "sqlite":
+        rows = conn.execute(select(counters.c.name, counters.c.value)).all()
+    else:
+        rows = conn.execute(text(_SEQUENCES)).all()
+    return {name.removesuffix("_numbers"): last or 0 for name, last in rows}
+
+
+def go_on(conn: Connection, behind: Mapping[str, int]) -> None:
+    """Nothing up to these numbers is handed out again."""
+    for name, value in behind.items():
+        if conn.dialect.name == "sqlite":
+            conn.execute(delete(counters).where(counters.c.name == name))
+            conn.execute(insert(counters), {"name": name, "value": value})
+        elif value:
+            conn.execute(select(func.setval(f"{name}_numbers", value)))
+
+
+def skip(conn: Connection, by: int) -> None:
+    """No number that a lost history gave out is given out again."""
+    go_on(conn, {name: value + by for name, value in used(conn).items()})
+
+
+def drop(conn: Connection) -> None:
+    """Sequences are no tables: who drops those drops them too."""
+    for name in used(conn) if conn.dialect.name != "sqlite" else ():
+        conn.execute(text(f"DROP SEQUENCE {name}_numbers"))
 
 
 class Numbers:

@@ -11,11 +11,13 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection, inspect, text
 
 from prefs.core.errors import SettingsError
 from prefs.store.database import Engine, make_engine
 
+MOVING, MOVED = "moving", "moved"
+"""In the place of a version: a database that is not yet whole, and one that is left behind."""
 FOLDER = Path(__file__).parent / "migrations"
 
 
@@ -40,6 +42,37 @@ def current(conn: Connection) -> str | None:
 
 def is_current(conn: Connection) -> bool:
     return current(conn) == head()
+
+
+def begin_move(conn: Connection) -> None:
+    """Bring up an empty database that nothing may start on until `stamp` says that all is there."""
+    command.upgrade(_config(conn), "head")
+    stamp(conn, MOVING)
+
+
+def stamp(conn: Connection, version: str) -> None:
+    conn.execute(text("UPDATE alembic_version SET version_num = :version"), {"version": version})
+
+
+def mark_moved(conn: Connection, to: str) -> None:
+    """Nothing starts on this database any more, and whoever tries is told where it went."""
+    conn.exec_driver_sql("CREATE TABLE moved_to (url TEXT NOT NULL)")
+    conn.execute(text("INSERT INTO moved_to VALUES (:url)"), {"url": to})
+    stamp(conn, MOVED)
+
+
+def _refuse_moved(conn: Connection) -> None:
+    """Raises SettingsError."""
+    version = current(conn) if inspect(conn).has_table("alembic_version") else None
+    if version == MOVING:
+        raise SettingsError(
+            ["database: a move into it was broken off; run prefs move again, on the old one"]
+        )
+    if version == MOVED:
+        to = conn.execute(text("SELECT url FROM moved_to")).scalar()
+        raise SettingsError(
+            [f"database: it was moved to {to}, and what came in since is only there; name that one"]
+        )
 
 
 def migrate(url: str) -> tuple[str | None, str]:
@@ -69,6 +102,7 @@ def _engine(url: str) -> Iterator[Engine]:
 
 def _upgrade(conn: Connection) -> str | None:
     """Returns the version before."""
+    _refuse_moved(conn)
     before = current(conn)
     command.upgrade(_config(conn), "head")
     return before
@@ -76,6 +110,7 @@ def _upgrade(conn: Connection) -> str | None:
 
 def _bring_up(conn: Connection) -> tuple[str | None, bool]:
     """Returns the version, and whether the database was empty and is brought up now."""
+    _refuse_moved(conn)
     version = current(conn)
     empty = version is None and not inspect(conn).get_table_names()
     if empty:

@@ -499,3 +499,21 @@ tallies = table(
     rowid=False,
 )
 """Marketing choices by week (its number since 1970, from Monday, UTC), counted at sealing."""
+
+journals = table(
+    "journals",
+    key("place"),
+    need("name"),
+    need("n", Big),
+    need("noted_at", Time),
+    may("paused_at", Time),
+    may("reason"),
+)
+"""Folders with checkpoints, and how far each is written. While one has a `paused_at`, marketing is
+denied: the folder knows of opt-outs that this database may not hold."""
+
+relinks = table("relinks", key("n", Big), need("subject_id", Big))
+"""Subjects that were linked to an identifier without a row of the ledger: the journal tells it."""
+
+brought_back = table("brought_back", key("digest", LargeBinary), need("at", Time), rowid=False)
+"""Rows of a journal that a replay took in, by event and payload: a second replay leaves them."""

@@ -71,6 +71,22 @@ def _prepare(raw: Any, *, read_only: bool) -> None:
         raw.execute(f"PRAGMA {pragma}")
 
 
+def in_use(url: URL) -> bool:
+    """Whether another connection has the file open. A connection in exclusive locking mode gets
+    into a WAL file only when it is alone there (https://www.sqlite.org/wal.html#noshm)."""
+    alone = library().connect(url.database, timeout=0.1)
+    alone.isolation_level = None
+    try:
+        alone.execute("PRAGMA locking_mode=EXCLUSIVE")
+        alone.execute("BEGIN EXCLUSIVE")
+        alone.execute("ROLLBACK")
+    except library().OperationalError:
+        return True
+    finally:
+        alone.close()
+    return False
+
+
 class ProcessLock:
     """Keeps a second process off the file where the SQLite library is too old to share it."""
 

@@ -271,9 +271,11 @@ def add_identifiers(
     new: Iterable[tuple[Kind, bytes, Identifier | None]],
     keys: Keyring,
     now: float,
+    *,
+    key_id: bytes | None = None,
 ) -> None:
-    """Keep identifier rows: kind, hash under the newest key, and what was spelled out. One that
-    somebody else kept meanwhile stays as it is."""
+    """Keep identifier rows: kind, hash under the newest key (or the one of this id), and what was
+    spelled out. One that is kept already stays as it is."""
     _ADD.run_many(
         conn,
         [
@@ -281,7 +283,7 @@ def add_identifiers(
                 "controller": controller,
                 "kind": kind.value,
                 "hash": hash_,
-                "key_id": keys.newest_id,
+                "key_id": key_id or keys.newest_id,
                 "spelling": keys.encrypt(one.spelling.encode(), hash_) if one else None,
                 "created_at": now,
             }

@@ -62,12 +62,13 @@ async def check(request: Request, served: Service, key: ApiKey) -> Response:
     ask = ask._replace(target_unsafe=unsafe)
     moment = (body.at or now).timestamp()
     decisions = [INVALID if one is None else decide(ask, one, moment) for one in held]
-    return _answer(body, decisions)
+    return _answer(body, decisions, degraded=ask.paused)
 
 
 def _ask(served: Service, body: CheckBody) -> Ask:
     scope = scope_of(served.settings, body.brand, body.channel, body.purpose, body.topic)
-    return Ask(scope, mps_applies=served.settings.brands[body.brand].mps)
+    paused = served.watch.paused is not None
+    return Ask(scope, paused, mps_applies=served.settings.brands[body.brand].mps)
 
 
 async def _unsafe(served: Service, brand: str, via: str | None) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from starlette.requests import Request
 
+from prefs.checkpoints import Checkpoints, Watch
 from prefs.core.keys import Keyring
 from prefs.core.propagation import Facts, Target
 from prefs.door import Door
@@ -27,6 +28,8 @@ class Service:
     clock: Callable[[], datetime]
     door: Door
     look_up: LookUp
+    watch: Watch = field(default_factory=Watch)
+    checkpoints: Checkpoints | None = None
 
 
 @dataclass(frozen=True, slots=True)

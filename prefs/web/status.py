@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from prefs import assisted
+from prefs.checkpoints import REMEDY
 from prefs.core.errors import BadInput, NotFound, PrefsError
 from prefs.core.ids import subject_text
 from prefs.metrics import REGISTRY
@@ -169,9 +170,17 @@ async def readyz(request: Request) -> Response:
         )
     except PrefsError:
         ready, workers = False, 0
-    response = json({"status": "ready" if ready else "not ready", "workers": workers})
+    answer = {"status": "ready" if ready else "not ready", "workers": workers}
+    response = json(answer | _marketing(served))
     response.status_code = 200 if ready else 503
     return response
+
+
+def _marketing(served: Service) -> dict[str, str]:
+    paused = served.watch.paused
+    if paused is None:
+        return {"marketing": "open"}
+    return {"marketing": "paused", "reason": f"{paused.reason}; {REMEDY}"}
 
 
 def _workers(conn: Connection, served: Service) -> int:

@@ -11,10 +11,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from prefs.app import load_settings, open_runtime
+from prefs.app import Runtime, load_settings, open_runtime
 from prefs.core import identity
 from prefs.core.decision import Ask, Reason, decide
+from prefs.core.journal import Said
 from prefs.core.words import Channel, Purpose, Scope
+from prefs.journal import Found
 from prefs.links import make_links
 from prefs.store import ledger, permissions
 from tests.faults.kit import Installation, count, dice, end, say
@@ -50,6 +52,7 @@ def test_no_acknowledged_opt_out_is_lost(tmp_path: Path) -> None:
         twin, url = stack.enter_context(running(MailchimpTwin()))
         twin.new_audience("a1")
         made = Installation(tmp_path, TARGET.format(url=url), {"MAILCHIMP": twin.api_key})
+        made.config.write_text(f'checkpoint = "file:checkpoints"\n{made.config.read_text()}')
         links = mint(made, ROUNDS * A_ROUND)
         for number in range(ROUNDS * A_ROUND):
             twin.new_member("a1", address(number))
@@ -120,7 +123,8 @@ def click(links: list[str], numbers: list[int], answered: set[int]) -> None:
 
 
 def check(made: Installation, acknowledged: set[int]) -> None:
-    """Everybody acknowledged is denied; state is the fold; the chain holds."""
+    """Everybody acknowledged is denied; state is the fold; the chain holds. Nobody is missing from
+    the checkpoints, and they have nothing against the ledger."""
     runtime = open_runtime(load_settings(made.config, made.environ))
     try:
         hashes = {n: runtime.keys.hash(identity.email(address(n))) for n in acknowledged}
@@ -138,8 +142,20 @@ def check(made: Installation, acknowledged: set[int]) -> None:
             pass
         found = runtime.database.read_now(lambda conn: list(ledger.verify(conn, runtime.keys)))
         assert [one for one in found if isinstance(one, ledger.Finding)] == []
+        check_journal(runtime, set(hashes.values()))
     finally:
         runtime.close()
+
+
+def check_journal(runtime: Runtime, hashes: set[bytes]) -> None:
+    kept = runtime.checkpoints
+    assert kept is not None
+    assert runtime.watch.paused is None
+    kept.keep()
+    told = [one.line for one in kept.journal.scan() if isinstance(one, Found)]
+    assert hashes <= {one.identifier for one in told if isinstance(one, Said)}
+    found = runtime.database.read_now(lambda conn: list(kept.verify(conn)))
+    assert [one.what for one in found if not one.harmless] == []
 
 
 def reach_the_vendor(made: Installation, twin: MailchimpTwin, acknowledged: set[int]) -> None:

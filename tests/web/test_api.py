@@ -356,7 +356,11 @@ def test_a_foreign_host_is_misdirected(rt: Served) -> None:
 def test_health_readiness_and_metrics(rt: Served) -> None:
     rt.say(ADA)
     assert rt.client.get("/healthz").status_code == 200
-    assert rt.client.get("/readyz").json() == {"status": "ready", "workers": 0}
+    assert rt.client.get("/readyz").json() == {
+        "status": "ready",
+        "workers": 0,
+        "marketing": "open",
+    }
     text = rt.client.get("/metrics").text
     assert 'prefs_statements_total{result="applied",source="api"} ' in text
     assert ADA not in text

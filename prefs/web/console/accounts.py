@@ -193,7 +193,7 @@ async def verify_ledger(request: Request, visit: Visit) -> Response:
 
 def _verify(served: Service, tell: Tell) -> Mapping[str, Any]:
     found = served.database.read_now(
-        lambda conn: verify(conn, served.intake, lambda rows: tell("", rows))
+        lambda conn: verify(conn, served.intake, lambda rows: tell("", rows), served.checkpoints)
     )
     return {
         "rows": found.rows,

@@ -156,7 +156,7 @@ def _unique(lines: Iterable[Line]) -> list[Line]:
 def judge(conn: Connection, visit: Visit, lines: Sequence[Line]) -> list[Judged]:
     """What `check` says of each now."""
     held = _held(conn, visit, [one.hash for one in lines if one.hash])
-    ask, now = Ask(CALLS), visit.served.clock().timestamp()
+    ask, now = Ask(CALLS, visit.served.watch.paused is not None), visit.served.clock().timestamp()
     return [
         Judged(place, one, decide(ask, held.get(one.hash, NOBODY), now) if one.hash else None)
         for place, one in enumerate(lines)

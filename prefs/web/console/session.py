@@ -76,6 +76,7 @@ class Visit(NamedTuple):
             typed=self.form,
             named=self.named,
             now=self.served.clock().timestamp(),
+            marketing_paused=self.served.watch.paused,
             **context,
         )
         return Response(body, status, headers=headers(), media_type="text/html")

@@ -139,7 +139,8 @@ def _merged(found: list[Answer]) -> list[Answer]:
 
 def _answer(seen: _Seen, scope: Scope, held: Held, to: str | None) -> Answer:
     now = seen.served.clock().timestamp()
-    ask = Ask(scope, mps_applies=seen.served.settings.brands[seen.brand].mps)
+    paused = seen.served.watch.paused is not None
+    ask = Ask(scope, paused, mps_applies=seen.served.settings.brands[seen.brand].mps)
     decision = decide(ask, held, now)
     alone = replace(held, views=seen.own.views, restricted=seen.own.restricted)
     shared = decide(ask, alone, now).reason is not decision.reason

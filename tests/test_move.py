@@ -1,0 +1,164 @@
+"""A whole installation carried to another database: all of it, or nothing that could be started."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from sqlalchemy import Connection, text
+
+from prefs import move
+from prefs.cli import main
+from prefs.core.errors import SettingsError
+from prefs.move import Refused
+from prefs.store import migrate
+from prefs.store.database import Database
+from tests import empty, postgres
+from tests.served import Served, served
+
+KEY = "a secret of thirty-two bytes or more"
+PEOPLE = [f"p{number}@example.com" for number in range(30)]
+
+
+@pytest.fixture(autouse=True)
+def secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFS_TEST_KEY", KEY)
+
+
+def filled(rt: Served) -> tuple[str, str]:
+    """Some people, and an unsubscribe and a centre link of one more."""
+    for address in PEOPLE:
+        rt.consent(address)
+    for address in PEOPLE[::3]:
+        rt.say(address)
+    made = rt.post("/v1/links", {"brand": "rt", "email": "old@example.com"}).json()
+    return made["unsubscribe"], made["preferences"]
+
+
+def other(folder: Path) -> str:
+    """The URL of an empty database of the other kind."""
+    if empty.engine == empty.SQLITE:
+        return postgres.bare_database()
+    return f"sqlite:///{folder}/other.db"
+
+
+def run(folder: Path, *args: str) -> Result:
+    return CliRunner().invoke(main, ["--config", str(folder / "prefs.toml"), *args])
+
+
+def moved(folder: Path, to: str) -> Any:
+    done = run(folder, "move", "--to", to, "--json")
+    assert done.exit_code == 0, done.output + done.stderr
+    return json.loads(done.stdout)
+
+
+def point_to(folder: Path, url: str) -> None:
+    path = folder / "prefs.toml"
+    old = f'database = "{empty.database(folder)}"'
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, f'database = "{url}"'))
+
+
+def test_everything_arrives_and_old_links_work(tmp_path: Path) -> None:
+    with served(tmp_path) as rt:
+        unsubscribe, centre = filled(rt)
+        key = rt.key
+    url = other(tmp_path)
+    told = moved(tmp_path, url)
+    assert told["rows"]["ledger"] == 40
+    assert told["rows"]["subjects"] == 30
+    assert run(tmp_path, "ledger", "verify").exit_code == 1  # the old one is left behind
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(empty, "database", lambda folder: url)
+        with served(tmp_path) as rt:
+            rt.key = key
+            assert rt.reason(PEOPLE[0]) == "opted_out"
+            assert rt.reason(PEOPLE[1]) == "consent"
+            assert rt.client.post(unsubscribe).status_code == 200
+            assert rt.reason("old@example.com") == "opted_out"
+            page = rt.client.get(centre)
+            assert page.status_code == 200
+            assert "choice:email:*" in page.text
+            assert rt.consent("new@example.com")["outcomes"][0]["result"] == "applied"
+        assert run(tmp_path, "ledger", "verify").exit_code == 0
+
+
+def test_the_old_database_says_where_it_went(tmp_path: Path) -> None:
+    with served(tmp_path) as rt:
+        filled(rt)
+    url = other(tmp_path)
+    moved(tmp_path, url)
+    for command in (["api-keys", "list"], ["migrate"], ["move", "--to", other(tmp_path)]):
+        done = run(tmp_path, *command)
+        assert done.exit_code == 1
+        assert "it was moved to" in done.stderr
+
+
+def test_a_target_that_holds_something_is_refused(tmp_path: Path) -> None:
+    with served(tmp_path) as rt:
+        filled(rt)
+    url = other(tmp_path)
+    migrate.ensure(url)
+    done = run(tmp_path, "move", "--to", url)
+    assert (done.exit_code, "not empty" in done.stderr) == (1, True)
+    with served(tmp_path) as rt:
+        assert rt.reason(PEOPLE[0]) == "opted_out"
+
+
+def test_a_source_that_others_have_open_is_refused(tmp_path: Path) -> None:
+    with served(tmp_path) as rt:
+        filled(rt)
+        done = run(tmp_path, "move", "--to", other(tmp_path))
+        assert done.exit_code == 1
+        assert "stop prefs serve and prefs work first" in done.stderr
+
+
+def test_a_move_that_broke_off_is_begun_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with served(tmp_path) as rt:
+        filled(rt)
+    url = other(tmp_path)
+
+    def broken(conn: Connection) -> None:
+        raise Refused("broken off")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(move, "go_on_counting", broken)
+        assert run(tmp_path, "move", "--to", url).exit_code == 1
+    with pytest.raises(SettingsError, match="run prefs move again"):
+        migrate.migrate(url)
+    assert moved(tmp_path, url)["rows"]["subjects"] == 30
+
+
+def test_what_arrives_otherwise_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with served(tmp_path) as rt:
+        filled(rt)
+    url, true_write = other(tmp_path), move.write
+
+    def lying(conn: Connection, table: Any, rows: Any) -> None:
+        true_write(conn, table, rows)
+        if table.name == "subjects":
+            conn.execute(text("UPDATE subjects SET created_at = created_at + 1"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(move, "write", lying)
+        done = run(tmp_path, "move", "--to", url)
+    assert (done.exit_code, "subjects: what arrived" in done.stderr) == (1, True)
+    with served(tmp_path) as rt:
+        assert rt.reason(PEOPLE[0]) == "opted_out"
+
+
+def test_and_back_again(tmp_path: Path) -> None:
+    with served(tmp_path) as rt:
+        filled(rt)
+    there, back = other(tmp_path), f"sqlite:///{tmp_path}/back.db"
+    first = moved(tmp_path, there)
+    point_to(tmp_path, there)
+    second = moved(tmp_path, back)
+    assert first["rows"] == second["rows"]
+    with Database(back) as database:
+        assert database.read_now(migrate.is_current)
