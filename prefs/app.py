@@ -18,7 +18,6 @@ import structlog
 from sqlalchemy import Connection
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import connectors
 from connectors.budget import TokenBudget
@@ -41,7 +40,6 @@ from prefs.core.signals import Delivery, Text
 from prefs.core.words import Channel
 from prefs.intake import Intake, TargetInfo
 from prefs.lanes import Lane, Pace, Worker, new_holder
-from prefs.metrics import REQUESTS
 from prefs.scan import Scan
 from prefs.settings import Settings, load
 from prefs.store import events, migrate
@@ -67,6 +65,7 @@ from prefs.web import (
     unsubscribe,
 )
 from prefs.web import hooks as web_hooks
+from prefs.web.around import Arrivals, Measured
 from prefs.web.auth import KeyCache
 from prefs.web.console import (
     accounts,
@@ -87,6 +86,7 @@ from prefs.web.console import (
     task_list,
 )
 from prefs.web.context import Service, Vendors
+from prefs.web.figures import Figures
 from prefs.web.hooks import Webhook
 from prefs.web.server import calm_collector
 
@@ -275,14 +275,13 @@ def _webhooks(targets: Iterable[Target]) -> dict[str, Webhook]:
 
 
 def make_app(runtime: Runtime, *, work: bool) -> Starlette:
-    """API, pages and webhooks; with `work` the worker runs inside."""
+    """API, pages and webhooks; with `work` the worker runs inside. Set `state.leaving` when the
+    process is to end soon: it is not ready any more, and its lanes are free for others at once."""
+    leaving = asyncio.Event()
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        worker = make_worker(runtime) if work else None
-        if worker:
-            wake_on_commit(runtime.database, worker)
-            worker.start()
+        working = asyncio.create_task(work_until(leaving, runtime)) if work else None
         sweeping = asyncio.create_task(every(lists.SWEEP_EVERY, _sweep_of(app.state.lists)))
         calm_collector()
         try:
@@ -290,8 +289,9 @@ def make_app(runtime: Runtime, *, work: bool) -> Starlette:
         finally:
             sweeping.cancel()
             await app.state.jobs.stop()
-            if worker:
-                await worker.stop()
+            leaving.set()
+            if working:
+                await working
 
     app = Starlette(
         routes=[
@@ -328,10 +328,12 @@ def make_app(runtime: Runtime, *, work: bool) -> Starlette:
             *openapi.routes,
         ],
         exception_handlers=problems.HANDLERS,
-        middleware=[Middleware(Hosts, runtime.settings), Middleware(Measured)],
+        middleware=[*_around(runtime.settings, leaving), Middleware(Hosts, runtime.settings)],
         lifespan=lifespan,
     )
+    app.state.leaving = leaving
     app.state.service = runtime.service
+    app.state.figures = Figures(runtime.service)
     app.state.key_cache = KeyCache()
     app.state.jobs = jobs.Jobs()
     app.state.lists = lists.Lists(runtime.settings)
@@ -339,6 +341,50 @@ def make_app(runtime: Runtime, *, work: bool) -> Starlette:
     app.state.webhooks = _webhooks(runtime.targets)
     app.state.make_scan = partial(make_scan, runtime)
     return app
+
+
+def make_worker_app(runtime: Runtime) -> Starlette:
+    """A worker alone, with the routes that tell how it is."""
+    leaving = asyncio.Event()
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        working = asyncio.create_task(work_until(leaving, runtime))
+        calm_collector()
+        try:
+            yield
+        finally:
+            leaving.set()
+            await working
+
+    app = Starlette(
+        routes=status.health,
+        exception_handlers=problems.HANDLERS,
+        middleware=_around(runtime.settings, leaving),  # asked for by whatever name
+        lifespan=lifespan,
+    )
+    app.state.leaving = leaving
+    app.state.service = runtime.service
+    app.state.figures = Figures(runtime.service)
+    return app
+
+
+async def work_until(leaving: asyncio.Event, runtime: Runtime) -> None:
+    """Carry marks until told to leave; then the leases are given up at once."""
+    worker = make_worker(runtime)
+    wake_on_commit(runtime.database, worker)
+    worker.start()
+    try:
+        await leaving.wait()
+    finally:
+        await worker.stop()
+
+
+def _around(settings: Settings, leaving: asyncio.Event) -> list[Middleware]:
+    return [
+        Middleware(Arrivals, settings.trusted_proxies),
+        Middleware(Measured, leaving),
+    ]
 
 
 def _sweep_of(kept: lists.Lists) -> Callable[[], Awaitable[None]]:
@@ -360,56 +406,3 @@ def wake_on_commit(database: Database, worker: Worker) -> None:
             loop.call_soon_threadsafe(worker.wake)
 
     database.on_commit(wake)
-
-
-class Hosts:
-    """Answers 421 to a Host that is not ours."""
-
-    LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self._app = app
-        ours = settings.public_url.split("//", 1)[1].split("/", 1)[0]
-        self._allowed = {_bare(host) for host in (ours, *settings.allowed_hosts, *self.LOOPBACK)}
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not self._ours(scope):
-            await problems.problem(421, "this host is not served here")(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
-
-    def _ours(self, scope: Scope) -> bool:
-        hosts = [value for name, value in scope["headers"] if name == b"host"]
-        return len(hosts) == 1 and _bare(hosts[0].decode("latin-1")) in self._allowed
-
-
-def _bare(host: str) -> str:
-    """The host without its port, in lower case."""
-    name, colon, port = host.rpartition(":")
-    return (name if colon and port.isdigit() else host).lower()
-
-
-class Measured:
-    """Times every request by route; a path is never a label, it may hold a token."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        began = time.perf_counter()
-        status_code = 500
-
-        async def noted(message: Message) -> None:
-            nonlocal status_code
-            if message["type"] == "http.response.start":
-                status_code = message["status"]
-            await send(message)
-
-        try:
-            await self._app(scope, receive, noted)
-        finally:
-            route = getattr(scope.get("route"), "path", "none")
-            REQUESTS.labels(route, str(status_code)).observe(time.perf_counter() - began)

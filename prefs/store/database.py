@@ -21,6 +21,8 @@ from sqlalchemy import Connection
 from sqlalchemy.engine import make_url
 
 from prefs.core.errors import PrefsError, Unavailable
+from prefs.core.spans import span
+from prefs.metrics import COMMITS, GROUPS
 from prefs.store.postgres import PostgreSQL
 from prefs.store.sqlite import SQLite
 
@@ -86,6 +88,11 @@ class Database:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def waiting(self) -> int:
+        """Writes that no transaction has taken up yet."""
+        return self._queue.qsize()
+
     def on_commit(self, call: Callable[[], None]) -> None:
         """Call this (from the writer thread) once after every group commit."""
         self._after_commit.append(call)
@@ -115,7 +122,7 @@ class Database:
     def _write_loop(self) -> None:
         while batch := self._next_batch():
             try:
-                self._run_batch(batch)
+                self._run_measured(batch)
             except Exception as fault:  # noqa: BLE001  # the writer outlives every fault
                 log.error("write_failed", fault=type(fault).__name__)
                 _fail(batch, fault)
@@ -133,6 +140,11 @@ class Database:
                     break
                 batch.append(job)
         return batch
+
+    def _run_measured(self, batch: list[Job]) -> None:
+        GROUPS.observe(len(batch))
+        with COMMITS.time(), span("store.commit", jobs=len(batch)):
+            self._run_batch(batch)
 
     def _run_batch(self, batch: list[Job]) -> None:
         def work(conn: Connection) -> list[tuple[Future[Any], Any]]:

@@ -84,7 +84,9 @@ def on_http(request: Request, fault: Exception) -> Response:
 
 def on_fault(request: Request, fault: Exception) -> Response:
     log.error("request_failed", fault=type(fault).__name__)
-    return problem(500, "a fault on our side; nothing was recorded")
+    called = structlog.contextvars.get_contextvars().get("request")
+    headers = {"X-Request-Id": called} if called else None
+    return problem(500, "a fault on our side; nothing was recorded", headers=headers)
 
 
 HANDLERS = {
