@@ -65,7 +65,7 @@ from prefs.web import (
     unsubscribe,
 )
 from prefs.web import hooks as web_hooks
-from prefs.web.around import Arrivals, Measured
+from prefs.web.around import Arrivals, Hosts, Measured
 from prefs.web.auth import KeyCache
 from prefs.web.console import (
     accounts,
