@@ -43,9 +43,12 @@ def configured(folder: Path, upstreams: Sequence[int], port: int) -> Path:
         "/etc/ssl/prefs/": f"{folder}/",
         "listen 80 ": f"listen 127.0.0.1:{free_port()} ",
         "listen 443 ": f"listen 127.0.0.1:{port} ",
-        "127.0.0.1:8081": f"127.0.0.1:{upstreams[0]}",
-        "127.0.0.1:8082": f"127.0.0.1:{upstreams[1]}",
     }
+    served = (CONFIG.parent / "upstreams.conf").read_text()
+    for old, number in zip(("127.0.0.1:8081", "127.0.0.1:8082"), upstreams, strict=True):
+        assert old in served
+        served = served.replace(old, f"127.0.0.1:{number}")
+    (folder / "upstreams.conf").write_text(served)
     for old, new in places.items():
         assert old in text
         text = text.replace(old, new)
