@@ -7,9 +7,13 @@ known by.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Protocol, Self
+from functools import wraps
+from typing import ParamSpec, Protocol, Self, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 Plain = str | int | float | bool
 
@@ -49,3 +53,17 @@ def use(opener: Opener | None) -> None:
 
 def span(name: str, **about: Plain) -> AbstractContextManager[Span]:
     return NOTHING if _Used.opener is None else _Used.opener(name, about)
+
+
+def spanned(name: str) -> Callable[[Callable[P, Awaitable[T]]], Callable[P, Awaitable[T]]]:
+    """A span around each call."""
+
+    def spanning(work: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+        @wraps(work)
+        async def worked(*args: P.args, **kwargs: P.kwargs) -> T:
+            with span(name):
+                return await work(*args, **kwargs)
+
+        return worked
+
+    return spanning

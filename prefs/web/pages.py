@@ -21,6 +21,7 @@ from starlette.routing import Route
 from prefs.core import identity
 from prefs.core.errors import BadInput, NotFound, Unavailable
 from prefs.core.signals import Evidence, Identifier
+from prefs.core.spans import span
 from prefs.core.tokens import Forged, Token, TokenKind, read
 from prefs.core.words import KIND_OF, Channel, Kind
 from prefs.settings import Brand, Look, Settings
@@ -218,7 +219,8 @@ async def write(served: Service, job: Callable[[Connection], T]) -> T:
     """Run `job` in the store; returns once it is on disk. Raises Unavailable after 5.5 s."""
     try:
         async with asyncio.timeout(WRITE_WITHIN):
-            return await served.database.write(job)
+            with span("page.write"):
+                return await served.database.write(job)
     except TimeoutError:
         raise Unavailable("the store does not answer in time") from None
 

@@ -14,6 +14,7 @@ from starlette.routing import Route
 from prefs.core.errors import BadInput, Forbidden
 from prefs.core.ids import subject_text
 from prefs.core.signals import Signal, Statement
+from prefs.core.spans import span
 from prefs.core.words import Choice, Source
 from prefs.intake import Recorded
 from prefs.metrics import RECORDED
@@ -53,7 +54,9 @@ async def record(request: Request, served: Service, key: ApiKey) -> Response:
     def job(conn: Connection) -> bytes:
         return _once(conn, served, key, signal, repeat, hashlib.sha256(raw).digest())
 
-    return Response(await served.database.write(job), media_type="application/json")
+    with span("intake.record"):
+        answer = await served.database.write(job)
+    return Response(answer, media_type="application/json")
 
 
 def _once(

@@ -210,7 +210,9 @@ def test_a_roll_behind_nginx_loses_no_click(tmp_path: Path) -> None:
         held = runtime.database.read_now(lambda conn: permissions.read(conn, "rt", hashes))
     denied = {one for one, row in held.items() if decide(Ask(EMAIL), row, 0.0).reason is OUT}
     assert denied == set(hashes)
-    logged = (tmp_path / "nginx-access.log").read_text() + (tmp_path / "nginx-error.log").read_text()
+    logged = (tmp_path / "nginx-access.log").read_text() + (
+        tmp_path / "nginx-error.log"
+    ).read_text()
     assert '"kind":"/u"' in logged
     assert not [link for link in links if link.removeprefix("/u/") in logged + made.log.read_text()]
 
