@@ -7,13 +7,16 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from contextvars import ContextVar
 
 import structlog
 from structlog.dev import ConsoleRenderer, plain_traceback
 from structlog.stdlib import ProcessorFormatter
 from structlog.tracebacks import ExceptionDictTransformer
-from structlog.types import Processor
+from structlog.types import EventDict, Processor
 
+REQUEST: ContextVar[str] = ContextVar("request", default="")
+"""What the request under way is called."""
 QUIET = ("uvicorn.access", "httpx", "httpcore", "urllib3", "twilio", "hubspot")
 
 
@@ -49,8 +52,13 @@ def set_up_logs(level: int = logging.INFO, form: str = "auto") -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
+def _name_request(_logger: object, _method: str, event: EventDict) -> EventDict:
+    called = REQUEST.get()
+    return {**event, "request": called} if called else event
+
+
 COMMON: Sequence[Processor] = (
-    structlog.contextvars.merge_contextvars,
+    _name_request,
     structlog.processors.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
 )

@@ -9,12 +9,15 @@ import secrets
 import time
 from asyncio import Event
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from itertools import count
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from prefs.core.spans import span
+from prefs.core.spans import NOTHING, span
+from prefs.logs import REQUEST
 from prefs.metrics import REQUESTS
 from prefs.settings import Network, Settings
 from prefs.web import problems
@@ -23,8 +26,9 @@ log = structlog.get_logger()
 
 Address = IPv4Address | IPv6Address
 _ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
-ID = "x-request-id"
+ID, FORWARDED = b"x-request-id", b"x-forwarded-for"
 Headers = Sequence[tuple[bytes, bytes]]
+_here, _numbers = secrets.token_hex(6), count(1)
 
 
 class Hosts:
@@ -44,7 +48,7 @@ class Hosts:
         await self._app(scope, receive, send)
 
     def _ours(self, scope: Scope) -> bool:
-        hosts = values_of(scope["headers"], "host")
+        hosts = values_of(scope["headers"], b"host")
         return len(hosts) == 1 and _bare(hosts[0]) in self._allowed
 
 
@@ -54,8 +58,8 @@ def _bare(host: str) -> str:
     return (name if colon and port.isdigit() else host).lower()
 
 
-def values_of(headers: Headers, wanted: str) -> list[str]:
-    return [value.decode("latin-1") for name, value in headers if name == wanted.encode()]
+def values_of(headers: Headers, wanted: bytes) -> list[str]:
+    return [value.decode("latin-1") for name, value in headers if name == wanted]
 
 
 class Arrivals:
@@ -66,44 +70,50 @@ class Arrivals:
         self._app = app
         self._trusted = trusted
         self._told = False
+        self._ours = lru_cache(1024)(self._is_ours)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            called = self._arrive(scope)
             # a task of its own carries each request, so that nobody has to take this back
-            structlog.contextvars.bind_contextvars(request=called)
+            REQUEST.set(self._arrive(scope))
         await self._app(scope, receive, send)
 
     def _arrive(self, scope: Scope) -> str:
-        peer = _address(scope["client"][0]) if scope.get("client") else None
-        headers: Headers = scope["headers"]
-        if peer is None or not self._ours(peer):
+        """What the request is called. Puts the sender in the proxy's place."""
+        peer, headers = scope.get("client"), scope["headers"]
+        if not (self._trusted and peer and self._ours(peer[0])):
             self._warn(headers)
-            return secrets.token_hex(8)
-        scope["client"] = (str(self._sender(peer, headers)), 0)
+            return _new_name()
+        scope["client"] = (self._sender(peer[0], headers), 0)
         given = values_of(headers, ID)
         fine = len(given) == 1 and _ID.fullmatch(given[0])
-        return given[0] if fine else secrets.token_hex(8)
+        return given[0] if fine else _new_name()
 
-    def _ours(self, address: Address) -> bool:
-        return any(address in network for network in self._trusted)
+    def _is_ours(self, text: str) -> bool:
+        address = _address(text)
+        return address is not None and any(address in network for network in self._trusted)
 
-    def _sender(self, peer: Address, headers: Headers) -> Address:
+    def _sender(self, peer: str, headers: Headers) -> str:
         """Read from the end, where our own proxies write: the first that is none of ours. What
         stands before it is hearsay."""
-        hops = ",".join(values_of(headers, "x-forwarded-for")).split(",")
+        hops = ",".join(values_of(headers, FORWARDED)).split(",")
         for hop in reversed(hops):
             named = _address(hop.strip()) if self._ours(peer) else None
             if named is None:
                 break
-            peer = named
+            peer = str(named)
         return peer
 
     def _warn(self, headers: Headers) -> None:
         """Once a process: a proxy that nobody named makes all the world one address."""
-        if not self._told and values_of(headers, "x-forwarded-for"):
+        if not self._told and values_of(headers, FORWARDED):
             self._told = True
             log.warning("forwarded_for_ignored", fix="name the proxy in trusted_proxies")
+
+
+def _new_name() -> str:
+    """Made by a process once and counted on: it is no secret."""
+    return f"{_here}-{next(_numbers):x}"
 
 
 def _address(text: str) -> Address | None:
@@ -136,26 +146,22 @@ class Measured:
                 message["headers"] = [*message.get("headers", ()), *self._more()]
             await send(message)
 
-        with span("request", method=scope["method"]) as traced:
+        with span("request") as traced:
             try:
                 await self._app(scope, receive, noted)
             finally:
                 route = getattr(scope.get("route"), "path", "none")
                 took = time.perf_counter() - began
                 REQUESTS.labels(route, str(status)).observe(took)
-                traced.call(f"{scope['method']} {route}")
-                traced.note("status", status)
+                if traced is not NOTHING:
+                    traced.call(f"{scope['method']} {route}")
+                    traced.note("status", status)
                 if status >= 500:
                     _tell(scope["method"], route, status, took)
 
     def _more(self) -> list[tuple[bytes, bytes]]:
-        more = [(ID.encode(), called().encode())]
+        more = [(ID, REQUEST.get().encode())]
         return [*more, (b"connection", b"close")] if self._leaving.is_set() else more
-
-
-def called() -> str:
-    """What the request under way is called in the logs."""
-    return str(structlog.contextvars.get_contextvars().get("request", ""))
 
 
 def _tell(method: str, route: str, status: int, took: float) -> None:
