@@ -79,8 +79,10 @@ def loaded(secrets: Path, environ: Mapping[str, str]) -> Settings:
 
 def test_the_image_is_built_of_what_is_there_and_runs_as_nobody_much() -> None:
     text = (DEPLOY / "Containerfile").read_text()
+    let_in = set((ROOT / ".dockerignore").read_text().splitlines())
     for source in re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.MULTILINE):
         assert all((ROOT / name).exists() for name in source.split())
+        assert {f"!{name}" for name in source.split()} <= let_in
     assert "--require-hashes" in text
     assert re.search(r"^USER [1-9]\d+:[1-9]\d+$", text, re.MULTILINE)
     assert re.search(r"^ARG PYTHON=\S+:\d\.\d+-slim\S*$", text, re.MULTILINE)
