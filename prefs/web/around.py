@@ -4,14 +4,13 @@ took, and whether this process is about to leave.
 
 from __future__ import annotations
 
+import random
 import re
-import secrets
 import time
 from asyncio import Event
 from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from itertools import count
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -28,7 +27,6 @@ Address = IPv4Address | IPv6Address
 _ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 ID, FORWARDED = b"x-request-id", b"x-forwarded-for"
 Headers = Sequence[tuple[bytes, bytes]]
-_here, _numbers = secrets.token_hex(6), count(1)
 
 
 class Hosts:
@@ -86,8 +84,8 @@ class Arrivals:
             return _new_name()
         scope["client"] = (self._sender(peer[0], headers), 0)
         given = values_of(headers, ID)
-        fine = len(given) == 1 and _ID.fullmatch(given[0])
-        return given[0] if fine else _new_name()
+        scope["named"] = len(given) == 1 and bool(_ID.fullmatch(given[0]))
+        return given[0] if scope["named"] else _new_name()
 
     def _is_ours(self, text: str) -> bool:
         address = _address(text)
@@ -112,8 +110,7 @@ class Arrivals:
 
 
 def _new_name() -> str:
-    """Made by a process once and counted on: it is no secret."""
-    return f"{_here}-{next(_numbers):x}"
+    return f"{random.getrandbits(64):016x}"  # a name, and no secret
 
 
 def _address(text: str) -> Address | None:
@@ -143,7 +140,7 @@ class Measured:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *self._more()]
+                message["headers"] = [*message.get("headers", ()), *self._more(scope, status)]
             await send(message)
 
         with span("request") as traced:
@@ -159,8 +156,11 @@ class Measured:
                 if status >= 500:
                     _tell(scope["method"], route, status, took)
 
-    def _more(self) -> list[tuple[bytes, bytes]]:
-        more = [(ID, REQUEST.get().encode())]
+    def _more(self, scope: Scope, status: int) -> list[tuple[bytes, bytes]]:
+        """Pages for strangers are the same to the byte, whoever they ask about: a name of ours
+        stands on answers to programs and on failures."""
+        told = scope.get("named") or status >= 500 or scope["path"].startswith("/v1/")
+        more = [(ID, REQUEST.get().encode())] if told else []
         return [*more, (b"connection", b"close")] if self._leaving.is_set() else more
 
 

@@ -42,6 +42,9 @@ api_key = "env:MAILCHIMP"
 audiences = {{ a1 = ["treatments"] }}
 """
 ROLLS = kit.count(10)
+SETTLED = 0.5
+"""Seconds between one that came again and the next that goes: a request that found the first away
+is under way at the second, and nginx tries each once."""
 EMAIL, OUT = Scope(Channel.EMAIL, Purpose.MARKETING), Reason.OPTED_OUT
 NAMED = {"Host": "prefs.example.co.uk"}
 
@@ -156,6 +159,7 @@ class Rolling:
             self.processes[which].send_signal(sign)
             self.processes[which].wait(20)
             self.start(which)
+            time.sleep(SETTLED)
 
 
 def serve(made: kit.Installation, port: int, *more: str) -> subprocess.Popen[bytes]:
@@ -185,10 +189,18 @@ def two(made: kit.Installation) -> Iterator[Rolling]:
             kit.end(process)
 
 
+CUT = "RemoteProtocolError"
+"""A process was killed in the middle of its answer, after what it answers was on disk."""
+
+
+def failed(load: Load) -> dict[tuple[str, int | str], int]:
+    return {what: count for what, count in dict(load.answers).items() if what[1] != 200}
+
+
 @pytest.mark.usefixtures("postgresql")
 @pytest.mark.timeout(600)
 def test_a_roll_behind_nginx_loses_no_click(tmp_path: Path) -> None:
-    """Restarts one after the other, then kills; the log of the proxy holds no token."""
+    """Nor does a kill lose what was acknowledged; the log of the proxy holds no token."""
     tmp_path.chmod(0o755)
     extra = 'allowed_hosts = ["prefs.example.co.uk"]\ntrusted_proxies = ["127.0.0.1"]\n'
     made = kit.Installation(tmp_path, "", {})
@@ -199,12 +211,13 @@ def test_a_roll_behind_nginx_loses_no_click(tmp_path: Path) -> None:
         load.start()
         for _ in range(ROLLS):
             rolling.roll(signal.SIGTERM)
+        refused = failed(load)
         rolling.roll(signal.SIGKILL)
         load.stop()
-    failed = {what: count for what, count in load.answers.items() if what[1] != 200}
     kit.say(f"{ROLLS} rolls and two kills behind nginx: {dict(load.answers)}")
     assert load.answers["click", 200] > 20 * ROLLS
-    assert failed == {}
+    assert refused == {}
+    assert {answer for _, answer in failed(load)} <= {CUT}
     with opened(made) as runtime:
         hashes = [runtime.keys.hash(identity.email(address(n))) for n in load.clicked]
         held = runtime.database.read_now(lambda conn: permissions.read(conn, "rt", hashes))

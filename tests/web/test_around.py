@@ -88,14 +88,17 @@ def test_from_anybody_else_the_header_says_nothing(open_to_all: Served) -> None:
 def test_a_request_is_called_what_the_proxy_calls_it(
     behind: Served, given: str, kept: bool
 ) -> None:
-    answer = behind.client.get("/healthz", headers={"X-Request-Id": given})
+    told = {"X-Request-Id": given}
+    assert (behind.client.get("/p", headers=told).headers.get("x-request-id") == given) is kept
+    answer = behind.client.get("/v1/targets", headers={**behind.headers, **told})
     assert (answer.headers["x-request-id"] == given) is kept
 
 
 def test_else_each_has_a_name_of_its_own(open_to_all: Served) -> None:
     given = {"X-Request-Id": "4f2a9c77-stranger"}
     found = {
-        open_to_all.client.get("/healthz", headers=given).headers["x-request-id"] for _ in range(9)
+        open_to_all.client.get("/v1/targets", headers=given).headers["x-request-id"]
+        for _ in range(9)
     }
     assert len(found) == 9
     assert "4f2a9c77-stranger" not in found
@@ -174,6 +177,11 @@ def test_ready_is_who_knows_the_schema_or_is_followed_by_who_does(
 
 @pytest.mark.parametrize("peer", [None, ("testclient", 1)])
 def test_a_peer_without_an_address_is_nobodys_proxy(peer: Any) -> None:
-    scope = {"type": "http", "client": peer, "headers": [(b"x-forwarded-for", b"192.0.2.7")]}
+    scope = {
+        "type": "http",
+        "path": "/",
+        "client": peer,
+        "headers": [(b"x-forwarded-for", b"192.0.2.7")],
+    }
     Arrivals(lambda *_: None, ())._arrive(scope)  # type: ignore[arg-type]  # not called
     assert scope["client"] == peer
