@@ -16,7 +16,8 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
@@ -34,6 +35,7 @@ from tenacity import (
 
 from prefs.core.errors import PropagationError, Refused, Temporary, Unusable
 from prefs.core.propagation import Budget, Target
+from prefs.core.spans import Span, span
 
 T = TypeVar("T")
 
@@ -93,6 +95,8 @@ class Way:
     ) -> None:
         self.base = (target.base_url or host).rstrip("/")
         self._budget = budget
+        self._label = target.label
+        self._words = words_of(path for _, path in (*writes, *reads_by_post))
         self._allowed = [(method, re.compile(path)) for method, path in (*writes, *reads_by_post)]
         self._host_fine_until = math.inf if target.base_url else 0.0
         self._client = httpx.AsyncClient(
@@ -133,7 +137,10 @@ class Way:
             found = {name.lower(): value for name, value in answer.headers.items()}
             return Reply(answer.status_code, found, answer.content)
 
-        return await self._in_budget(call)
+        with self._span(method, path) as traced:
+            reply = await self._in_budget(call)
+            traced.note("status", reply.status)
+        return reply
 
     async def in_thread(self, method: str, path: str, call: Callable[[], T]) -> T:
         """One call of a vendor's synchronous SDK, which keeps a time-out of its own as well."""
@@ -142,7 +149,12 @@ class Way:
         async def threaded() -> T:
             return await asyncio.to_thread(call)
 
-        return await self._in_budget(threaded)
+        with self._span(method, path):
+            return await self._in_budget(threaded)
+
+    def _span(self, method: str, path: str) -> AbstractContextManager[Span]:
+        template = template_of(path, self._words)
+        return span("vendor.call", target=self._label, method=method.upper(), template=template)
 
     async def _check(self, method: str, path: str) -> None:
         if method.upper() not in READS and not any(
@@ -171,6 +183,18 @@ class Way:
     def pause(self, reply: Reply) -> None:
         """After a 429: no call of this target before the vendor's Retry-After."""
         self._budget.pause(retry_after(reply.headers) or UNTOLD_PAUSE)
+
+
+def words_of(patterns: Iterable[str]) -> frozenset[str]:
+    """The vendor's own words in the paths that a connector declares."""
+    literal = (re.sub(r"\[.*?\]|\{.*?\}|\\", "", pattern) for pattern in patterns)
+    return frozenset(word for text in literal for word in re.findall(r"[A-Za-z][\w.:-]+", text))
+
+
+def template_of(path: str, words: Collection[str]) -> str:
+    """A path for traces: all but the vendor's own words (ids, hashes, addresses, keys) is `*`."""
+    parts = path.partition("?")[0].split("/")
+    return "/".join(part if not part or part in words else "*" for part in parts)
 
 
 def refuse_private(base: str) -> None:

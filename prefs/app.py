@@ -18,7 +18,6 @@ import structlog
 from sqlalchemy import Connection
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import connectors
 from connectors.budget import TokenBudget
@@ -44,7 +43,6 @@ from prefs.core.words import Channel
 from prefs.door import Door
 from prefs.intake import Intake, TargetInfo
 from prefs.lanes import Lane, Pace, Worker, new_holder
-from prefs.metrics import REQUESTS
 from prefs.move import Move, Tell
 from prefs.scan import Scan
 from prefs.settings import Settings, load
@@ -73,6 +71,7 @@ from prefs.web import (
     unsubscribe,
 )
 from prefs.web import hooks as web_hooks
+from prefs.web.around import Arrivals, Hosts, Measured
 from prefs.web.auth import KeyCache
 from prefs.web.console import (
     accounts,
@@ -93,6 +92,7 @@ from prefs.web.console import (
     task_list,
 )
 from prefs.web.context import Service, Vendors
+from prefs.web.figures import Figures
 from prefs.web.hooks import Webhook
 from prefs.web.scrub import door as scrub
 from prefs.web.server import calm_collector, take_turns
@@ -325,20 +325,18 @@ def _webhooks(targets: Iterable[Target]) -> dict[str, Webhook]:
 
 
 def make_app(runtime: Runtime, *, work: bool) -> Starlette:
-    """API, pages and webhooks; with `work` the worker runs inside."""
+    """API, pages and webhooks; with `work` the worker runs inside. Set `state.leaving` when the
+    process is to end soon: it is not ready any more, and its lanes are free for others at once."""
+    leaving = asyncio.Event()
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        worker = make_worker(runtime) if work else None
-        if worker:
-            wake_on_commit(runtime.database, worker)
-            worker.start()
+        working = asyncio.create_task(work_until(leaving, runtime)) if work else None
         beside = [
             asyncio.create_task(chore)
             for chore in (
                 every(lists.SWEEP_EVERY, _sweep_of(app.state.lists)),
                 every(WATCH_EVERY, lambda: runtime.database.read(runtime.watch.look)),
-                keep_time(runtime),
                 *_unless_worked(runtime, work=work),
             )
         ]
@@ -350,9 +348,10 @@ def make_app(runtime: Runtime, *, work: bool) -> Starlette:
             for task in beside:
                 task.cancel()
             await app.state.jobs.stop()
-            if worker:
-                await worker.stop()
-            if runtime.checkpoints:
+            leaving.set()
+            if working:
+                await working
+            elif runtime.checkpoints:
                 await runtime.checkpoints.end()
 
     app = Starlette(
@@ -391,10 +390,12 @@ def make_app(runtime: Runtime, *, work: bool) -> Starlette:
             *openapi.routes,
         ],
         exception_handlers=problems.HANDLERS,
-        middleware=[Middleware(Hosts, runtime.settings), Middleware(Measured)],
+        middleware=[*_around(runtime.settings, leaving), Middleware(Hosts, runtime.settings)],
         lifespan=lifespan,
     )
+    app.state.leaving = leaving
     app.state.service = runtime.service
+    app.state.figures = Figures(runtime.service)
     app.state.key_cache = KeyCache()
     app.state.jobs = jobs.Jobs()
     app.state.lists = lists.Lists(runtime.settings)
@@ -404,15 +405,64 @@ def make_app(runtime: Runtime, *, work: bool) -> Starlette:
     return app
 
 
+def make_worker_app(runtime: Runtime) -> Starlette:
+    """A worker alone, with the routes that tell how it is."""
+    leaving = asyncio.Event()
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        working = asyncio.create_task(work_until(leaving, runtime))
+        calm_collector()
+        try:
+            yield
+        finally:
+            leaving.set()
+            await working
+
+    app = Starlette(
+        routes=status.health,
+        exception_handlers=problems.HANDLERS,
+        middleware=_around(runtime.settings, leaving),  # asked for by whatever name
+        lifespan=lifespan,
+    )
+    app.state.leaving = leaving
+    app.state.service = runtime.service
+    app.state.figures = Figures(runtime.service)
+    return app
+
+
+async def work_until(leaving: asyncio.Event, runtime: Runtime) -> None:
+    """Carry marks until told to leave; then the leases are given up at once."""
+    worker = make_worker(runtime)
+    wake_on_commit(runtime.database, worker)
+    worker.start()
+    timing = asyncio.create_task(keep_time(runtime))
+    try:
+        await leaving.wait()
+    finally:
+        timing.cancel()
+        await worker.stop()
+        if runtime.checkpoints:
+            await runtime.checkpoints.end()
+
+
+def _around(settings: Settings, leaving: asyncio.Event) -> list[Middleware]:
+    return [
+        Middleware(Arrivals, settings.trusted_proxies),
+        Middleware(Measured, leaving),
+    ]
+
+
 def _sweep_of(kept: lists.Lists) -> Callable[[], Awaitable[None]]:
     return lambda: asyncio.to_thread(kept.sweep, time.time())
 
 
 def _unless_worked(runtime: Runtime, *, work: bool) -> list[Coroutine[None, None, None]]:
     """What is acknowledged here reaches the folder of checkpoints though no worker runs."""
-    if work or not runtime.checkpoints:
+    if work:
         return []
-    return [chore() for chore in sealing(runtime)]
+    seal = [chore() for chore in sealing(runtime)] if runtime.checkpoints else []
+    return [keep_time(runtime), *seal]
 
 
 def _vendors(runtime: Runtime) -> Vendors:
@@ -436,63 +486,3 @@ def wake_on_commit(database: Database, worker: Worker) -> None:
             loop.call_soon_threadsafe(worker.wake)
 
     database.on_commit(wake)
-
-
-class Hosts:
-    """Answers 421 to a Host that is not ours, 400 to an address that cannot be one of ours."""
-
-    LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self._app = app
-        ours = settings.public_url.split("//", 1)[1].split("/", 1)[0]
-        self._allowed = {_bare(host) for host in (ours, *settings.allowed_hosts, *self.LOOPBACK)}
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not self._ours(scope):
-            await problems.problem(421, "this host is not served here")(scope, receive, send)
-        elif scope["type"] == "http" and _holds_nul(scope):
-            await problems.problem(400, "the address holds a NUL")(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
-
-    def _ours(self, scope: Scope) -> bool:
-        hosts = [value for name, value in scope["headers"] if name == b"host"]
-        return len(hosts) == 1 and _bare(hosts[0].decode("latin-1")) in self._allowed
-
-
-def _holds_nul(scope: Scope) -> bool:
-    """PostgreSQL keeps no text with one, and no text of ours has any."""
-    return "\0" in scope["path"] or b"%00" in scope["query_string"]
-
-
-def _bare(host: str) -> str:
-    """The host without its port, in lower case."""
-    name, colon, port = host.rpartition(":")
-    return (name if colon and port.isdigit() else host).lower()
-
-
-class Measured:
-    """Times every request by route; a path is never a label, it may hold a token."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        began = time.perf_counter()
-        status_code = 500
-
-        async def noted(message: Message) -> None:
-            nonlocal status_code
-            if message["type"] == "http.response.start":
-                status_code = message["status"]
-            await send(message)
-
-        try:
-            await self._app(scope, receive, noted)
-        finally:
-            route = getattr(scope.get("route"), "path", "none")
-            REQUESTS.labels(route, str(status_code)).observe(time.perf_counter() - began)

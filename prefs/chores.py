@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -18,7 +18,6 @@ from prefs.core.errors import PrefsError
 from prefs.core.keys import Keyring
 from prefs.core.propagation import Target
 from prefs.intake import Intake
-from prefs.metrics import BACKLOG, OLDEST, OVERDUE, SEALED, UNSAFE
 from prefs.store import (
     access,
     containers,
@@ -74,8 +73,6 @@ class Sealer:
             return
         while await self.database.write(ledger.seal):
             pass
-        number, _ = await self.database.read(ledger.head)
-        SEALED.set(number)
 
 
 @dataclass
@@ -91,25 +88,14 @@ class Sweep:
 
     async def run(self) -> None:
         now = self.clock().timestamp()
-        backlog = await self.database.read(marks.backlog)
         late = await self.database.read(
             lambda conn: marks.overdue(conn, now - OVERDUE_AFTER, staff=False)
         )
-        self._show(backlog, late, now)
         for target in self.targets:
             await self._judge(target, late.get(target.label, 0), now)
         await self._retire(now)
         await self._tell_of_refusals(now)
         await self._tell_of_tasks(now)
-
-    def _show(
-        self, backlog: Mapping[str, tuple[int, float]], overdue: Mapping[str, int], now: float
-    ) -> None:
-        for target in self.targets:
-            count, oldest = backlog.get(target.label, (0, now))
-            BACKLOG.labels(target.label).set(count)
-            OLDEST.labels(target.label).set(max(0.0, now - oldest))
-            OVERDUE.labels(target.label).set(overdue.get(target.label, 0))
 
     async def _judge(self, target: Target, late: int, now: float) -> None:
         """A target that is only observed gets no writes: what stands there is the report's."""
@@ -123,7 +109,6 @@ class Sweep:
             return unsafe, was, past, asked
 
         unsafe, was, past, asked = await self.database.read(look)
-        UNSAFE.labels(target.label).set(int(unsafe))
         if unsafe != was:
             await self.database.write(lambda conn: self._turn(conn, target, unsafe, now))
         late = late + past if target.live else 0

@@ -7,9 +7,10 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager
 from datetime import datetime
 from functools import partial
 from io import StringIO
@@ -18,10 +19,10 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 
 import click
 import structlog
-import uvicorn
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Connection
+from starlette.applications import Starlette
 
 from prefs import (
     app,
@@ -35,8 +36,16 @@ from prefs import (
     screening,
     scrubbing,
     sync,
+    tracing,
 )
-from prefs.app import Runtime, load_settings, make_app, make_worker, open_runtime
+from prefs.app import (
+    Runtime,
+    load_settings,
+    make_app,
+    make_worker,
+    make_worker_app,
+    open_runtime,
+)
 from prefs.checkpoints import Checkpoints
 from prefs.core import identity
 from prefs.core.errors import PrefsError, SettingsError, Unavailable
@@ -50,7 +59,8 @@ from prefs.logs import set_up_logs
 from prefs.mailbox import PLACE, Mailbox
 from prefs.replay import Replay
 from prefs.scan import Scan
-from prefs.settings import Brand, Settings
+from prefs.settings import Address, Brand, Settings
+from prefs.settings import address as host_and_port
 from prefs.store import access, batches, marks, migrate, staff
 from prefs.store.staff import Role
 from prefs.verify import Verified
@@ -58,6 +68,7 @@ from prefs.verify import verify as verify_
 from prefs.web import bodies, people
 from prefs.web.check import asked
 from prefs.web.scrub.asking import Asking
+from prefs.web.server import Server
 from prefs.web.server import config as server_config
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -139,31 +150,55 @@ def main(config: str | None) -> None:
 
 @main.command()
 @common
-@click.option("--listen", default=None, help="HOST:PORT instead of the configured one.")
+@click.option(
+    "--listen", default=None, help="HOST:PORT instead of the configured one, or fd:3 (systemd)."
+)
 @click.option("--no-work", is_flag=True, help="Serve only; run `prefs work` beside it.")
 def serve(path: Path | None, as_json: bool, listen: str | None, no_work: bool) -> None:
     """Run API, pages, webhooks, and the worker unless --no-work."""
+    with _running(path) as runtime:
+        where = _address(listen) if listen else runtime.settings.listen
+        shown = listen or ":".join(map(str, runtime.settings.listen))
+        structlog.get_logger().info("serving", listen=shown, worker=not no_work)
+        _run(runtime, make_app(runtime, work=not no_work), where)
+
+
+@contextmanager
+def _running(path: Path | None) -> Iterator[Runtime]:
+    """What `serve` and `work` begin and end with."""
     settings = settings_at(path)
-    set_up_logs()
-    host, port = _address(listen) if listen else settings.listen
-    runtime = open_runtime(settings)
+    set_up_logs(form=settings.log)
+    end_traces = tracing.set_up(settings.traces)
     try:
-        _warn(settings)
-        served = make_app(runtime, work=not no_work)
-        server = uvicorn.Server(server_config(served, host.strip("[]"), port))
-        structlog.get_logger().info("serving", listen=f"{host}:{port}", worker=not no_work)
-        server.run()
+        with closing(open_runtime(settings)) as runtime:
+            _warn(settings)
+            yield runtime
     finally:
-        runtime.close()
+        end_traces()
+
+
+def _run(runtime: Runtime, served: Starlette, where: Address | socket.socket) -> None:
+    """Serve until a signal. A socket that was handed over stays open while we are away: who comes
+    then waits for the next process and is not refused."""
+    host, port = ("", 0) if isinstance(where, socket.socket) else where
+    server = Server(server_config(served, host, port), served.state.leaving, runtime.settings.drain)
+    server.run([where] if isinstance(where, socket.socket) else None)
     if not server.started:
         raise SettingsError([f"listen: {host}:{port} cannot be opened; is it in use?"])
 
 
-def _address(listen: str) -> tuple[str, int]:
-    host, _, port = listen.rpartition(":")
-    if not host or not port.isdigit():
-        raise click.UsageError("--listen is HOST:PORT, such as 127.0.0.1:8080")
-    return host, int(port)
+def _address(listen: str) -> Address | socket.socket:
+    """`HOST:PORT`, or `fd:3`: a listening socket that was handed over (sd_listen_fds(3))."""
+    scheme, _, number = listen.partition(":")
+    if scheme == "fd" and number.isdigit():
+        try:
+            return socket.socket(fileno=int(number))
+        except OSError:
+            raise click.UsageError(f"--listen {listen}: no socket was handed over there") from None
+    found = host_and_port(listen)
+    if found is None:
+        raise click.UsageError("--listen is HOST:PORT, such as 127.0.0.1:8080, or fd:3")
+    return found
 
 
 def _warn(settings: Settings) -> None:
@@ -173,30 +208,24 @@ def _warn(settings: Settings) -> None:
 
 @main.command()
 @common
-def work(path: Path | None, as_json: bool) -> None:
+@click.option("--listen", default=None, help="HOST:PORT for /healthz, /readyz and /metrics.")
+def work(path: Path | None, as_json: bool, listen: str | None) -> None:
     """Run a worker alone."""
-    set_up_logs()
-    with opened(path) as runtime:
-        _warn(runtime.settings)
-        with suppress(KeyboardInterrupt):
+    where = _address(listen) if listen else None
+    with _running(path) as runtime:
+        labels = [target.label for target in runtime.targets]
+        structlog.get_logger().info("working", targets=labels)
+        if where:
+            _run(runtime, make_worker_app(runtime), where)
+        else:
             asyncio.run(_work(runtime))
 
 
 async def _work(runtime: Runtime) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
+    leaving, loop = asyncio.Event(), asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, stop.set)
-    worker = make_worker(runtime)
-    app.wake_on_commit(runtime.database, worker)
-    worker.start()
-    timing = asyncio.create_task(app.keep_time(runtime))
-    structlog.get_logger().info("working", targets=[target.label for target in runtime.targets])
-    await stop.wait()
-    timing.cancel()
-    await worker.stop()
-    if runtime.checkpoints:
-        await runtime.checkpoints.end()
+        loop.add_signal_handler(name, leaving.set)
+    await app.work_until(leaving, runtime)
 
 
 @main.command()

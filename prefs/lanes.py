@@ -316,12 +316,16 @@ class Worker:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(self._free(lane) for lane in self.lanes))
         for lane in self.lanes:
-            lease = lane.lease
-            if lease:
-                with suppress(Unavailable):
-                    await lane.database.write(partial(marks.give_lease_up, lease=lease))
             await lane.connector.close()
+
+    async def _free(self, lane: Lane) -> None:
+        """Others may take it at once, before we have hung up at the vendor."""
+        lease, lane.lease = lane.lease, None
+        if lease:
+            with suppress(Unavailable):
+                await lane.database.write(partial(marks.give_lease_up, lease=lease))
 
 
 def new_holder() -> str:

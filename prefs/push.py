@@ -46,8 +46,10 @@ from prefs.core.propagation import (
     plan,
 )
 from prefs.core.signals import DeliveryFact, Identifier, Signal, Statement
+from prefs.core.spans import span
 from prefs.core.words import KIND_OF, Choice, Kind, Purpose, Scope, Source
 from prefs.intake import Intake
+from prefs.metrics import PROVED
 from prefs.store import journals, marks, permissions, subjects, tasks, waves
 from prefs.store.database import Store
 from prefs.store.marks import Delay, Lease, Mark, Proof
@@ -142,14 +144,16 @@ class Push:
         as a whole; every mark is kept then."""
         urgent = any(mark.urgent for mark in claimed)
         token = URGENT.set(urgent)
-        try:
-            cases = await self.database.read(lambda conn: self._cases(conn, claimed))
-            records = await self._read_all(cases)
-            await self._learn(records)
-            await self._apply(lease, records)
-        finally:
-            URGENT.reset(token)
-        await self.database.write(lambda conn: self._prove(conn, lease, cases))
+        with span("lane.round", target=self.target.label, marks=len(claimed), urgent=urgent):
+            try:
+                cases = await self.database.read(lambda conn: self._cases(conn, claimed))
+                with span("lane.observe"):
+                    records = await self._read_all(cases)
+                await self._learn(records)
+                await self._apply(lease, records)
+            finally:
+                URGENT.reset(token)
+            await self.database.write(lambda conn: self._prove(conn, lease, cases))
 
     async def look(self, lease: Lease, claimed: Sequence[Mark]) -> None:
         """The same for a target that is only observed: what is read there is taken in, nothing is
@@ -550,7 +554,8 @@ class Push:
 
     async def _send(self, records: Mapping[Ref, Record], changes: Sequence[Change]) -> None:
         for part in self._parts(changes):
-            answers = await self._write(part)
+            with span("lane.apply", changes=len(part)):
+                answers = await self._write(part)
             ended = self.clock().timestamp()
             for change in part:
                 self._settle(records[change.ref], change, answers.get(change), ended)
@@ -599,7 +604,8 @@ class Push:
         if self.connector.facts.readback is Readback.NONE:
             return
         done = [c for c in part if isinstance(answers.get(c), Applied) or c not in answers]
-        found = await self._read([change.ref for change in done])
+        with span("lane.read_back", changes=len(done)):
+            found = await self._read([change.ref for change in done])
         for change in done:
             self._compare(records[change.ref], change, answers.get(change), found.get(change.ref))
 
@@ -749,6 +755,8 @@ class Push:
                 for proof in record.proofs.values()
             ]
             marks.write_receipts(conn, self.target.label, proofs, now)
+            for proof in proofs:
+                PROVED.labels(self.target.label, proof.outcome.value).inc()
             if isinstance(record.read, Observed) and record.read.vendor_id:
                 kept = [(record.read.vendor_id, sorted(record.hashes))]
                 marks.keep_records(conn, self.target.label, kept, now)

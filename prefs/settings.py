@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from prefs.settings_file import Report, Secret, Table, read, seconds, suggestion
 
 Systems = Mapping[str, Mapping[str, Key]]
 """The configuration keys of each known system."""
+Network = IPv4Network | IPv6Network
 
 DEFAULT_TOPICS = ("treatments", "products", "offers", "competitions", "news")
 """Their names stand in the catalogues."""
@@ -119,6 +121,14 @@ class Settings:
     """Newest first."""
     allowed_hosts: tuple[str, ...]
     """In lower case."""
+    trusted_proxies: tuple[Network, ...]
+    """Whose X-Forwarded-For and X-Request-Id are believed; nobody's by default."""
+    drain: float
+    """Seconds between SIGTERM and the end of listening: not ready any more, still answering."""
+    log: str
+    """`json`, `text`, or `auto`: text on a terminal only."""
+    traces: str | None
+    """Of an OpenTelemetry collector, without a slash at its end."""
     checkpoint: Path | None
     """Folder for the ledger's checkpoints."""
     mail: Mail | None
@@ -168,6 +178,10 @@ def _settings(top: Table, systems: Systems) -> Settings:
         database=_database(top),
         secret_keys=_secret_keys(top),
         allowed_hosts=tuple(host.lower() for host in top.texts("allowed_hosts")),
+        trusted_proxies=_proxies(top),
+        drain=top.seconds("drain", 1.0),
+        log=top.one_of("log", LOGS, "auto"),
+        traces=_traces(top),
         checkpoint=_checkpoint(top),
         mail=mail,
         alerts=_alerts(top, mail),
@@ -236,6 +250,7 @@ def _split(text: str) -> SplitResult | None:
 
 
 SQLITE = "sqlite:///"
+LOGS = ("auto", "json", "text")
 
 
 def _database(top: Table) -> str:
@@ -260,6 +275,22 @@ def _secret_keys(top: Table) -> tuple[bytes, ...]:
         if key and key in keys[:number]:
             top.fault(f"secret_keys[{number}]", "is the same as one before; remove it")
     return tuple(keys)
+
+
+def _proxies(top: Table) -> tuple[Network, ...]:
+    found = []
+    for number, text in enumerate(top.texts("trusted_proxies")):
+        try:
+            found.append(ip_network(text))
+        except ValueError:
+            fix = 'is no network; write one like "10.0.0.0/8" or "127.0.0.1"'
+            top.fault(f"trusted_proxies[{number}]", fix)
+    return tuple(found)
+
+
+def _traces(top: Table) -> str | None:
+    text = top.optional("traces")
+    return _web_address(top, "traces", text) if text else None
 
 
 def _checkpoint(top: Table) -> Path | None:
@@ -736,6 +767,7 @@ __all__ = [
     "Controller",
     "Inbox",
     "Mail",
+    "Network",
     "Secret",
     "Settings",
     "Systems",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,14 +30,16 @@ api_key = "env:PABAU"
 
 
 @contextmanager
-def logs_set_up() -> Iterator[None]:
+def logs_set_up(form: str = "auto") -> Iterator[None]:
     """As the commands do it, and back again."""
-    before = structlog.get_config()
-    set_up_logs()
+    before, root = structlog.get_config(), logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    set_up_logs(form=form)
     try:
         yield
     finally:
         structlog.configure(**before)
+        root.handlers[:], root.level = handlers, level
 
 
 def test_an_exception_is_logged_without_the_values_at_hand(
@@ -56,6 +59,39 @@ def test_an_exception_is_logged_without_the_values_at_hand(
     assert all(word in line for word in ("lane_failed", "RuntimeError", "test_logs.py"))
     assert AMY not in line
     assert "twin-pabau-key" not in line
+
+
+def fail_with(address: str) -> None:
+    try:
+        raise RuntimeError("5 characters")
+    except RuntimeError:
+        structlog.get_logger().exception("lane_failed", target="rt/list")
+        logging.getLogger("uvicorn.error").exception("Exception in ASGI application")
+
+
+def test_what_is_no_terminal_gets_json_of_libraries_too(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with logs_set_up():
+        fail_with(AMY)
+    ours, theirs = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert (ours["event"], ours["target"], ours["level"]) == ("lane_failed", "rt/list", "error")
+    assert theirs["logger"] == "uvicorn.error"
+    for line in (ours, theirs):
+        assert line["timestamp"].endswith("Z")
+        assert line["exception"][0]["exc_type"] == "RuntimeError"
+        assert AMY not in json.dumps(line)
+
+
+def test_text_when_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    with logs_set_up("text"):
+        fail_with(AMY)
+    text = capsys.readouterr().err
+    assert "lane_failed" in text
+    assert "RuntimeError: 5 characters" in text
+    assert AMY not in text
+    with pytest.raises(ValueError, match="Expecting value"):
+        json.loads(text.splitlines()[0])
 
 
 @pytest.mark.parametrize(

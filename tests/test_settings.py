@@ -146,6 +146,38 @@ def test_the_service(tmp_path: Path) -> None:
     assert settings.alerts == ("owner@example.co.uk",)
 
 
+def test_how_it_runs_by_itself(tmp_path: Path) -> None:
+    settings = loaded(tmp_path, SMALL)
+    assert (settings.trusted_proxies, settings.drain) == ((), 1.0)
+    assert (settings.log, settings.traces) == ("auto", None)
+
+
+def test_how_it_runs_as_it_is_told(tmp_path: Path) -> None:
+    more = """
+trusted_proxies = ["127.0.0.1", "10.0.0.0/8", "2001:db8::/32"]
+drain = "5s"
+log = "text"
+traces = "http://127.0.0.1:4318/"
+"""
+    settings = loaded(tmp_path, more + SMALL, {**ENVIRON, "PREFS__LOG": "json"})
+    networks = [str(one) for one in settings.trusted_proxies]
+    assert networks == ["127.0.0.1/32", "10.0.0.0/8", "2001:db8::/32"]
+    assert (settings.drain, settings.log) == (5.0, "json")
+    assert settings.traces == "http://127.0.0.1:4318"
+
+
+def test_what_cannot_be_meant_of_how_it_runs(tmp_path: Path) -> None:
+    """A network with bits of a host in it is a slip of the pen."""
+    more = """
+trusted_proxies = ["10.0.0.1/8", "proxy.internal"]
+drain = "soon"
+log = "xml"
+traces = "collector:4318"
+"""
+    at = [one.partition(":")[0] for one in faults(tmp_path, more + SMALL)]
+    assert at == ["trusted_proxies[0]", "trusted_proxies[1]", "drain", "log", "traces"]
+
+
 def test_mail(tmp_path: Path) -> None:
     mail = loaded(tmp_path, WHOLE).mail
     assert mail is not None

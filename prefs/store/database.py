@@ -30,6 +30,8 @@ from sqlalchemy import Connection
 from sqlalchemy.engine import make_url
 
 from prefs.core.errors import Busy, PrefsError, Unavailable
+from prefs.core.spans import span
+from prefs.metrics import COMMITS, GROUPS
 from prefs.store.postgres import Conflict, PostgreSQL
 from prefs.store.sqlite import SQLite
 
@@ -140,6 +142,11 @@ class Database:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def waiting(self) -> int:
+        """Writes that no transaction has taken up yet."""
+        return self._queue.qsize()
+
     def on_commit(self, call: Callable[[], None]) -> None:
         """Call this (from the writer thread) once after every group of commits."""
         self._after_commit.append(call)
@@ -154,7 +161,7 @@ class Database:
     async def write_with(self, together: Together[A, T], given: A, *, patient: bool = True) -> T:
         """Have this done with what others give at the same time. Raises Busy for who is not patient
         when too much waits."""
-        if not patient and self._queue.qsize() > WAITING:
+        if not patient and self.waiting > WAITING:
             raise Busy("too much waits to be written", retry_after=RETRY_AFTER)
         write = _Write(Future(), together=together, given=given)
         return await asyncio.wrap_future(self._submit(write))
@@ -183,6 +190,7 @@ class Database:
 
     def _write_loop(self) -> None:
         while batch := self._next_batch():
+            GROUPS.observe(len(batch))
             for unit in self._units(batch):
                 self._run(unit)
             for call in self._after_commit:
@@ -202,7 +210,7 @@ class Database:
     def _committed(self, unit: list[_Write]) -> bool:
         """False where another transaction was in the way each time; raises for a single write."""
         for _ in range(TRIES):
-            with suppress(Conflict):
+            with suppress(Conflict), COMMITS.time(), span("store.commit", jobs=len(unit)):
                 self._commit(unit)
                 return True
         if len(unit) == 1:

@@ -75,6 +75,19 @@ def _refuse_moved(conn: Connection) -> None:
         )
 
 
+def is_served(conn: Connection) -> bool:
+    """Whether this program works on it: its own version, or one that it does not know, which the
+    next release brought while this one still serves. Migrations only add for that reason."""
+    version = current(conn)
+    return version == head() or (version is not None and version not in _known())
+
+
+@cache
+def _known() -> frozenset[str]:
+    scripts = ScriptDirectory.from_config(_config())
+    return frozenset(script.revision for script in scripts.walk_revisions())
+
+
 def migrate(url: str) -> tuple[str | None, str]:
     """Bring the database to this version; returns the version before and after."""
     with _engine(url) as engine:

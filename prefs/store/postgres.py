@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, Operation
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from prefs.core.errors import SettingsError, Unavailable
+from prefs.metrics import POOL
 
 T = TypeVar("T")
 
@@ -97,14 +99,16 @@ class Side:
     def __init__(self, url: URL, name: str, *, read_only: bool) -> None:
         self._loop = Loop(name)
         self._engine = make_engine(url, read_only=read_only)
-        self._read_only = read_only
+        self._wait = POOL.labels("read" if read_only else "write")
 
     def submit(self, work: Callable[[Connection], T]) -> Future[T]:
         return self._loop.submit(self._run(work))
 
     async def _run(self, work: Callable[[Connection], T]) -> T:
+        asked = time.monotonic()
         with translated():
             async with self._engine.begin() as conn:
+                self._wait.observe(time.monotonic() - asked)
                 return await conn.run_sync(work)
 
     def close(self) -> None:

@@ -26,6 +26,7 @@ from prefs.core.decision import (
 from prefs.core.errors import BadIdentifier, BadInput, Busy, Unavailable
 from prefs.core.screening import as_of, together
 from prefs.core.signals import Identifier
+from prefs.core.spans import spanned
 from prefs.core.words import KIND_OF, Channel, Purpose
 from prefs.metrics import CHECKED
 from prefs.store import ledger, marks, permissions, subjects
@@ -115,6 +116,7 @@ def _degraded(ask: Ask) -> Decision:
     return Decision(True, Reason.SERVICE)
 
 
+@spanned("decision.batch")
 async def _held(served: Service, brand: str, body: CheckBody) -> list[Held | None]:
     """What is held for each item; None where it is no identifier."""
     channel = Channel(body.channel)

@@ -21,6 +21,7 @@ from starlette.routing import Route
 from prefs.core import identity
 from prefs.core.errors import BadInput, NotFound, Unavailable
 from prefs.core.signals import Evidence, Identifier
+from prefs.core.spans import span
 from prefs.core.tokens import Forged, Token, TokenKind, read
 from prefs.core.words import KIND_OF, Channel, Kind
 from prefs.door import Deed
@@ -228,7 +229,8 @@ async def take(served: Service, deed: Deed[T]) -> T:
 async def _in_time(written: Awaitable[T]) -> T:
     try:
         async with asyncio.timeout(WRITE_WITHIN):
-            return await written
+            with span("page.write"):
+                return await written
     except TimeoutError:
         raise Unavailable("the store does not answer in time") from None
 

@@ -15,6 +15,7 @@ from starlette.routing import Route
 from prefs.core.errors import BadInput, Forbidden
 from prefs.core.ids import subject_text
 from prefs.core.signals import Signal, Statement
+from prefs.core.spans import span
 from prefs.core.words import Choice, Source
 from prefs.intake import Recorded
 from prefs.metrics import RECORDED
@@ -52,9 +53,10 @@ async def record(request: Request, served: Service, key: ApiKey) -> Response:
         raise BadInput("an Idempotency-Key has 1 to 255 characters", field="Idempotency-Key")
 
     body_hash = hashlib.sha256(raw).digest()
-    answer = await served.door.take(
-        lambda conn: _once(conn, served, key, signal, repeat, body_hash), patient=False
-    )
+    with span("intake.record"):
+        answer = await served.door.take(
+            lambda conn: _once(conn, served, key, signal, repeat, body_hash), patient=False
+        )
     return Response(answer, media_type="application/json")
 
 

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from prefs.core.errors import BadInput, Busy, Forbidden, NotFound, Unavailable, Unverified
+from prefs.logs import REQUEST
 
 log = structlog.get_logger()
 
@@ -90,7 +91,8 @@ def on_http(request: Request, fault: Exception) -> Response:
 
 def on_fault(request: Request, fault: Exception) -> Response:
     log.error("request_failed", fault=type(fault).__name__)
-    return problem(500, "a fault on our side; nothing was recorded")
+    headers = {"X-Request-Id": REQUEST.get()}  # nobody around it sees this answer
+    return problem(500, "a fault on our side; nothing was recorded", headers=headers)
 
 
 HANDLERS = {

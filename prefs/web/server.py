@@ -1,4 +1,5 @@
-"""uvicorn with deadlines: a client that is slow or silent is closed.
+"""uvicorn with deadlines: a client that is slow or silent is closed. And with a leave in steps, so
+that a proxy notices before anybody is refused.
 
 uvicorn keeps a connection that never sends its headers open for ever. Here a client has ten
 seconds for its headers and ten for each piece of a body, and a limit on the headers' size.
@@ -8,7 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import signal
 import sys
+import time
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -189,3 +193,32 @@ def config(app: ASGIApp, host: str, port: int) -> uvicorn.Config:
         ws="none",
         lifespan="on",
     )
+
+
+class Server(uvicorn.Server):
+    """On SIGTERM it goes in steps: `leaving` is set (not ready any more), `drain` seconds later the
+    listener closes, and what is in flight then ends within SHUTDOWN_WITHIN. Ctrl-C, and a second
+    signal, skip the wait."""
+
+    def __init__(self, config: uvicorn.Config, leaving: asyncio.Event, drain: float) -> None:
+        super().__init__(config)
+        self._leaving = leaving
+        self._drain = drain
+        self._asked_at: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """uvicorn would end the process by the signal itself, before the database is closed."""
+        if sig == signal.SIGTERM and self._asked_at is None and self.started:
+            self._asked_at = time.monotonic()
+        elif self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        else:
+            self.should_exit = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second."""
+        if self._asked_at is not None:
+            self._leaving.set()
+            if time.monotonic() >= self._asked_at + self._drain:
+                self.should_exit = True
+        return await super().on_tick(counter)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -17,7 +16,7 @@ from prefs import assisted
 from prefs.checkpoints import REMEDY
 from prefs.core.errors import BadInput, NotFound, PrefsError
 from prefs.core.ids import subject_text
-from prefs.metrics import REGISTRY
+from prefs.metrics import LEAVING, REGISTRY, WAITING
 from prefs.store import ledger, marks, migrate, tasks
 from prefs.store.access import ApiKey
 from prefs.tasks import KINDS, Settled, settle
@@ -25,6 +24,7 @@ from prefs.web.auth import needs
 from prefs.web.bodies import BODY_LIMIT, TaskBody, parse, read_body
 from prefs.web.check import rfc3339
 from prefs.web.context import Service, service
+from prefs.web.parts import parts_of
 from prefs.web.people import json
 
 _decode_task = msgspec.json.Decoder(TaskBody)
@@ -97,18 +97,6 @@ def _lag(lags: list[float]) -> dict[str, float | None]:
     }
 
 
-PARTS = (("p50", 50), ("p95", 95), ("p99", 99))
-
-
-def parts_of(lags: Iterable[float]) -> dict[str, float | None]:
-    """The least that so many in a hundred did not exceed (nearest rank); None of nothing."""
-    ordered = sorted(lags)
-    return {
-        name: ordered[-(-len(ordered) * part // 100) - 1] if ordered else None
-        for name, part in PARTS
-    }
-
-
 # --- tasks -------------------------------------------------------------------------------------
 
 
@@ -162,16 +150,17 @@ async def healthz(request: Request) -> Response:
 
 
 async def readyz(request: Request) -> Response:
-    """Database and migrations ready; also without a worker."""
-    served = service(request)
+    """Database and migrations ready, and not told to end; also without a worker."""
+    served, leaving = service(request), request.app.state.leaving.is_set()
     try:
-        ready, workers = await served.database.read(
-            lambda conn: (migrate.is_current(conn), _workers(conn, served))
+        serves, workers = await served.database.read(
+            lambda conn: (migrate.is_served(conn), _workers(conn, served))
         )
     except PrefsError:
-        ready, workers = False, 0
-    answer = {"status": "ready" if ready else "not ready", "workers": workers}
-    response = json(answer | _marketing(served))
+        serves, workers = False, 0
+    ready = serves and not leaving
+    said = "ready" if ready else "leaving" if leaving else "not ready"
+    response = json({"status": said, "workers": workers} | _marketing(served))
     response.status_code = 200 if ready else 503
     return response
 
@@ -190,15 +179,22 @@ def _workers(conn: Connection, served: Service) -> int:
 
 async def metrics(request: Request) -> Response:
     """Prometheus text; systems and brands, never a person."""
+    state = request.app.state
+    await state.figures.refresh()
+    WAITING.set(state.service.database.waiting)
+    LEAVING.set(state.leaving.is_set())
     return Response(generate_latest(REGISTRY), media_type="text/plain; version=0.0.4")
 
 
+health = [
+    Route("/healthz", healthz, methods=["GET"]),
+    Route("/readyz", readyz, methods=["GET"]),
+    Route("/metrics", metrics, methods=["GET"]),
+]
 routes = [
     Route("/v1/changes", changes, methods=["GET"]),
     Route("/v1/targets", all_targets, methods=["GET"]),
     Route("/v1/tasks", list_tasks, methods=["GET"]),
     Route("/v1/tasks/{id}", settle_task, methods=["POST"]),
-    Route("/healthz", healthz, methods=["GET"]),
-    Route("/readyz", readyz, methods=["GET"]),
-    Route("/metrics", metrics, methods=["GET"]),
+    *health,
 ]

@@ -146,20 +146,33 @@ def test_signing_in_uses_no_try_up(rt: Served) -> None:
         assert Desk(rt).sign_in() == 303
 
 
-def test_behind_a_proxy_the_limit_is_of_whom_it_names(rt: Served) -> None:
-    add_staff(rt)
-    for n in range(TRIES_FROM + 1):
-        told = {"X-Forwarded-For": f"10.0.0.1, 192.0.2.{n}"}
-        assert Desk(rt, f"p{n}@example.com").login(headers=told).status_code == 401
+TRUSTED = {"PREFS__TRUSTED_PROXIES": '["127.0.0.1"]'}
 
 
-def test_a_network_of_ipv6_is_no_endless_store_of_addresses(rt: Served) -> None:
+def test_behind_a_trusted_proxy_the_limit_is_of_whom_it_names(tmp_path: Path) -> None:
+    with served(tmp_path, environ=TRUSTED) as rt:
+        add_staff(rt)
+        for n in range(TRIES_FROM + 1):
+            told = {"X-Forwarded-For": f"10.0.0.1, 192.0.2.{n}"}
+            assert Desk(rt, f"p{n}@example.com").login(headers=told).status_code == 401
+
+
+def test_whom_an_untrusted_proxy_names_counts_for_nothing(rt: Served) -> None:
     for n in range(TRIES_FROM):
-        told = {"X-Forwarded-For": f"2001:db8:0:1::{n:x}"}
+        told = {"X-Forwarded-For": f"192.0.2.{n}"}
         assert Desk(rt, f"p{n}@example.com").login(headers=told).status_code == 401
-    for last, status in (("0:1:ffff::1", 429), ("0:2::1", 401)):
-        answer = Desk(rt, "q@example.com").login(headers={"X-Forwarded-For": f"2001:db8:{last}"})
-        assert answer.status_code == status
+    told = {"X-Forwarded-For": "192.0.2.250"}
+    assert Desk(rt, "q@example.com").login(headers=told).status_code == 429
+
+
+def test_a_network_of_ipv6_is_no_endless_store_of_addresses(tmp_path: Path) -> None:
+    with served(tmp_path, environ=TRUSTED) as rt:
+        for n in range(TRIES_FROM):
+            told = {"X-Forwarded-For": f"2001:db8:0:1::{n:x}"}
+            assert Desk(rt, f"p{n}@example.com").login(headers=told).status_code == 401
+        for last, status in (("0:1:ffff::1", 429), ("0:2::1", 401)):
+            told = {"X-Forwarded-For": f"2001:db8:{last}"}
+            assert Desk(rt, "q@example.com").login(headers=told).status_code == status
 
 
 def test_who_works_for_two_brands_by_one_password_is_asked_which(rt: Served) -> None:

@@ -22,7 +22,7 @@ from prefs.store.staff import Role
 from prefs.store.tally import Tally
 from prefs.web.console.session import Visit, signed_in
 from prefs.web.context import Service
-from prefs.web.status import PARTS, parts_of
+from prefs.web.parts import PARTS, parts_of
 
 SPANS = (4, 12, 26, 52)
 """Weeks that can be looked at."""

@@ -121,14 +121,10 @@ def _brands(served: Service, found: list[Opened]) -> list[Brand]:
 
 
 def _network(request: Request) -> str:
-    """Where a try comes from. Behind a proxy on this machine it is what the proxy says, else all
-    the world would share the limit of one address."""
+    """Where a try comes from."""
     client = request.client.host if request.client else ""
-    told = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
     try:
         come_from = ip_address(client)
-        if told and come_from.is_loopback:
-            come_from = ip_address(told)
     except ValueError:
         return client
     return str(_shared(come_from) if isinstance(come_from, IPv6Address) else come_from)
