@@ -87,8 +87,10 @@ def kept_answer(conn: Connection, api_key: str, key: str, now: float) -> Kept | 
 def keep_answer(
     conn: Connection, api_key: str, key: str, body_hash: bytes, answer: bytes, now: float
 ) -> None:
+    """A parallel twin that was first makes this fail: its answer is the one."""
+    old = idempotency.c.created_at <= now - ANSWERS_KEPT
     conn.execute(
-        delete(idempotency).where(idempotency.c.api_key == api_key, idempotency.c.key == key)
+        delete(idempotency).where(idempotency.c.api_key == api_key, idempotency.c.key == key, old)
     )
     conn.execute(
         insert(idempotency),
