@@ -41,7 +41,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """What opens a database runs on each engine."""
     if not any(name in vars(metafunc.module) for name in OPEN_ONE):
         return
-    alone = [one for one in empty.ENGINES if metafunc.definition.get_closest_marker(one)]
+    mark = metafunc.definition.get_closest_marker
+    alone = [one for one in empty.ENGINES if mark(one)]
+    told = mark("told_on")
+    if told and os.environ.get("PREFS_FAULTS") != "full":
+        alone = [told.args[0]]
     engines = alone or [one for one in empty.ENGINES if one in CHOSEN]
     metafunc.parametrize("engine", engines, indirect=True, scope="module")
 

@@ -29,6 +29,8 @@ NEWEST_FIRST = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
 _numbers = count(1)
 _temporary = tempfile.gettempdir()
 """Of the machine: a test may set another one, into which `nobody` does not come."""
+ROOM = 8 << 30
+"""Bytes."""
 
 
 def database() -> str:
@@ -70,10 +72,17 @@ def _programs() -> Path:
     pytest.skip("no PostgreSQL found: apt-get install postgresql, or set PREFS_POSTGRES_BIN")
 
 
+def _place() -> str:
+    """In memory where there is room: thousands of databases are made, and each commit is synced."""
+    memory = Path("/dev/shm")
+    roomy = memory.is_dir() and shutil.disk_usage(memory).free > ROOM
+    return str(memory) if roomy else _temporary
+
+
 @cache
 def _server() -> str:
     """Starts it; the URL without a database."""
-    folder = Path(tempfile.mkdtemp(prefix="prefs-postgres-", dir=_temporary))
+    folder = Path(tempfile.mkdtemp(prefix="prefs-postgres-", dir=_place()))
     programs, user = _readable(folder), _user()
     data = folder / "data"
     if user:

@@ -50,7 +50,8 @@ class Installation:
     def __init__(self, folder: Path, extra: str, environ: Mapping[str, str]) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        text = BASE.format(folder=folder, public=self.url, database=empty.database(folder))
+        self.database = empty.database(folder)
+        text = BASE.format(folder=folder, public=self.url, database=self.database)
         text = text.replace('listen = "127.0.0.1:0"', f'listen = "127.0.0.1:{self.port}"')
         text = text.replace('lease = "5s"', 'lease = "2s"\ncall_alive = "2s"')
         self.config = folder / "prefs.toml"

@@ -23,6 +23,8 @@ from tests.served import eventually
 from tests.twins.hubspot import HubspotTwin
 from tests.twins.kit import running
 
+pytestmark = pytest.mark.told_on("postgresql")
+
 ROUNDS = count(20)
 TARGET = """
 [brands.rt.targets.hubspot]
@@ -42,7 +44,7 @@ class Scene:
     def __init__(self, made: Installation, twin: HubspotTwin) -> None:
         self.made, self.twin = made, twin
         self.key = key_of(made)
-        self.engine = make_engine(f"sqlite:///{made.config.parent}/prefs.db")
+        self.engine = make_engine(made.database)
         self.workers: dict[int, subprocess.Popen[bytes]] = {}
 
     def say(self, address: str, choice: str) -> None:

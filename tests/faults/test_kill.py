@@ -24,7 +24,7 @@ from tests.served import eventually
 from tests.twins.kit import running
 from tests.twins.mailchimp import MailchimpTwin
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.told_on("sqlite")]
 
 ROUNDS = count(200)
 A_ROUND = 40

@@ -15,6 +15,8 @@ from playwright.sync_api import Browser, Page, ViewportSize
 from tests import browser as chromium
 from tests.served import Served, eventually, listening
 
+pytestmark = pytest.mark.told_on("sqlite")
+
 SCREENS = {
     "phone": ViewportSize(width=360, height=740),
     "desktop": ViewportSize(width=1280, height=800),

@@ -30,6 +30,8 @@ from tests.twins.kit import running
 from tests.twins.mailchimp import MailchimpTwin
 from tests.web.test_browser import SCREENS
 
+pytestmark = pytest.mark.told_on("sqlite")
+
 TARGETS = """
 [brands.rt.targets.mailchimp]
 system = "mailchimp"

@@ -26,6 +26,8 @@ from prefs.core.words import Kind
 from tests import browser as chromium
 from tests.served import Served, eventually, listening
 
+pytestmark = pytest.mark.told_on("sqlite")
+
 SCREENS = {
     "phone": ViewportSize(width=360, height=740),
     "desk": ViewportSize(width=1280, height=800),

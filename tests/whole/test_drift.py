@@ -24,7 +24,7 @@ from tests.served import Served, configure, served
 from tests.whole.kit import reasons, recorded, say, secrets, targets
 from tests.whole.places import READABLE, Place, email, opened
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.told_on("sqlite")]
 
 PEOPLE = 10_000
 WORKER = {"PREFS__WORKER__LEASE": "30s"}

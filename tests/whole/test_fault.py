@@ -41,7 +41,7 @@ from tests.whole.places import (
     phone,
 )
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.told_on("sqlite")]
 
 PEOPLE, STRUCK = 2400, 2000
 """Numbers 0 to 1999 are struck; the rest are left alone."""

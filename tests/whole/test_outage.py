@@ -24,7 +24,7 @@ from tests.twins.kit import Clock
 from tests.whole.kit import backlog, polled, reasons, recorded, say, secrets, targets
 from tests.whole.places import HEARD, HOOK_KEY, READABLE, Place, email, opened, phone, psid
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.told_on("postgresql")]
 
 HOURS = 4
 LEAVE = {
