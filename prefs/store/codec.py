@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Iterable
 
 import msgspec
 from msgspec.structs import astuple
@@ -16,8 +16,6 @@ BASES: list[Basis | None] = [None, *Basis]
 CHANNELS = list(Channel)
 PURPOSES = list(Purpose)
 UNSCREENED = Screening()
-REMEMBERED = 4096
-"""Permission rows whose meaning is kept."""
 
 
 class StateRow(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
@@ -83,6 +81,9 @@ PAIRS = {
 }
 
 
+NUMBERS = {pair: number for number, pair in PAIRS.items()}
+
+
 def encode_held(held: Held) -> bytes:
     views = sorted(
         (
@@ -119,17 +120,29 @@ def _screening_row(screening: Screening) -> list[int | None]:
     return [None if at is None else int(at) for at in astuple(screening)]
 
 
-@lru_cache(REMEMBERED)
 def decode_held(raw: bytes) -> Held:
-    """Many people were brought in together and hold the same: those get the same object."""
     row = _held.decode(raw)
+    return _held_of(row, row.views)
+
+
+def decode_about(raw: bytes, scope: Scope) -> Held:
+    """The same, with the views alone that a question about this scope needs."""
+    row = _held.decode(raw)
+    asked, topic = NUMBERS[scope.channel, scope.purpose], scope.topic or ""
+    return _held_of(row, [one for one in row.views if one[0] == asked and one[1] in ("", topic)])
+
+
+def _held_of(row: HeldRow, chosen: Iterable[tuple[int, str, int, int, int]]) -> Held:
     views = {
         Scope(*PAIRS[number], topic or None): View(WORDS[word], BASES[basis], float(since))
-        for number, topic, word, basis, since in row.views
+        for number, topic, word, basis, since in chosen
     }
+    if not (row.restricted or row.undeliverable or row.pauses or row.screening):
+        return Held(views)
     for number, topic, end in row.pauses:
         scope = Scope(*PAIRS[number], topic or None)
-        views[scope] = views[scope]._replace(until=float(end))
+        if scope in views:
+            views[scope] = views[scope]._replace(until=float(end))
     return Held(
         views=views,
         restricted=row.restricted,

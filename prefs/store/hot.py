@@ -93,6 +93,10 @@ class ByKeys:
     ) -> Iterator[tuple[str, list[Any]]]:
         """Texts and parameters, for SQLite's driver; together they find all keys, in their order
         (which is that of the index: it is walked once)."""
+        if len(keys) == 1:
+            (key,) = keys
+            yield self._of_length(1).on_sqlite({**params, "key0": key})
+            return
         ordered = sorted(keys)
         for start in range(0, len(ordered), LENGTHS[-1]):
             part = ordered[start : start + LENGTHS[-1]]

@@ -51,13 +51,13 @@ class LookUp:
         self._waiting: list[_Asked] = []
         self._asking: asyncio.Task[None] | None = None
 
-    async def of(self, brand: str, hashes: Sequence[bytes]) -> dict[bytes, Held]:
-        """hash -> what is held; missing ones hold nothing. Raises Unavailable; Busy when too many
-        wait."""
+    async def of(self, brand: str, hashes: Sequence[bytes]) -> Mapping[bytes, bytes]:
+        """hash -> permission row; who has none holds nothing. Raises Unavailable; Busy when too
+        many wait."""
         if isinstance(self._database.engine, SQLite):
             return _look_up_hot(self._database.engine, brand, hashes)
         if len(hashes) > MANY:
-            return await self._database.read(lambda conn: read(conn, brand, hashes))
+            return await self._database.read(lambda conn: rows(conn, brand, hashes))
         if len(self._waiting) > MOST_WAITING:
             raise Busy("too many ask at once", retry_after=1)
         asked = _Asked(brand, hashes, asyncio.get_running_loop().create_future())
@@ -93,12 +93,11 @@ class _Asked(NamedTuple):
 
     brand: str
     hashes: Sequence[bytes]
-    answer: asyncio.Future[dict[bytes, Held]]
+    answer: asyncio.Future[Mapping[bytes, bytes]]
 
     def end(self, found: Mapping[bytes, bytes]) -> None:
         if not self.answer.done():
-            mine = {one: decode_held(found[one]) for one in self.hashes if one in found}
-            self.answer.set_result(mine)
+            self.answer.set_result(found)
 
     def fail(self, fault: PrefsError) -> None:
         if not self.answer.done():
@@ -108,23 +107,25 @@ class _Asked(NamedTuple):
 def _read_values(
     conn: Connection, wanted: Mapping[str, set[bytes]]
 ) -> dict[str, dict[bytes, bytes]]:
-    return {
-        brand: dict(map(tuple, _VALUES.run(conn, hashes, {"brand": brand})))
-        for brand, hashes in wanted.items()
-    }
+    return {brand: rows(conn, brand, hashes) for brand, hashes in wanted.items()}
 
 
-def _look_up_hot(engine: SQLite, brand: str, hashes: Sequence[bytes]) -> dict[bytes, Held]:
+def _look_up_hot(engine: SQLite, brand: str, hashes: Sequence[bytes]) -> dict[bytes, bytes]:
     return {
-        hash_: decode_held(value)
+        hash_: value
         for text, params in _VALUES.on_sqlite(hashes, {"brand": brand})
         for hash_, value in engine.hot(text, params)
     }
 
 
+def rows(conn: Connection, brand: str, hashes: Collection[bytes]) -> dict[bytes, bytes]:
+    """hash -> permission row, as it is stored."""
+    return dict(map(tuple, _VALUES.run(conn, hashes, {"brand": brand})))
+
+
 def read(conn: Connection, brand: str, hashes: Collection[bytes]) -> dict[bytes, Held]:
-    rows = _VALUES.run(conn, hashes, {"brand": brand})
-    return {hash_: decode_held(value) for hash_, value in rows}
+    """hash -> all that is held."""
+    return {hash_: decode_held(row) for hash_, row in rows(conn, brand, hashes).items()}
 
 
 _insert = dialect.insert(permissions)
@@ -149,9 +150,9 @@ def write(
 ) -> None:
     """Recompute the rows of these hashes, at each of these brands, from the states of all who
     share each."""
-    rows = _rows(conn, brands, list(sharers))
-    _DELETE.run_many(conn, [row for row in rows if row["value"] is None])
-    _UPSERT.run_many(conn, [row for row in rows if row["value"] is not None])
+    made = _rows(conn, brands, list(sharers))
+    _DELETE.run_many(conn, [row for row in made if row["value"] is None])
+    _UPSERT.run_many(conn, [row for row in made if row["value"] is not None])
 
 
 def differing(

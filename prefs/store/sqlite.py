@@ -13,6 +13,7 @@ import importlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Any, TypeVar
@@ -35,6 +36,7 @@ READERS = 2
 log = structlog.get_logger()
 
 
+@cache
 def library() -> ModuleType:
     """The newest SQLite at hand: the bundled one of pysqlite3, else the standard library's."""
     with suppress(ImportError):
@@ -126,6 +128,7 @@ class SQLite:
         self._readers = make_engine(url, read_only=True)
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="prefs-read")
         self._hot: Connection | None = None
+        self._driver: Any = None
 
     def open(self) -> None:
         self._lock.take()
@@ -134,7 +137,7 @@ class SQLite:
         self._threads.shutdown()
         if self._hot:
             self._hot.close()
-            self._hot = None
+            self._hot = self._driver = None
         self._readers.dispose()
         self._writer.dispose()
         self._lock.free()
@@ -156,13 +159,17 @@ class SQLite:
     def hot(self, sql: str, params: Sequence[object]) -> list[Any]:
         """Rows of a compiled statement on the event loop's own driver connection: for look-ups of
         a few microseconds only."""
-        with translated():
-            if self._hot is None:
-                self._hot = self._readers.connect()
-                self._hot.rollback()
-            raw = self._hot.connection.dbapi_connection
-            assert raw is not None  # noqa: S101  # a live pooled connection always has one
-            return list(raw.execute(sql, params))
+        try:
+            found: list[Any] = (self._driver or self._connect()).execute(sql, params).fetchall()
+        except (DBAPIError, library().Error) as fault:
+            raise _away(fault) from fault
+        return found
+
+    def _connect(self) -> Any:
+        self._hot = self._readers.connect()
+        self._hot.rollback()
+        self._driver = self._hot.connection.dbapi_connection
+        return self._driver
 
     @staticmethod
     def is_lost(fault: Exception) -> bool:
@@ -175,9 +182,11 @@ def translated() -> Iterator[None]:
     """A locked, full or missing database is `Unavailable`; the driver's text stays inside."""
     try:
         yield
-    except DBAPIError as fault:
-        log.error("store_unavailable", fault=type(fault.orig).__name__)
-        raise Unavailable("the store is away or locked") from fault
-    except library().Error as fault:
-        log.error("store_unavailable", fault=type(fault).__name__)
-        raise Unavailable("the store is away or locked") from fault
+    except (DBAPIError, library().Error) as fault:
+        raise _away(fault) from fault
+
+
+def _away(fault: Exception) -> Unavailable:
+    what = fault.orig if isinstance(fault, DBAPIError) else fault
+    log.error("store_unavailable", fault=type(what).__name__)
+    return Unavailable("the store is away or locked")

@@ -13,6 +13,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import structlog
+from prometheus_client import Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from prefs.core.spans import NOTHING, span
@@ -29,6 +30,9 @@ ID, FORWARDED = b"x-request-id", b"x-forwarded-for"
 Headers = Sequence[tuple[bytes, bytes]]
 
 
+MOST_SPELLINGS = 100
+
+
 class Hosts:
     """Answers 421 to a Host that is not ours, 400 to an address that cannot be one of ours."""
 
@@ -38,6 +42,7 @@ class Hosts:
         self._app = app
         ours = settings.public_url.split("//", 1)[1].split("/", 1)[0]
         self._allowed = {_bare(host) for host in (ours, *settings.allowed_hosts, *self.LOOPBACK)}
+        self._known: set[bytes] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not self._ours(scope):
@@ -48,8 +53,15 @@ class Hosts:
             await self._app(scope, receive, send)
 
     def _ours(self, scope: Scope) -> bool:
-        hosts = values_of(scope["headers"], b"host")
-        return len(hosts) == 1 and _bare(hosts[0]) in self._allowed
+        hosts = [value for name, value in scope["headers"] if name == b"host"]
+        return len(hosts) == 1 and (hosts[0] in self._known or self._look(hosts[0]))
+
+    def _look(self, host: bytes) -> bool:
+        """Ours are few, and kept as they are spelled."""
+        ours = _bare(host.decode("latin-1")) in self._allowed
+        if ours and len(self._known) < MOST_SPELLINGS:
+            self._known.add(host)
+        return ours
 
 
 def _holds_nul(scope: Scope) -> bool:
@@ -156,7 +168,7 @@ class Measured:
             finally:
                 route = getattr(scope.get("route"), "path", "none")
                 took = time.perf_counter() - began
-                REQUESTS.labels(route, str(status)).observe(took)
+                _timing(route, status).observe(took)
                 if traced is not NOTHING:
                     traced.call(f"{scope['method']} {route}")
                     traced.note("status", status)
@@ -169,6 +181,11 @@ class Measured:
         told = scope.get("named") or status >= 500 or scope["path"].startswith("/v1/")
         more = [(ID, REQUEST.get().encode())] if told else []
         return [*more, (b"connection", b"close")] if self._leaving.is_set() else more
+
+
+@lru_cache(4096)
+def _timing(route: str, status: int) -> Histogram:
+    return REQUESTS.labels(route, str(status))
 
 
 def _tell(method: str, route: str, status: int, took: float) -> None:

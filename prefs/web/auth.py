@@ -26,28 +26,34 @@ class KeyCache:
     def __init__(self) -> None:
         self._known: dict[str, tuple[float, ApiKey]] = {}
 
-    async def find(self, served: Service, key: str) -> ApiKey | None:
+    async def find(self, served: Service, header: str) -> ApiKey | None:
+        """Whose key an Authorization header carries."""
         now = time.monotonic()
-        remembered = self._known.get(key)
+        remembered = self._known.get(header)
         if remembered and remembered[0] > now:
             return remembered[1]
+        key = _bearer(header)
+        if not key:
+            return None
         found = await served.database.read(lambda conn: access.find_key(conn, key))
         self._known = {k: v for k, v in self._known.items() if v[0] > now}
         if found:
-            self._known[key] = (now + REMEMBERED, found)
+            self._known[header] = (now + REMEMBERED, found)
         return found
 
 
 async def api_key(request: Request, served: Service) -> ApiKey:
     """The key that the request carries. Raises Unauthorized."""
-    kind, _, text = request.headers.get("authorization", "").partition(" ")
-    if kind.lower() != "bearer" or not text.strip():
-        raise Unauthorized
     cache: KeyCache = request.app.state.key_cache
-    found = await cache.find(served, text.strip())
+    found = await cache.find(served, request.headers.get("authorization", ""))
     if found is None:
         raise Unauthorized
     return found
+
+
+def _bearer(header: str) -> str | None:
+    kind, _, text = header.partition(" ")
+    return text.strip() if kind.lower() == "bearer" else None
 
 
 def needs(*scopes: str) -> Callable[[Handler], Callable[[Request], Awaitable[Response]]]:
@@ -57,7 +63,7 @@ def needs(*scopes: str) -> Callable[[Handler], Callable[[Request], Awaitable[Res
         async def guarded(request: Request) -> Response:
             served = service(request)
             key = await api_key(request, served)
-            if not key.scopes & set(scopes):
+            if key.scopes.isdisjoint(scopes):
                 raise Forbidden(f"this key lacks the scope {' or '.join(scopes)}")
             return await handler(request, served, key)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -31,6 +31,7 @@ from prefs.core.words import KIND_OF, Channel, Purpose
 from prefs.metrics import CHECKED
 from prefs.store import ledger, marks, permissions, subjects
 from prefs.store.access import ApiKey
+from prefs.store.codec import decode_about
 from prefs.web.auth import needs, same_brand
 from prefs.web.bodies import BATCH_LIMIT, ITEMS, CheckBody, RefItem, parse, read_body
 from prefs.web.context import Service
@@ -39,6 +40,9 @@ from prefs.web.scopes import scope_of
 _decode = msgspec.json.Decoder(CheckBody)
 _encode = msgspec.json.Encoder().encode
 
+T = TypeVar("T")
+
+_YES, _NO = CHECKED.labels("yes"), CHECKED.labels("no")
 INVALID = Decision(False, Reason.INVALID_IDENTIFIER)
 
 
@@ -54,15 +58,12 @@ async def check(request: Request, served: Service, key: ApiKey) -> Response:
     if body.at and body.at > now:
         raise BadInput("`at` lies in the future", field="$.at")
     try:
-        held = await _held(served, brand, body)
-        unsafe = await _unsafe(served, brand, body.via)
+        ask = ask._replace(target_unsafe=await _unsafe(served, brand, body.via))
+        decisions = await _decisions(served, brand, body, ask, (body.at or now).timestamp())
     except Busy:
         raise
     except Unavailable:
         return _answer(body, [_degraded(ask)] * len(body.to), degraded=True)
-    ask = ask._replace(target_unsafe=unsafe)
-    moment = (body.at or now).timestamp()
-    decisions = [INVALID if one is None else decide(ask, one, moment) for one in held]
     return _answer(body, decisions, degraded=ask.paused)
 
 
@@ -94,12 +95,30 @@ def decide_all(
     """The answer for each address or number, in the order given: what `check` would say now."""
     region, now = served.settings.brands[brand].region, served.clock().timestamp()
     hashed = [_hashes(served, item, ask.scope.channel, region) for item in items]
-    found = permissions.read(conn, brand, {hash_ for hashes in hashed for hash_ in hashes})
-    held = [_first(found, hashes) if hashes else None for hashes in hashed]
-    each = {
-        id(one): decide(ask, one, now) for one in {id(one): one for one in held if one}.values()
-    }
-    return [INVALID if one is None else each[id(one)] for one in held]
+    found = permissions.rows(conn, brand, {hash_ for hashes in hashed for hash_ in hashes})
+    return _decided(found, hashed, ask, now)
+
+
+class _Answers(dict[bytes | None, Decision]):
+    """What a permission row comes to for one question: many people were brought in together, and
+    equal rows are decided once."""
+
+    def __init__(self, ask: Ask, now: float) -> None:
+        self._ask = ask
+        self._now = now
+
+    def __missing__(self, row: bytes | None) -> Decision:
+        held = NOBODY if row is None else decode_about(row, self._ask.scope)
+        self[row] = decided = decide(self._ask, held, self._now)
+        return decided
+
+
+def _decided(
+    found: Mapping[bytes, bytes], hashed: Iterable[Sequence[bytes]], ask: Ask, now: float
+) -> list[Decision]:
+    """For each item, hashed under every key; for none that is no identifier."""
+    answers = _Answers(ask, now)
+    return [answers[_first(found, hashes)] if hashes else INVALID for hashes in hashed]
 
 
 def decide_ref(conn: Connection, served: Service, brand: str, ask: Ask, item: RefItem) -> Decision:
@@ -117,24 +136,27 @@ def _degraded(ask: Ask) -> Decision:
 
 
 @spanned("decision.batch")
-async def _held(served: Service, brand: str, body: CheckBody) -> list[Held | None]:
-    """What is held for each item; None where it is no identifier."""
-    channel = Channel(body.channel)
-    region = served.settings.brands[brand].region
+async def _decisions(
+    served: Service, brand: str, body: CheckBody, ask: Ask, moment: float
+) -> list[Decision]:
     if body.at is not None or any(_by_ref(item) for item in body.to):
-        return await served.database.read(lambda conn: _held_slowly(conn, served, brand, body))
+        held = await served.database.read(lambda conn: _held_slowly(conn, served, brand, body))
+        return [INVALID if one is None else decide(ask, one, moment) for one in held]
+    region, channel = served.settings.brands[brand].region, ask.scope.channel
     hashed = [_hashes(served, item, channel, region) for item in body.to]
-    wanted = {hash_ for hashes in hashed for hash_ in hashes}
-    found = await served.look_up.of(brand, list(wanted))
-    return [_first(found, hashes) if hashes else None for hashes in hashed]
+    found = await served.look_up.of(brand, [hash_ for hashes in hashed for hash_ in hashes])
+    return _decided(found, hashed, ask, moment)
 
 
 def _by_ref(item: str | RefItem) -> bool:
     return isinstance(item, RefItem) and item.ref is not None
 
 
-def _first(found: dict[bytes, Held], hashes: Iterable[bytes]) -> Held:
-    return next((found[hash_] for hash_ in hashes if hash_ in found), NOBODY)
+def _first(found: Mapping[bytes, T], hashes: Iterable[bytes]) -> T | None:
+    for hash_ in hashes:
+        if hash_ in found:
+            return found[hash_]
+    return None
 
 
 def _hashes(
@@ -193,7 +215,7 @@ def _rows(item: str | RefItem, hashes: Sequence[bytes], rows: dict[bytes, Held])
     """One for each number of somebody named by `ref`; a bare number is hashed under every key."""
     if _by_ref(item):
         return [rows.get(hash_, NOBODY) for hash_ in hashes]
-    return [_first(rows, hashes)]
+    return [_first(rows, hashes) or NOBODY]
 
 
 def _own_hashes(
@@ -223,7 +245,7 @@ class _Result(msgspec.Struct):
     allowed: bool
     reason: str
     basis: str | None
-    since: str | None
+    since: datetime | None
 
 
 def _answer(body: CheckBody, decisions: Sequence[Decision], *, degraded: bool = False) -> Response:
@@ -233,13 +255,13 @@ def _answer(body: CheckBody, decisions: Sequence[Decision], *, degraded: bool = 
             decision.allowed,
             decision.reason.value,
             decision.basis.value if decision.basis else None,
-            rfc3339(decision.since),
+            None if decision.since is None else datetime.fromtimestamp(decision.since, UTC),
         )
         for item, decision in zip(body.to, decisions, strict=True)
     ]
     allowed = sum(decision.allowed for decision in decisions)
-    CHECKED.labels("yes").inc(allowed)
-    CHECKED.labels("no").inc(len(decisions) - allowed)
+    _YES.inc(allowed)
+    _NO.inc(len(decisions) - allowed)
     answer: dict[str, Any] = {"results": results}
     if degraded:
         answer["degraded"] = True

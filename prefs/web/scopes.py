@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import lru_cache
 from typing import TypeVar
 
 from prefs.core.errors import BadInput
@@ -24,6 +25,7 @@ def scope_of(
     return scope
 
 
+@lru_cache(256)
 def _word(words: type[E], text: str, field: str) -> E:
     try:
         return words(text)
