@@ -137,7 +137,8 @@ def _held_of(row: HeldRow, chosen: Iterable[tuple[int, str, int, int, int]]) -> 
         Scope(*PAIRS[number], topic or None): View(WORDS[word], BASES[basis], float(since))
         for number, topic, word, basis, since in chosen
     }
-    if not (row.restricted or row.undeliverable or row.pauses or row.screening):
+    plain = not (row.restricted or row.reminders_kept or row.undeliverable)
+    if plain and not (row.pauses or row.screening):
         return Held(views)
     for number, topic, end in row.pauses:
         scope = Scope(*PAIRS[number], topic or None)

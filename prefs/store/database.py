@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
 import structlog
@@ -242,16 +243,30 @@ class Database:
         return units.values()
 
     def _commit(self, unit: list[_Write]) -> None:
-        def work(conn: Connection) -> list[_Done]:
-            return [done for part in _parts(unit) for done in self._run_part(conn, part)]
-
         first = unit[0]
+        run = partial(self._run_only if len(unit) == 1 else self._run_all, unit=unit)
         alone = first.together is None and first.lane is None
-        for write, result, fault in self.engine.transaction(work, alone=alone, lane=first.lane):
+        try:
+            finished = self.engine.transaction(run, alone=alone, lane=first.lane)
+        except _Undone as undone:
+            finished = [_Done(first, None, undone.fault)]
+        for write, result, fault in finished:
             if fault:
                 write.future.set_exception(fault)
             else:
                 write.future.set_result(result)
+
+    def _run_only(self, conn: Connection, unit: list[_Write]) -> list[_Done]:
+        """A write that nobody shares the transaction with: where it fails, that is rolled back."""
+        try:
+            return [_Done(unit[0], unit[0].run(conn), None)]
+        except Exception as fault:
+            if self.engine.is_lost(fault):
+                raise
+            raise _Undone(fault) from fault
+
+    def _run_all(self, conn: Connection, unit: list[_Write]) -> list[_Done]:
+        return [done for part in _parts(unit) for done in self._run_part(conn, part)]
 
     def _run_part(self, conn: Connection, part: list[_Write]) -> list[_Done]:
         """Writes that are done at once; each by itself where that fails."""
@@ -295,6 +310,14 @@ class _Side:
 
     async def write(self, job: Callable[[Connection], T]) -> T:
         return await self.database.write_of(self.lane, job)
+
+
+class _Undone(Exception):
+    """Takes the fault of a write out of its transaction, which is rolled back by it."""
+
+    def __init__(self, fault: Exception) -> None:
+        super().__init__()
+        self.fault = fault
 
 
 class _Done(NamedTuple):
