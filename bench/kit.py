@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import httpx
 
 from prefs.core.keys import Keyring
+from prefs.store.access import add_key
+from prefs.store.database import make_engine
 
 SECRET = "the secret of a bench, long enough"
 ENVIRON = {
@@ -119,7 +121,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+def wait_for(url: str, process: subprocess.Popen[bytes], log: Path | None = None) -> None:
     for _ in range(600):
         with suppress(httpx.HTTPError):
             if httpx.get(url, timeout=5).status_code < 500:
@@ -127,7 +129,7 @@ def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
         if process.poll() is not None:
             break
         time.sleep(0.05)
-    raise SystemExit(f"{url} did not come up")
+    raise SystemExit(f"{url} did not come up\n{log.read_text()[-2000:] if log else ''}")
 
 
 def told(*args: str, given: str = "") -> Any:
@@ -184,6 +186,7 @@ listen = "127.0.0.1:{port}"
 public_url = "http://127.0.0.1:{port}"
 database = "{database}"
 secret_keys = ["env:BENCH_SECRET"]
+drain = "1ms"
 [controllers.rt]
 name = "Bench Ltd"
 address = "1 Test Street"
@@ -212,34 +215,32 @@ class Installation:
     def __init__(self, folder: Path, database: str, targets: str = "") -> None:
         self.config = folder / f"prefs-{free_port()}.toml"
         self.log = folder / "log"
-        self._text = CONFIG + targets.replace("{", "{{").replace("}", "}}")
         self._database = database
-        self.config.write_text(self._text.format(port=free_port(), database=database))
+        self.config.write_text(CONFIG.format(port=free_port(), database=database) + targets)
 
     def start(self, *args: str, **how: Any) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
             how = {"stdout": log, "stderr": log, **how}
             return start("prefs.cli", *args, env={"PREFS_CONFIG": str(self.config)}, **how)
 
-    def command(self, *args: str) -> Any:
-        """Its JSON."""
-        with self.start(*args, "--json", stdout=subprocess.PIPE) as process:
-            out, _ = process.communicate()
-        if process.returncode:
-            raise SystemExit(f"prefs {args[0]} failed: {self.log.read_text()[-2000:]}")
-        return json.loads(out)
+    def _key(self) -> str:
+        engine = make_engine(self._database)
+        try:
+            engine.open()
+            scopes = ["check", "write", "staff"]
+            return engine.transaction(lambda conn: add_key(conn, "rt", scopes, time.time()))[1]
+        finally:
+            engine.close()
 
     @contextmanager
     def serving(self, *options: str) -> Iterator[Running]:
         """With a key; on a port of its own, so that several may serve one database."""
-        key = self.command("api-keys", "add", "--brand", "rt", "--scopes", "check,write,staff")[
-            "key"
-        ]
+        key = self._key()
         port = free_port()
         url = f"http://127.0.0.1:{port}"
         process = self.start("serve", "--listen", f"127.0.0.1:{port}", *options)
         try:
-            wait_for(f"{url}/readyz", process)
+            wait_for(f"{url}/readyz", process, self.log)
             yield Running(url, port, process.pid, key)
         finally:
             end(process)

@@ -99,12 +99,13 @@ def _side(served: Running, ask: Callable[[], Any], costs: list[float]) -> float:
 
 
 def _drains(data: Data, plan: Plan, urls: Sequence[str]) -> float:
-    each = max(1, plan.few // 10)
-    parts = iter([outs(plan.few, each, part) for part in range(3) for _ in range(2)])
+    rounds = max(1, plan.rounds - 2)
+    parts = [outs(plan.few, plan.few // 3 // rounds, part) for part in range(rounds)]
+    here, there = iter(parts), iter(parts)
     small, large = alternate(
-        3,
-        lambda: carried(data, urls[0], next(parts), plan.few),
-        lambda: carried(data, urls[-1], next(parts), plan.people),
+        rounds,
+        lambda: carried(data, urls[0], next(here), plan.few),
+        lambda: carried(data, urls[-1], next(there), plan.people),
     )
     return large / small
 
