@@ -25,7 +25,7 @@ from prefs.app import Runtime, load_settings, make_connector, open_runtime
 from prefs.store import marks, schema
 
 CALLED_WITHIN = 10.0
-CARRIED_WITHIN = 600.0
+CARRIED_WITHIN = 1800.0
 FASTEST = "1000 at once"
 """A limit of ours that is none."""
 FEW = 5000
