@@ -1,4 +1,7 @@
-"""The floor: a bare Starlette POST of the same size on the same server."""
+"""The floor: a bare Starlette POST of the same size on the same server.
+
+python -m bench.floor PORT BYTES
+"""
 
 from __future__ import annotations
 
@@ -12,22 +15,22 @@ from starlette.routing import Route
 
 from prefs.web.server import calm_collector, config
 
-ANSWER = (
-    b'{"results":[{"to":"person500000@example.co.uk","allowed":false,"reason":"opted_out",'
-    b'"basis":null,"since":"2026-03-02T10:00:00Z"}]}'
-)
+
+def app(size: int) -> Starlette:
+    answer = b'"' + b"x" * (size - 2) + b'"'
+
+    async def bare(request: Request) -> Response:
+        await request.body()
+        return Response(answer, media_type="application/json")
+
+    return Starlette(routes=[Route("/bare", bare, methods=["POST"])])
 
 
-async def bare(request: Request) -> Response:
-    await request.body()
-    return Response(ANSWER, media_type="application/json")
-
-
-def main(port: int) -> None:
-    app = Starlette(routes=[Route("/bare", bare, methods=["POST"])])
+def main(port: int, size: int) -> None:
+    made = app(size)
     calm_collector()
-    uvicorn.Server(config(app, "127.0.0.1", port)).run()
+    uvicorn.Server(config(made, "127.0.0.1", port)).run()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -68,7 +69,7 @@ from prefs.verify import verify as verify_
 from prefs.web import bodies, people
 from prefs.web.check import asked
 from prefs.web.scrub.asking import Asking
-from prefs.web.server import Server
+from prefs.web.server import Server, calm_collector
 from prefs.web.server import config as server_config
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -308,7 +309,7 @@ def verify(path: Path | None, as_json: bool, rebuild: bool) -> None:
 
 
 def _verified(runtime: Runtime, *, quiet: bool) -> Verified:
-    with err.status("reading the ledger", spinner="dots") as status:
+    with err.status("reading the ledger", spinner="dots") as status, calm():
 
         def tell(rows: int) -> None:
             if not quiet:
@@ -471,10 +472,23 @@ def _list(
 
 
 @contextmanager
+def calm() -> Iterator[None]:
+    """For long work: the collector's walks take a fifth of an import."""
+    before = gc.get_threshold()
+    calm_collector()
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
+
+
+@contextmanager
 def going_on(*, resumable: bool) -> Iterator[None]:
     """Ctrl-C is no fault: what can be gone on with says so."""
     try:
-        yield
+        with calm():
+            yield
     except KeyboardInterrupt:
         how = "the same command goes on where it stopped" if resumable else "nothing was kept"
         err.print(f"[yellow]stopped:[/yellow] {how}", highlight=False)

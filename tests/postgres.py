@@ -26,6 +26,8 @@ import pytest
 from prefs.store import migrate
 
 NEWEST_FIRST = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+SETTINGS = {"shared_buffers": "32MB"}
+"""To be changed before the first use."""
 _numbers = count(1)
 _temporary = tempfile.gettempdir()
 """Of the machine: a test may set another one, into which `nobody` does not come."""
@@ -52,6 +54,24 @@ def _template(server: str) -> str:
     _sql(server, "CREATE DATABASE empty")
     migrate.ensure(f"{server}/empty")
     return "empty"
+
+
+def copy(url: str) -> str:
+    """The URL of a new database like this one, to which nobody may be connected."""
+    server, _, source = url.rpartition("/")
+    name = f"t{next(_numbers)}"
+    _sql(server, f"CREATE DATABASE {name} TEMPLATE {source}")
+    return f"{server}/{name}"
+
+
+def drop(url: str) -> None:
+    server, _, name = url.rpartition("/")
+    _sql(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def version() -> str:
+    said = subprocess.run([_programs() / "postgres", "-V"], capture_output=True, text=True)
+    return said.stdout.split()[-1]
 
 
 def _sql(server: str, statement: str) -> None:
@@ -102,7 +122,7 @@ def _server() -> str:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     options = {"listen_addresses": "127.0.0.1", "port": port, "max_connections": 200}
-    options |= {"unix_socket_directories": folder, "shared_buffers": "32MB"}
+    options |= {"unix_socket_directories": folder, **SETTINGS}
     flags = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
     server = subprocess.Popen(
         [programs / "postgres", "-D", data, *flags],

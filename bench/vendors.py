@@ -1,0 +1,286 @@
+"""On the way to vendors: how soon a call arrives, and how fast what waits is carried."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+import httpx
+from sqlalchemy import Connection, delete, func, insert, select
+
+from bench import population
+from bench.clicks import token
+from bench.data import Data
+from bench.kit import ENVIRON, KEYS, Figure, Installation, Plan, Running, figure, percentile
+from bench.twins import Hosted, Seen, configured, hosted
+from connectors.hubspot_line import BATCH
+from connectors.mailchimp import BULK
+from prefs.app import Runtime, load_settings, make_connector, open_runtime
+from prefs.store import marks, schema
+
+CALLED_WITHIN = 10.0
+CARRIED_WITHIN = 1800.0
+FASTEST = "1000 at once"
+"""A limit of ours that is none."""
+FEW = 5000
+"""Offs that do not make up a measurement by the limit of 10 s."""
+
+
+# --- what waits ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def opened(made: Installation) -> Iterator[Runtime]:
+    """Its database from here, beside its processes."""
+    runtime = open_runtime(load_settings(made.config, ENVIRON))
+    try:
+        yield runtime
+    finally:
+        runtime.close()
+
+
+def settle(runtime: Runtime) -> None:
+    """Every target as it is on any later day: read through a moment ago, nothing new configured."""
+    now = runtime.clock().timestamp()
+    rows = []
+    for target in runtime.targets:
+        slots = make_connector(runtime, target).slots
+        places = sorted(" ".join([s.place, s.channel.value, *s.topics]) for s in slots)
+        row = {"target": target.label, "epoch": 0, "lease_until": 0.0, "places": json.dumps(places)}
+        rows.append({**row, "scanned_at": now, "walked_at": now, "live_since": now})
+
+    def write(conn: Connection) -> None:
+        conn.execute(delete(schema.lanes))
+        conn.execute(insert(schema.lanes), rows)
+
+    runtime.database.write_now(write)
+
+
+def outs(people: int, count: int, part: int = 0) -> list[int]:
+    """Numbers of people who are out: the `part`th `count` of them."""
+    found = [number for number in range(people) if population.is_out(number)]
+    return found[part * count :][:count]
+
+
+def mark(runtime: Runtime, numbers: Sequence[int], people: int) -> None:
+    """Their offs wait for every target."""
+    made, now = population.Population(KEYS, people), runtime.clock().timestamp()
+    ids = [made.subject_id(number) for number in numbers]
+    for target in runtime.targets:
+        wanted = [(target.label, id_, "") for id_ in ids]
+        runtime.database.write_now(partial(marks.set_marks, wanted=wanted, now=now, urgent=True))
+
+
+def waiting(runtime: Runtime) -> int:
+    def count(conn: Connection) -> int:
+        return int(conn.execute(select(func.count()).select_from(schema.marks)).scalar_one())
+
+    return runtime.database.read_now(count)
+
+
+def until_carried(runtime: Runtime) -> None:
+    began = time.monotonic()
+    while left := waiting(runtime):
+        if time.monotonic() > began + CARRIED_WITHIN:
+            raise SystemExit(f"{left} offs still wait")
+        time.sleep(0.05)
+
+
+def until_held(runtime: Runtime) -> list[str]:
+    """Every lane has a worker; who that is."""
+    wanted = select(schema.lanes.c.holder)
+    for _ in range(600):
+        held = runtime.database.read_now(lambda conn: conn.execute(wanted).scalars().all())
+        if all(held):
+            return list(held)
+        time.sleep(0.05)
+    raise SystemExit("a lane stayed without a worker")
+
+
+# --- how soon ------------------------------------------------------------------------------------
+
+
+def to_vendor(data: Data, plan: Plan) -> list[Figure]:
+    """Idle: from the 2xx to the vendor's call arriving, p95: the call that writes, of a one-click's
+    out, one after the other, at random moments. The worker runs inside `serve`."""
+    url = data.copy(data.sqlite(plan.few))
+    lags = _lags(data, url, plan, [])
+    return [figure("to_vendor", percentile(lags, 0.95), "s", len(lags), "<=", 1)]
+
+
+def to_vendor_pg(data: Data, plan: Plan) -> list[Figure]:
+    """The same on PostgreSQL, with API and worker apart."""
+    url = data.copy(data.postgres(plan.few))
+    lags = _lags(data, url, plan, ["--no-work"])
+    return [figure("to_vendor_pg", percentile(lags, 0.95), "s", len(lags), "<=", 1)]
+
+
+def _lags(data: Data, url: str, plan: Plan, options: Sequence[str]) -> list[float]:
+    said = [n for n in range(plan.few) if not population.is_out(n)]
+    chosen = random.sample(said, min(len(said), max(10, plan.once // 4)))
+    with hosted({"system": "mailchimp", "people": plan.few}) as twins:
+        made = Installation(data.folder, url, configured("mailchimp", twins.urls[0]))
+        with ExitStack() as stack:
+            runtime = stack.enter_context(opened(made))
+            settle(runtime)
+            if options:
+                stack.enter_context(made.working())
+            served = stack.enter_context(made.serving(*options))
+            until_held(runtime)
+            time.sleep(2)
+            return [_lag(served, twins.urls[0], number) for number in chosen]
+
+
+def _lag(served: Running, twin: str, number: int) -> float:
+    time.sleep(random.uniform(0.1, 0.6))
+    since = len(_calls(twin, 0))
+    httpx.post(f"{served.url}/u/{token(number)}").raise_for_status()
+    acknowledged = time.time()
+    while time.time() < acknowledged + CALLED_WITHIN:
+        found = [one for one in _calls(twin, since) if one["method"] != "GET"]
+        if found:
+            return max(0.0, datetime.fromisoformat(found[0]["at"]).timestamp() - acknowledged)
+        time.sleep(0.01)
+    raise SystemExit("the vendor was not called within 10 s")
+
+
+def _calls(twin: str, since: int) -> list[Mapping[str, Any]]:
+    found: list[Mapping[str, Any]] = httpx.get(f"{twin}/_twin/calls?since={since}").json()
+    return found
+
+
+# --- how fast ------------------------------------------------------------------------------------
+
+
+def drain_mailchimp(data: Data, plan: Plan) -> list[Figure]:
+    """10,000 waiting offs to the Mailchimp twin that enforces the documented limit, 10 calls at
+    once: calls/s ÷ the limit, and offs/s ÷ (limit × batch size). A limit on calls at once lets
+    through 10 ÷ (mean seconds of a call) a second, so that the first is the mean number of calls
+    under way ÷ 10; we keep 8 at most. The twin answers in 0.1 s.
+
+    The second, with the 500 of a bulk call, cannot reach 1: every off is also read before and read
+    back after, and a page of members holds 1000. 10,000 offs in an audience of 30,000 take at least
+    30 + 20 + 30 calls, a quarter of what writing alone would take."""
+    seen = _drained(data, plan, "mailchimp", {"latency": 0.1})
+    per_second = 10 * seen.calls / seen.busy
+    return _drain("mailchimp", plan, seen, per_second * seen.seconds, BULK)
+
+
+def drain_hubspot(data: Data, plan: Plan) -> list[Figure]:
+    """10,000 waiting offs to the HubSpot twin that enforces the documented limit, 100 calls in any
+    10 s: calls/s ÷ the limit, and offs/s ÷ (limit × batch size). The limit lets the first 100 go at
+    once; that is counted in what it allows. (Few offs would be through before it binds: for those
+    it is 10 calls a second, here and at the twin.)
+
+    The second, with the 100 of a bulk call, can reach 0.2: for each hundred two calls read
+    (statuses, unsubscribes from all), one writes, and two read back."""
+    calls, seconds = (100, 10) if plan.waiting > FEW else (10, 1)
+    limit = f"{calls}/{seconds}s"
+    seen = _drained(data, plan, "hubspot", {"windows": [[calls, seconds]]}, limit)
+    allowed = calls * (1 + seen.seconds / seconds)
+    return _drain("hubspot", plan, seen, allowed, BATCH)
+
+
+def _drain(system: str, plan: Plan, seen: Seen, allowed: float, batch: int) -> list[Figure]:
+    calls, offs = seen.calls / allowed, seen.offs / (allowed * batch)
+    return [
+        figure(f"drain_{system}", calls, "ratio", plan.waiting, ">=", 0.8),
+        figure(f"drain_{system}_offs", offs, "ratio", plan.waiting, ">=", 0.8),
+    ]
+
+
+def _drained(
+    data: Data, plan: Plan, system: str, settings: Mapping[str, Any], limit: str = ""
+) -> Seen:
+    """Three times as many people, all known at the vendor; one third is out."""
+    people = 3 * plan.waiting
+    url = data.copy(data.sqlite(people))
+    with hosted({"system": system, "people": people, **settings}) as twins:
+        made = Installation(data.folder, url, configured(system, twins.urls[0], "", limit))
+        with opened(made) as runtime:
+            settle(runtime)
+            mark(runtime, outs(people, plan.waiting), people)
+            with made.serving():
+                until_carried(runtime)
+        return _whole(twins, plan.waiting)[0]
+
+
+def _whole(twins: Hosted, offs: int) -> list[Seen]:
+    """What the twins saw. Every off must have arrived there, and none been refused by a limit."""
+    seen = twins.end()
+    for one in seen:
+        if one.offs != offs or one.refused:
+            raise SystemExit(f"{one.offs} of {offs} offs arrived, {one.refused} calls refused")
+    return seen
+
+
+def carried(data: Data, url: str, numbers: Sequence[int], people: int) -> float:
+    """Offs a second to a HubSpot that limits nothing, by the worker inside `serve`, from when they
+    are marked until none waits."""
+    wanted = {"system": "hubspot", "people": numbers[-1] + 1, "unlimited": True}
+    with hosted(wanted) as twins:
+        made = Installation(data.folder, url, configured("hubspot", twins.urls[0], limit=FASTEST))
+        with opened(made) as runtime, ExitStack() as stack:
+            settle(runtime)
+            stack.enter_context(made.serving())
+            until_held(runtime)
+            began = time.monotonic()
+            mark(runtime, numbers, people)
+            until_carried(runtime)
+            took = time.monotonic() - began
+        _whole(twins, len(numbers))
+    return len(numbers) / took
+
+
+# --- with how many hands -------------------------------------------------------------------------
+
+TARGETS, WORKERS = 8, 4
+
+
+def drain_scale(data: Data, plan: Plan) -> list[Figure]:
+    """Marks/s with 4 workers on 8 targets ÷ 1 worker, PostgreSQL. HubSpot twins that answer in 50
+    ms, limit nothing and share two processes; each target holds the same offs.
+
+    `drain_scale` reads the words as they stand: one worker carries the same 8 targets, all at the
+    same time. `drain_scale_weak` gives the one worker its share, 2 of the targets."""
+    each = max(plan.waiting // 4, 100)
+    people = 3 * each
+    many = _marks(data, plan, people, each, TARGETS, WORKERS)
+    one = _marks(data, plan, people, each, TARGETS, 1)
+    share = _marks(data, plan, people, each, TARGETS // WORKERS, 1)
+    return [
+        figure("drain_scale", many / one, "ratio", each * TARGETS, ">=", 3),
+        figure("drain_scale_weak", many / share, "ratio", each * TARGETS, ">=", 3),
+    ]
+
+
+def _marks(data: Data, plan: Plan, people: int, each: int, targets: int, workers: int) -> float:
+    """A second, from when they are set until none waits."""
+    url = data.copy(data.postgres(people))
+    twin = {"system": "hubspot", "people": people, "unlimited": True, "latency": 0.05}
+    half = [twin] * (targets // 2)
+    with hosted(*half) as left, hosted(*half) as right:
+        text = "".join(
+            configured("hubspot", url, f"t{number}", FASTEST)
+            for number, url in enumerate(left.urls + right.urls)
+        )
+        made = Installation(data.folder, url, text)
+        with opened(made) as runtime:
+            settle(runtime)
+            with made.working(workers):
+                holders = until_held(runtime)
+                began = time.monotonic()
+                mark(runtime, outs(people, each), people)
+                until_carried(runtime)
+                took = time.monotonic() - began
+        for twins in (left, right):
+            _whole(twins, each)
+    shares = sorted((holders.count(one) for one in set(holders)), reverse=True)
+    data.tell(f"{workers} worker(s) held {shares} of {targets} lanes")
+    return each * targets / took
