@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,6 +49,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         alone = [told.args[0]]
     engines = alone or [one for one in empty.ENGINES if one in CHOSEN]
     metafunc.parametrize("engine", engines, indirect=True, scope="module")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """How much was shown on which engine."""
+    passed = Counter(_engine_of(one.nodeid) for one in terminalreporter.stats.get("passed", ()))
+    told = (f"{count} {where}" for where, count in sorted(passed.items()))
+    terminalreporter.section("engines")
+    terminalreporter.write_line(f"passed: {', '.join(told)}")
+
+
+def _engine_of(nodeid: str) -> str:
+    parameters = nodeid.partition("[")[2].rstrip("]").split("-")
+    found = next((one for one in empty.ENGINES if one in parameters), None)
+    return f"on {found}" if found else "without a database"
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -24,8 +24,8 @@ SEED = 20260302
 
 
 def count(full: int) -> int:
-    """All of it, or a tenth."""
-    return full if FULL else max(1, full // 10)
+    """All of it, or a twentieth."""
+    return full if FULL else max(1, full // 20)
 
 
 def dice(name: str) -> random.Random:

@@ -33,8 +33,8 @@ from tests.twins.mailchimp import MailchimpTwin
 
 pytestmark = [pytest.mark.long, pytest.mark.postgresql]
 
-SECONDS = 120.0 if FULL else 12.0
-A_SECOND = 200 if FULL else 60
+SECONDS = 120.0 if FULL else 8.0
+A_SECOND = 200 if FULL else 40
 APIS, WORKERS = 3, 4
 KILL_EVERY = 5.0
 LEASE = 2.0

@@ -12,7 +12,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from prefs.core.errors import Unavailable
 from prefs.store import figures, marks, outbox, tasks
 from prefs.store.database import Database
-from prefs.web.figures import GOOD_FOR
 from tests.kit import Clock
 from tests.served import Served, served
 
@@ -121,7 +120,7 @@ def test_the_database_is_read_seldom_however_often_it_is_asked(
     for _ in range(5):
         rt.client.get("/metrics")
     assert readings == 1
-    rt.client.app.state.figures._good_until -= GOOD_FOR + 1
+    rt.client.app.state.figures._good_until = 0.0
     rt.client.get("/metrics")
     assert readings == 2
 

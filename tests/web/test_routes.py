@@ -18,6 +18,8 @@ from tests.desk import desk
 from tests.served import served
 from tests.web.test_security import PERSONAL, TARGETS, Clinic, examples, token_of
 
+pytestmark = pytest.mark.told_on("sqlite")
+
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "routes.md"
 _ROW = re.compile(r"^\| `(/[^`]*)` \| ([A-Z ]+) \| (.+) \|$", re.MULTILINE)
 SHOWN = {"GET", "POST", "PUT", "PATCH", "DELETE"}

@@ -28,6 +28,8 @@ from prefs.web.console import session
 from tests.desk import Desk, add_staff, desk
 from tests.served import PUBLIC, Served, served
 
+pytestmark = pytest.mark.told_on("sqlite")
+
 EVIL = "https://evil.example/"
 NAME, EMAIL, PHONE = "Adelaide Lowe", "adelaide.lowe@example.com", "+447700900177"
 PERSONAL = ("adelaide", "lowe", "900177", "sam.smith", "may.jones")

@@ -24,6 +24,8 @@ from tests.kit import Clock
 from tests.served import Served, served
 from tests.web.people import ADA, footer, fresh, mails, post_mail, unsubscribe
 
+pytestmark = pytest.mark.told_on("sqlite")
+
 PAIRS = 1_000
 VISITS = 1_000
 TABLES = (

@@ -24,6 +24,8 @@ from tests.served import Served, eventually, served
 from tests.twins.kit import running
 from tests.twins.mailchimp import MailchimpTwin
 
+pytestmark = pytest.mark.told_on("sqlite")
+
 TARGETS = """
 [brands.rt.targets.mailchimp]
 system = "mailchimp"

@@ -26,6 +26,7 @@ from tests.whole.places import HOOK_KEY, Hubspot, email, opened
 HOURS = 3
 ADA, BOB = 0, 1
 HOUR = timedelta(hours=1)
+STEP = timedelta(minutes=1)
 
 
 @dataclass
@@ -92,7 +93,8 @@ def clinic(tmp_path: Path) -> Iterator[Clinic]:
 
 
 def most_in_an_hour(times: list[datetime]) -> int:
-    return max(sum(one <= other < one + HOUR for other in times) for one in times)
+    """By the vendor's time, which may be a step of the clock behind ours."""
+    return max(sum(one <= other < one + HOUR - STEP for other in times) for one in times)
 
 
 @pytest.mark.timeout(300)
@@ -102,7 +104,7 @@ def test_we_push_back_four_times_an_hour_and_win_when_the_tool_stops(clinic: Cli
     first = len(clinic.turned_off())
 
     for _ in range(HOURS * 60):
-        clinic.move(60)
+        clinic.move(STEP.total_seconds())
         clinic.tool_writes()
         eventually(clinic.settled)
         assert reasons(clinic.service, [email(ADA), email(BOB)]) == ["opted_out", "consent"]
