@@ -42,11 +42,11 @@ from prefs.core.signals import Delivery, Text
 from prefs.core.words import Channel
 from prefs.door import Door
 from prefs.intake import Intake, TargetInfo
-from prefs.lanes import Lane, Pace, Worker, new_holder
+from prefs.lanes import Lane, Pace, Share, Worker, new_holder
 from prefs.move import Move, Tell
 from prefs.scan import Scan
 from prefs.settings import Settings, load
-from prefs.store import events, migrate
+from prefs.store import events, marks, migrate
 from prefs.store.clock import SYNC_EVERY, DatabaseClock
 from prefs.store.database import Database
 from prefs.store.keys import check_keys
@@ -221,6 +221,12 @@ def make_worker(runtime: Runtime, *, polls: bool = True) -> Worker:
     holder = new_holder()
     lanes = [_make_lane(runtime, target, pace, holder, polls) for target in runtime.targets]
     database = runtime.database
+    share = None
+    if database.many_write:
+        seen = database.of(marks.presence(holder))
+        share = Share(seen, holder, clock, pace.lease, len(lanes))
+    for lane in lanes:
+        lane.share = share
     sweep = Sweep(database, runtime.targets, runtime.keys, clock, settings.alerts)
     resuming = Resuming(database, runtime.intake)
     forgetting = Forgetting(database, clock)
@@ -236,6 +242,7 @@ def make_worker(runtime: Runtime, *, polls: bool = True) -> Worker:
             lambda: every(MAIL_EVERY, post.run),
             lambda: every(mailbox.EVERY, reader.run),
         ],
+        share,
     )
 
 

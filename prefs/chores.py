@@ -247,5 +247,6 @@ class Forgetting:
             waves.purge(conn, now)
             tasks.purge(conn, now)
             jobs.purge(conn, now)
+            marks.forget_workers(conn, now - DAY)
 
         await self.database.write(purge)

@@ -16,6 +16,7 @@ from datetime import datetime
 from functools import partial
 
 import structlog
+from sqlalchemy import Connection
 
 from prefs.containers import EVERY as CENSUS_EVERY
 from prefs.containers import Census
@@ -34,6 +35,10 @@ log = structlog.get_logger()
 POLL = 0.5
 """Seconds between looks at the database for marks that another process set."""
 CLAIM = 500
+LOOK_EVERY = 1.0
+"""Seconds between looks at who else works."""
+PATIENCE = 1.0
+"""Seconds for which a lane is left to those who hold fewer."""
 CALM_SECONDS = 1.0
 """So long a round that carries no out may take, as far as the last one tells: the next out waits
 for its end."""
@@ -55,6 +60,53 @@ class Pace:
 
 
 @dataclass
+class Share:
+    """How many lanes are ours to hold: as many as fall to each of the workers that live. Who holds
+    that many leaves a free lane to the others for a moment; who holds more gives way."""
+
+    database: Store
+    holder: str
+    clock: Callable[[], datetime]
+    lease: float
+    lanes: int
+    held: set[str] = field(default_factory=set)
+    workers: int = 1
+
+    @property
+    def most(self) -> int:
+        return -(-self.lanes // max(1, self.workers))
+
+    async def run(self) -> None:
+        """Be seen, and see the others."""
+        seen_until = 0.0
+        while True:
+            with suppress(Unavailable):
+                now = self.clock().timestamp()
+                if now > seen_until - self.lease * 2 / 3:
+                    await self.database.write(partial(self._appear, now=now))
+                    seen_until = now + self.lease
+                self.workers = await self.database.read(partial(marks.holders, now=now))
+            await asyncio.sleep(LOOK_EVERY)
+
+    def _appear(self, conn: Connection, now: float) -> None:
+        marks.take_lease(conn, marks.presence(self.holder), self.holder, now, self.lease)
+
+    async def leave(self) -> None:
+        with suppress(Unavailable):
+            await self.database.write(partial(marks.leave, holder=self.holder))
+
+    async def patience(self) -> None:
+        if len(self.held) >= self.most:
+            await asyncio.sleep(PATIENCE)
+
+    def gives_way(self, label: str) -> bool:
+        if len(self.held) <= self.most:
+            return False
+        self.held.discard(label)
+        return True
+
+
+@dataclass
 class Lane:
     """The work of one target in this process."""
 
@@ -70,6 +122,8 @@ class Lane:
     lease: Lease | None = None
     polls: bool = True
     """False where somebody else reads the vendor: this lane only carries."""
+    share: Share | None = None
+    """Where several workers divide the lanes between them."""
 
     def __post_init__(self) -> None:
         self.push = Push(
@@ -85,12 +139,15 @@ class Lane:
         self._parked_for = 0.0
         self._parked_until = 0.0
         self._calm = 1
+        self._leaving = False
 
     async def run(self) -> None:
         """Work until cancelled. Every fault is logged and outlived."""
         while True:
             try:
                 await self._let_go()
+                if self.share:
+                    await self.share.patience()
                 if await self._hold():
                     await self._work_under_lease()
                 else:
@@ -119,7 +176,11 @@ class Lane:
 
     async def _work_under_lease(self) -> None:
         """Push, scan, the reading of containers and the upkeep of webhooks side by side while the
-        lease is renewed; all end when it is lost."""
+        lease is renewed; all end when it is lost, or between two rounds where this worker gives way
+        to another."""
+        self._leaving = False
+        if self.share:
+            self.share.held.add(self.target.label)
         jobs = [self._keep_lease(), self._push_loop(), self._census_loop(), *self._tending()]
         jobs += [self._scan_loop()] if self.polls else []
         tasks = [asyncio.create_task(job) for job in jobs]
@@ -129,6 +190,8 @@ class Lane:
             for task in tasks:
                 task.cancel()
             ended = await asyncio.gather(*tasks, return_exceptions=True)
+            if self.share:
+                self.share.held.discard(self.target.label)
         for fault in ended:
             if isinstance(fault, Exception) and not isinstance(fault, Lost):
                 raise fault
@@ -140,9 +203,12 @@ class Lane:
             if not held or self.lease != mine:
                 log.warning("lease_lost", target=self.target.label)
                 return
+            if self.share and self.share.gives_way(self.target.label):
+                self._leaving = True
+                self.wake.set()
 
     async def _push_loop(self) -> None:
-        while True:
+        while not self._leaving:
             self.wake.clear()
             if not await self._push_once():
                 if self.answer_open:
@@ -302,11 +368,14 @@ class Worker:
 
     lanes: Sequence[Lane]
     chores: Sequence[Callable[[], Coroutine[None, None, None]]] = ()
+    share: Share | None = None
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def start(self) -> None:
         self._tasks = [asyncio.create_task(lane.run()) for lane in self.lanes]
         self._tasks += [asyncio.create_task(chore()) for chore in self.chores]
+        if self.share:
+            self._tasks.append(asyncio.create_task(self.share.run()))
 
     def wake(self) -> None:
         for lane in self.lanes:
@@ -317,6 +386,8 @@ class Worker:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(self._free(lane) for lane in self.lanes))
+        if self.share:
+            await self.share.leave()
         for lane in self.lanes:
             await lane.connector.close()
 

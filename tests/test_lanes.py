@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy import func, select
 
 from connectors.budget import TokenBudget
 from prefs import lanes
+from prefs.app import utc_now
 from prefs.core.errors import PropagationError, Temporary
 from prefs.core.propagation import Absent, Limit, Observed, Ref, Value
 from prefs.core.words import Source
-from prefs.lanes import Lane, Pace
+from prefs.lanes import Lane, Pace, Share, Worker
+from prefs.store import marks
+from prefs.store.schema import lanes as lane_rows
 from tests.kit import TARGET, Clinic, MailingList, clinic
 
 ADA = "ada@example.com"
@@ -147,3 +151,57 @@ def test_who_waits_for_a_place_in_the_budget_can_be_ended(ticks: int) -> None:
         assert waits.cancelled() or not ended
 
     asyncio.run(a_place_and_the_end())
+
+
+def test_workers_divide_the_lanes_between_them(rt: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first takes all; the second that comes gets its part, and all when the first ends."""
+    monkeypatch.setattr(lanes, "LOOK_EVERY", 0.05)
+    monkeypatch.setattr(lanes, "PATIENCE", 0.3)
+    monkeypatch.setattr(lanes, "POLL", 0.05)
+    targets = [replace(TARGET, name=f"list{number}") for number in range(4)]
+
+    def worker(holder: str) -> Worker:
+        seen = rt.database.of(marks.presence(holder))
+        share = Share(seen, holder, utc_now, 0.6, len(targets))
+        made = [
+            Lane(
+                one,
+                MailingList(rt.clock, held={}),
+                rt.database.of(one.label),
+                rt.intake,
+                utc_now,
+                Pace(lease=0.6),
+                holder,
+                share=share,
+            )
+            for one in targets
+        ]
+        return Worker(made, (), share)
+
+    async def until(held: dict[str, int]) -> None:
+        async with asyncio.timeout(10):
+            while holding(rt) != held:
+                await asyncio.sleep(0.02)
+
+    async def come_and_go() -> None:
+        first, second = worker("one"), worker("two")
+        first.start()
+        await until({"one": 4})
+        second.start()
+        await until({"one": 2, "two": 2})
+        await first.stop()
+        await until({"two": 4})
+        await second.stop()
+
+    asyncio.run(come_and_go())
+
+
+def holding(rt: Clinic) -> dict[str, int]:
+    """Who holds how many lanes."""
+    wanted = select(lane_rows.c.holder, func.count()).where(
+        lane_rows.c.holder.is_not(None), lane_rows.c.target.startswith("rt/")
+    )
+    rows = rt.database.read_now(
+        lambda conn: conn.execute(wanted.group_by(lane_rows.c.holder)).all()
+    )
+    return {str(holder): int(count) for holder, count in rows}

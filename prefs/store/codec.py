@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 import msgspec
 from msgspec.structs import astuple
@@ -63,10 +64,12 @@ def decode_state(raw: bytes) -> State:
     return State(scopes=scopes, restricted=row.restricted, erased=row.erased)
 
 
+@lru_cache(4096)
 def scope_text(scope: Scope) -> str:
     return f"{scope.channel.value}/{scope.purpose.value}/{scope.topic or ''}"
 
 
+@lru_cache(4096)
 def scope_of(text: str) -> Scope:
     channel, purpose, topic = text.split("/", 2)
     return Scope(Channel(channel), Purpose(purpose), topic or None)

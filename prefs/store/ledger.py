@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -171,17 +172,33 @@ def folded(row: Any) -> Folded:
     entry = Entry(
         event_id=row.id,
         brand=row.brand,
-        scope=Scope(Channel(row.channel), Purpose(row.purpose), row.topic),
-        choice=Choice(row.choice) if row.choice else None,
-        source=Source(row.source),
+        scope=_scope(row.channel, row.purpose, row.topic),
+        choice=_CHOICES[row.choice] if row.choice else None,
+        source=_SOURCES[row.source],
         at=row.at,
         identifier=row.identifier or b"",
-        basis=Basis(row.basis) if row.basis else None,
+        basis=_BASES[row.basis] if row.basis else None,
         token=row.token or b"",
         stop_all=bool(row.stop_all),
         until=row.until,
     )
-    return Folded(row.kind, entry, Judgement(Result(row.result), Why(row.why)), row.batch)
+    return Folded(row.kind, entry, _judgement(row.result, row.why), row.batch)
+
+
+# A word is looked up several times for each row of a ledger of millions.
+_CHOICES = {word.value: word for word in Choice}
+_SOURCES = {word.value: word for word in Source}
+_BASES = {word.value: word for word in Basis}
+
+
+@lru_cache(4096)
+def _scope(channel: str, purpose: str, topic: str | None) -> Scope:
+    return Scope(Channel(channel), Purpose(purpose), topic)
+
+
+@lru_cache(256)
+def _judgement(result: str, why: str) -> Judgement:
+    return Judgement(Result(result), Why(why))
 
 
 def state_of(conn: Connection, subject_id: int, until: float | None = None) -> State:

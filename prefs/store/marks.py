@@ -187,8 +187,23 @@ def lane(conn: Connection, target: str) -> Any | None:
     return conn.execute(select(lanes).where(lanes.c.target == target)).first()
 
 
+def presence(holder: str) -> str:
+    """The name of the row by which a worker is seen that holds no lane; a target's has no blank."""
+    return f"worker {holder}"
+
+
+def leave(conn: Connection, holder: str) -> None:
+    conn.execute(delete(lanes).where(lanes.c.target == presence(holder)))
+
+
+def forget_workers(conn: Connection, before: float) -> None:
+    """Those that ended without a word."""
+    seen = lanes.c.target.startswith(presence(""))
+    conn.execute(delete(lanes).where(seen, lanes.c.lease_until < before))
+
+
 def holders(conn: Connection, now: float) -> int:
-    """How many worker processes hold a lane."""
+    """How many worker processes hold a lane, or wait for one."""
     return int(
         conn.execute(
             select(func.count(lanes.c.holder.distinct())).where(lanes.c.lease_until > now)
