@@ -1,6 +1,11 @@
 """The tables. Times are seconds since 1970 UTC, hashes are keyed, addresses are encrypted.
 
 One schema for SQLite and PostgreSQL. STRICT tables on SQLite: a wrong type is an error there too.
+
+What it shards by: the controller. No statement joins rows of two controllers; a row belongs to one
+by its own column, by its brand, by its target (`brand/target`), or by its subject or identifier,
+which never change hands. Within a controller the tables that grow are partitioned on PostgreSQL, by
+what they are looked up by (`PARTITIONED`). docs/scale.md says how far which of both goes.
 """
 
 from __future__ import annotations
@@ -24,6 +29,9 @@ from sqlalchemy import (
 from sqlalchemy.types import TypeEngine
 
 metadata = MetaData()
+
+PARTITIONED = {"ledger": "subject_id", "payloads": "id", "receipts": "hash"}
+"""Table -> the column whose hash says in which partition a row lies."""
 
 Big: TypeEngine[int] = BigInteger().with_variant(Integer(), "sqlite")
 Time: TypeEngine[float] = Double().with_variant(REAL(), "sqlite")

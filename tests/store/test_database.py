@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, insert, select, text
 from sqlalchemy.engine import URL, make_url
 
 from prefs.core.errors import SettingsError, Unavailable
@@ -21,7 +21,7 @@ from prefs.core.keys import Keyring
 from prefs.store import migrate, postgres, sqlite
 from prefs.store.database import Database
 from prefs.store.keys import check_keys
-from prefs.store.schema import counters, metadata
+from prefs.store.schema import PARTITIONED, counters, metadata
 from tests import empty
 from tests.empty import locked
 from tests.kit import SECRET
@@ -192,3 +192,14 @@ def test_a_missing_key_stops_the_start(database: Database) -> None:
         database.write_now(lambda conn: check_keys(conn, new, 2.0))
     both = Keyring([b"another secret of thirty-two bytes", SECRET])
     database.write_now(lambda conn: check_keys(conn, both, 3.0))
+
+
+@pytest.mark.postgresql
+def test_what_grows_is_partitioned_as_the_schema_says(database: Database) -> None:
+    wanted = text(
+        "SELECT c.relname, a.attname FROM pg_partitioned_table p "
+        "JOIN pg_class c ON c.oid = p.partrelid "
+        "JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = p.partattrs[0]"
+    )
+    found = database.read_now(lambda conn: conn.execute(wanted).all())
+    assert {str(name): str(column) for name, column in found} == PARTITIONED
