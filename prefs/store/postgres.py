@@ -41,6 +41,8 @@ _OF_LANE = select(func.pg_advisory_xact_lock(LANES, func.hashtext(bindparam("lan
 LOCK_MS = 5000
 IDLE_MS = 2000
 """Less than LOCK_MS: who waits for somebody frozen gets the lock."""
+READ_IDLE_MS = 60_000
+"""A reader keeps nobody waiting; one that streams may wait for whoever takes its rows."""
 CONNECT_SECONDS = 5.0
 READERS = 4
 CONFLICTS = ("40001", "40P01")
@@ -55,7 +57,7 @@ def make_engine(url: URL, *, read_only: bool = False) -> AsyncEngine:
         "timezone": "UTC",
         "jit": "off",
         "lock_timeout": str(LOCK_MS),
-        "idle_in_transaction_session_timeout": str(IDLE_MS),
+        "idle_in_transaction_session_timeout": str(READ_IDLE_MS if read_only else IDLE_MS),
         "default_transaction_read_only": "on" if read_only else "off",
     }
     return create_async_engine(
