@@ -73,6 +73,13 @@ def engine(request: pytest.FixtureRequest) -> Iterator[str]:
     empty.engine = empty.SQLITE
 
 
+@pytest.fixture(autouse=True)
+def recycled() -> Iterator[None]:
+    before = empty.known()
+    yield
+    empty.give_back(before)
+
+
 if importlib.util.find_spec("sniffio") is None:
     # httpcore looks for it several times a call, and under pytest each look in vain is dear: with
     # this it fails at once. A sixth of the time of the tests that make thousands of calls.

@@ -36,6 +36,16 @@ def database(folder: Path) -> str:
     return f"sqlite:///{path}"
 
 
+def known() -> set[Path]:
+    return set(_urls)
+
+
+def give_back(before: set[Path]) -> None:
+    """Databases that came since: what a test opened it has closed."""
+    for folder in _urls.keys() - before:
+        postgres.give_back(_urls.pop(folder))
+
+
 @cache
 def _empty() -> bytes:
     with tempfile.TemporaryDirectory() as folder:

@@ -111,7 +111,7 @@ def kept(conn: Connection, taken: Sequence[Recorded]) -> dict[str, Any]:
 
 
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(said=some.lists(signals(), min_size=1, max_size=8))
 def test_together_is_one_after_the_other(rt: Clinic, said: list[Signal]) -> None:

@@ -18,6 +18,8 @@ from prefs.web.console.jobs import Jobs, Tell, apart
 from tests.kit import Clock
 from tests.served import Served, eventually, served
 
+pytestmark = pytest.mark.told_on("sqlite")
+
 
 @pytest.fixture
 def clock() -> Clock:
