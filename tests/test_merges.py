@@ -27,6 +27,8 @@ from tests.twins.kit import Travel, running
 from tests.twins.mailchimp import MailchimpTwin
 from tests.twins.timely import COLUMNS, TimelyTwin
 
+pytestmark = pytest.mark.told_on("sqlite")
+
 ADA, BOB, CAT = "ada@example.com", "bob@example.com", "cat@example.com"
 LOST = Travel(drop=True)
 ENVIRON = {

@@ -29,6 +29,8 @@ from tests.twins.mailchimp import MailchimpTwin
 from tests.twins.pabau import PabauTwin
 from tests.twins.timely import COLUMNS, TimelyTwin
 
+pytestmark = pytest.mark.told_on("sqlite")
+
 PROVED, DEFAULT, UNKNOWN = 2900, 900, 400
 OUT = 60
 """Out in one system and on in another: 40 of the proved, 15 of the defaults, 5 of the unknown."""

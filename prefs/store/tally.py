@@ -80,7 +80,8 @@ def since(conn: Connection, brand: str, week: int) -> list[Tally]:
     wanted = select(*(tallies.c[name] for name in _COLUMNS)).where(
         tallies.c.brand == brand, tallies.c.week >= week
     )
-    return [Tally(*row) for row in conn.execute(wanted.order_by(*(tallies.c[name] for name in _FIELDS)))]
+    in_order = wanted.order_by(*(tallies.c[name] for name in _FIELDS))
+    return [Tally(*row) for row in conn.execute(in_order)]
 
 
 def rebuild(conn: Connection) -> None:
