@@ -1,6 +1,6 @@
 # make demo, make test: nothing else is asked of a newcomer.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench faults screenshots lint format clean
+.PHONY: help setup demo test both bench faults screenshots lint format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,6 +13,7 @@ WORKERS ?= 4
 help:
 	@echo "make demo    the story with vendor twins on this machine (DEMO_CHECK=1: run it alone)"
 	@echo "make test    lint and all tests"
+	@echo "make both    the tests, all that open a database on SQLite and on PostgreSQL"
 	@echo "make faults  kill, freeze and race the service, at full counts"
 	@echo "make bench   the figures (BENCH=--quick for a short run)"
 	@echo "make screenshots   pictures of every page, phone and desktop (TOUR=--whole: whole pages)"
@@ -53,6 +54,9 @@ lint: $(VENV)/.dev
 
 test: lint
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+both: $(VENV)/.dev
+	PREFS_TEST_ENGINES="sqlite postgresql" $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 faults: $(VENV)/.dev
 	PREFS_FAULTS=full $(BIN)/python -m pytest tests/faults -s --timeout 3000

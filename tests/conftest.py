@@ -22,7 +22,27 @@ from tests.twins.kit import Call, Twin
 
 OPEN_ONE = ("served", "listening", "Served", "Clinic", "Installation", "empty", "recorded")
 """Names that a module of tests brings in where it opens a database."""
-CHOSEN = os.environ.get("PREFS_TEST_ENGINES", "sqlite postgresql").split()
+CHOSEN = os.environ.get("PREFS_TEST_ENGINES", "").split()
+BOTH = (
+    "tests.store",
+    "tests.faults",
+    "tests.whole",
+    "tests.test_checkpoints",
+    "tests.test_exporting",
+    "tests.test_importing",
+    "tests.test_intake",
+    "tests.test_lanes",
+    "tests.test_move",
+    "tests.test_push",
+    "tests.test_taking",
+    "tests.test_whole",
+    "tests.web.test_api",
+    "tests.web.test_centre",
+    "tests.web.test_scrub",
+    "tests.web.test_unsubscribe",
+)
+"""What `make test` runs on both engines; everything else runs on SQLite there, and on both with
+`make both`."""
 
 # How long a case takes says nothing on a machine that others share.
 settings.register_profile("untimed", deadline=None)
@@ -47,7 +67,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     told = mark("told_on")
     if told and os.environ.get("PREFS_FAULTS") != "full":
         alone = [told.args[0]]
-    engines = alone or [one for one in empty.ENGINES if one in CHOSEN]
+    both = empty.ENGINES if metafunc.module.__name__.startswith(BOTH) else (empty.SQLITE,)
+    engines = alone or CHOSEN or both
     metafunc.parametrize("engine", engines, indirect=True, scope="module")
 
 
