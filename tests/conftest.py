@@ -26,8 +26,6 @@ CHOSEN = os.environ.get("PREFS_TEST_ENGINES", "").split()
 BOTH = (
     "tests.store",
     "tests.faults",
-    "tests.whole",
-    "tests.test_checkpoints",
     "tests.test_exporting",
     "tests.test_importing",
     "tests.test_intake",
@@ -35,10 +33,8 @@ BOTH = (
     "tests.test_move",
     "tests.test_push",
     "tests.test_taking",
-    "tests.test_whole",
     "tests.web.test_api",
     "tests.web.test_centre",
-    "tests.web.test_scrub",
     "tests.web.test_unsubscribe",
 )
 """What `make test` runs on both engines; everything else runs on SQLite there, and on both with
