@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from sqlalchemy import Connection, bindparam, delete, select
 
 from prefs.core.decision import NOBODY, Held, Screening, hold_together
-from prefs.core.errors import Busy, PrefsError
+from prefs.core.errors import Busy
 from prefs.core.fold import State
 from prefs.core.screening import screening
 from prefs.core.words import Channel, Purpose
@@ -80,7 +80,7 @@ class LookUp:
             wanted.setdefault(one.brand, set()).update(one.hashes)
         try:
             found = await self._database.read(partial(_read_values, wanted=wanted))
-        except PrefsError as fault:
+        except Exception as fault:  # noqa: BLE001  # whose question it was is told, or waits for ever
             for one in together:
                 one.fail(fault)
             return
@@ -99,7 +99,7 @@ class _Asked(NamedTuple):
         if not self.answer.done():
             self.answer.set_result(found)
 
-    def fail(self, fault: PrefsError) -> None:
+    def fail(self, fault: Exception) -> None:
         if not self.answer.done():
             self.answer.set_exception(fault)
 

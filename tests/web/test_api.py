@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from prefs.core.errors import Unavailable
-from prefs.store import ledger
+from prefs.store import ledger, permissions
 from prefs.store.permissions import LookUp
 from tests.served import Served, served
 
@@ -104,6 +104,21 @@ def test_a_check_in_the_past_folds_the_ledger(rt: Served) -> None:
     future = (between + timedelta(hours=1)).isoformat()
     asked = {"brand": "rt", "channel": "email", "purpose": "marketing", "to": [ADA], "at": future}
     assert rt.post("/v1/check", asked).status_code == 422
+
+
+@pytest.mark.postgresql
+def test_a_fault_while_many_ask_together_is_told_to_each(
+    rt: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a fault of ours")
+
+    rt.consent(ADA)
+    body = {"brand": "rt", "channel": "email", "purpose": "marketing", "to": [ADA]}
+    with monkeypatch.context() as patched:
+        patched.setattr(permissions, "rows", broken)
+        assert rt.post("/v1/check", body).status_code == 500
+    assert rt.reason(ADA) == "consent"
 
 
 def test_the_store_away_denies_marketing_and_lets_reminders_go(
