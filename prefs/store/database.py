@@ -194,8 +194,15 @@ class Database:
             GROUPS.observe(len(batch))
             for unit in self._units(batch):
                 self._run(unit)
-            for call in self._after_commit:
+            self._tell()
+
+    def _tell(self) -> None:
+        """What was written is on disk, whatever becomes of telling."""
+        for call in self._after_commit:
+            try:
                 call()
+            except Exception as fault:  # noqa: BLE001  # the writer outlives every fault
+                log.error("not_told_of_commit", fault=type(fault).__name__)
 
     def _run(self, unit: list[_Write]) -> None:
         """The writer outlives every fault. Where others are in the way time and again, each write

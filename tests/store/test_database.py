@@ -203,3 +203,12 @@ def test_what_grows_is_partitioned_as_the_schema_says(database: Database) -> Non
     )
     found = database.read_now(lambda conn: conn.execute(wanted).all())
     assert {str(name): str(column) for name, column in found} == PARTITIONED
+
+
+def test_the_writer_outlives_whoever_is_told_of_a_commit(database: Database) -> None:
+    def broken() -> None:
+        raise RuntimeError("nobody listens")
+
+    database.on_commit(broken)
+    assert database.write_now(add("first")) == "first"
+    assert database.write_now(add("second")) == "second"
