@@ -25,7 +25,7 @@ from prefs import progress, trial
 from prefs.core.errors import BadInput
 from prefs.core.signals import Signal
 from prefs.import_rows import Judge, Reading, Sheet
-from prefs.intake import Intake, Recorded
+from prefs.intake import Recorded
 from prefs.rejects import Rejects
 from prefs.store import imports, ledger
 from prefs.store.imports import Position
@@ -126,19 +126,15 @@ def _write(conn: Connection, job: Job, chunk: Chunk) -> list[Recorded]:
     now = job.served.clock().timestamp()
     if not imports.move(conn, job.brand, job.sheet.digest, job.at, chunk.at, now):
         raise BadInput("a copy of this file is being imported by another prefs import")
-    return _record(job.served.intake, conn, chunk.signals)
+    return job.served.intake.record_many(conn, chunk.signals)
 
 
 def _try(job: Job) -> None:
     with trial.opened(job.served, job.brand) as place:
         for chunk in _chunks(job):
             place.prepare(job.brand, chunk.signals)
-            record = partial(_record, place.intake, signals=chunk.signals)
+            record = partial(place.intake.record_many, signals=chunk.signals)
             job.done(chunk, place.database.write_now(record))
-
-
-def _record(intake: Intake, conn: Connection, signals: Sequence[Signal]) -> list[Recorded]:
-    return intake.record_many(conn, signals)
 
 
 # --- reading -----------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ import pytest
 from prefs import importing
 from prefs.core.errors import BadInput
 from prefs.import_rows import COLUMNS
+from prefs.intake import Intake
 from tests.faults.kit import Installation, end
 from tests.served import Served, served
 from tests.test_scrubbing import grown, until
@@ -169,7 +170,7 @@ class Stop(Exception):
 
 def stopped(rt: Served, file: Path, chunks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The chunk after so many is rolled back, its rejected rows are on disk already."""
-    real, left = importing._record, count(chunks, -1)
+    real, left = Intake.record_many, count(chunks, -1)
 
     def record(*args: Any, **more: Any) -> Any:
         found = real(*args, **more)
@@ -178,7 +179,7 @@ def stopped(rt: Served, file: Path, chunks: int, monkeypatch: pytest.MonkeyPatch
         return found
 
     with monkeypatch.context() as patched:
-        patched.setattr(importing, "_record", record)
+        patched.setattr(Intake, "record_many", record)
         with pytest.raises(Stop):
             run(rt, file)
 
@@ -238,13 +239,13 @@ def test_one_file_is_imported_by_one_process(
         run(rt, file)
     copy = file.with_name("copy.csv")
     copy.write_bytes(file.read_bytes())
-    real = importing._record
+    real = Intake.record_many
 
     def record(*args: Any, **more: Any) -> Any:
-        monkeypatch.setattr(importing, "_record", real)
+        monkeypatch.setattr(Intake, "record_many", real)
         raise Stop
 
-    monkeypatch.setattr(importing, "_record", record)
+    monkeypatch.setattr(Intake, "record_many", record)
     with pytest.raises(Stop):
         run(rt, file)
     report = run(rt, copy)
