@@ -42,7 +42,7 @@ from prefs.core.signals import Delivery, Text
 from prefs.core.words import Channel
 from prefs.door import Door
 from prefs.intake import Intake, TargetInfo
-from prefs.lanes import Lane, Pace, Share, Worker, new_holder
+from prefs.lanes import LOOK_EVERY, Lane, Pace, Share, Worker, new_holder
 from prefs.move import Move, Tell
 from prefs.scan import Scan
 from prefs.settings import Settings, load
@@ -235,6 +235,7 @@ def make_worker(runtime: Runtime, *, polls: bool = True) -> Worker:
     return Worker(
         lanes,
         [
+            *([lambda: every(LOOK_EVERY, share.look)] if share else []),
             *sealing(runtime),
             lambda: every(SWEEP_EVERY, sweep.run),
             lambda: every(RESUME_EVERY, resuming.run),

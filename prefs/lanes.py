@@ -71,22 +71,19 @@ class Share:
     lanes: int
     held: set[str] = field(default_factory=set)
     workers: int = 1
+    _seen_until: float = 0.0
 
     @property
     def most(self) -> int:
         return -(-self.lanes // max(1, self.workers))
 
-    async def run(self) -> None:
+    async def look(self) -> None:
         """Be seen, and see the others."""
-        seen_until = 0.0
-        while True:
-            with suppress(Unavailable):
-                now = self.clock().timestamp()
-                if now > seen_until - self.lease * 2 / 3:
-                    await self.database.write(partial(self._appear, now=now))
-                    seen_until = now + self.lease
-                self.workers = await self.database.read(partial(marks.holders, now=now))
-            await asyncio.sleep(LOOK_EVERY)
+        now = self.clock().timestamp()
+        if now > self._seen_until - self.lease * 2 / 3:
+            await self.database.write(partial(self._appear, now=now))
+            self._seen_until = now + self.lease
+        self.workers = await self.database.read(partial(marks.holders, now=now))
 
     def _appear(self, conn: Connection, now: float) -> None:
         marks.take_lease(conn, marks.presence(self.holder), self.holder, now, self.lease)
@@ -374,8 +371,6 @@ class Worker:
     def start(self) -> None:
         self._tasks = [asyncio.create_task(lane.run()) for lane in self.lanes]
         self._tasks += [asyncio.create_task(chore()) for chore in self.chores]
-        if self.share:
-            self._tasks.append(asyncio.create_task(self.share.run()))
 
     def wake(self) -> None:
         for lane in self.lanes:

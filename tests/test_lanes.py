@@ -13,6 +13,7 @@ from sqlalchemy import func, select
 from connectors.budget import TokenBudget
 from prefs import lanes
 from prefs.app import utc_now
+from prefs.chores import every
 from prefs.core.errors import PropagationError, Temporary
 from prefs.core.propagation import Absent, Limit, Observed, Ref, Value
 from prefs.core.words import Source
@@ -155,7 +156,6 @@ def test_who_waits_for_a_place_in_the_budget_can_be_ended(ticks: int) -> None:
 
 def test_workers_divide_the_lanes_between_them(rt: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first takes all; the second that comes gets its part, and all when the first ends."""
-    monkeypatch.setattr(lanes, "LOOK_EVERY", 0.05)
     monkeypatch.setattr(lanes, "PATIENCE", 0.3)
     monkeypatch.setattr(lanes, "POLL", 0.05)
     targets = [replace(TARGET, name=f"list{number}") for number in range(4)]
@@ -176,7 +176,7 @@ def test_workers_divide_the_lanes_between_them(rt: Clinic, monkeypatch: pytest.M
             )
             for one in targets
         ]
-        return Worker(made, (), share)
+        return Worker(made, [lambda: every(0.05, share.look)], share)
 
     async def until(held: dict[str, int]) -> None:
         async with asyncio.timeout(10):
