@@ -1,4 +1,5 @@
-"""The floor: a bare Starlette POST of the same size on the same server.
+"""The floor: a bare Starlette POST of the same size on the same server, uvicorn with uvloop and
+httptools, as they come: nothing of ours around it.
 
 python -m bench.floor PORT BYTES
 """
@@ -13,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from prefs.web.server import calm_collector, config
+from prefs.web.server import calm_collector
 
 
 def app(size: int) -> Starlette:
@@ -29,7 +30,10 @@ def app(size: int) -> Starlette:
 def main(port: int, size: int) -> None:
     made = app(size)
     calm_collector()
-    uvicorn.Server(config(made, "127.0.0.1", port)).run()
+    server = uvicorn.Config(
+        made, port=port, loop="uvloop", http="httptools", log_config=None, access_log=False
+    )
+    uvicorn.Server(server).run()
 
 
 if __name__ == "__main__":

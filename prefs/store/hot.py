@@ -93,10 +93,6 @@ class ByKeys:
     ) -> Iterator[tuple[str, list[Any]]]:
         """Texts and parameters, for SQLite's driver; together they find all keys, in their order
         (which is that of the index: it is walked once)."""
-        if len(keys) == 1:
-            (key,) = keys
-            yield self._of_length(1).on_sqlite({**params, "key0": key})
-            return
         ordered = sorted(keys)
         for start in range(0, len(ordered), LENGTHS[-1]):
             part = ordered[start : start + LENGTHS[-1]]
@@ -104,6 +100,10 @@ class ByKeys:
             part += [part[-1]] * (length - len(part))
             keyed = {f"key{number}": key for number, key in enumerate(part)}
             yield self._of_length(length).on_sqlite({**params, **keyed})
+
+    def of_one(self, key: Any, params: Mapping[str, Any]) -> tuple[str, list[Any]]:
+        """Text and parameters that find one key, for SQLite's driver."""
+        return self._of_length(1).on_sqlite({**params, "key0": key})
 
     def _of_length(self, length: int) -> Statement:
         if length not in self._padded:

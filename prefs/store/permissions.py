@@ -111,6 +111,8 @@ def _read_values(
 
 
 def _look_up_hot(engine: SQLite, brand: str, hashes: Sequence[bytes]) -> dict[bytes, bytes]:
+    if len(hashes) == 1:
+        return dict(engine.hot(*_VALUES.of_one(hashes[0], {"brand": brand})))
     return {
         hash_: value
         for text, params in _VALUES.on_sqlite(hashes, {"brand": brand})

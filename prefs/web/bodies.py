@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from prefs.core import identity
 from prefs.core.errors import BadIdentifier, BadInput
@@ -128,12 +128,16 @@ class TaskBody(Body):
 
 async def read_body(request: Request, limit: int) -> bytes:
     """The raw body. Raises BadInput 413 past the limit, without reading on."""
-    size, parts = 0, []
-    async for part in request.stream():
-        size += len(part)
+    parts, size, more = [], 0, True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
         if size > limit:
             raise BadInput(f"the body is larger than {limit} bytes", status=413)
-        parts.append(part)
+        more = message.get("more_body", False)
     return b"".join(parts)
 
 

@@ -26,7 +26,7 @@ from prefs.core.decision import (
 from prefs.core.errors import BadIdentifier, BadInput, Busy, Unavailable
 from prefs.core.screening import as_of, together
 from prefs.core.signals import Identifier
-from prefs.core.spans import spanned
+from prefs.core.spans import span
 from prefs.core.words import KIND_OF, Channel, Purpose
 from prefs.metrics import CHECKED
 from prefs.store import ledger, marks, permissions, subjects
@@ -58,8 +58,10 @@ async def check(request: Request, served: Service, key: ApiKey) -> Response:
     if body.at and body.at > now:
         raise BadInput("`at` lies in the future", field="$.at")
     try:
-        ask = ask._replace(target_unsafe=await _unsafe(served, brand, body.via))
-        decisions = await _decisions(served, brand, body, ask, (body.at or now).timestamp())
+        if body.via is not None:
+            ask = ask._replace(target_unsafe=await _unsafe(served, brand, body.via))
+        with span("decision.batch"):
+            decisions = await _decisions(served, brand, body, ask, (body.at or now).timestamp())
     except Busy:
         raise
     except Unavailable:
@@ -73,9 +75,7 @@ def _ask(served: Service, body: CheckBody) -> Ask:
     return Ask(scope, paused, mps_applies=served.settings.brands[body.brand].mps)
 
 
-async def _unsafe(served: Service, brand: str, via: str | None) -> bool:
-    if via is None:
-        return False
+async def _unsafe(served: Service, brand: str, via: str) -> bool:
     if via not in served.settings.brands[brand].targets:
         raise BadInput("unknown target", field="$.via")
     label = f"{brand}/{via}"
@@ -85,8 +85,10 @@ async def _unsafe(served: Service, brand: str, via: str | None) -> bool:
 
 async def asked(served: Service, body: CheckBody) -> Ask:
     """What a body asks for all of its items. Raises BadInput, Unavailable."""
-    unsafe = await _unsafe(served, body.brand, body.via)
-    return _ask(served, body)._replace(target_unsafe=unsafe)
+    ask = _ask(served, body)
+    if body.via is None:
+        return ask
+    return ask._replace(target_unsafe=await _unsafe(served, body.brand, body.via))
 
 
 def decide_all(
@@ -135,7 +137,6 @@ def _degraded(ask: Ask) -> Decision:
     return Decision(True, Reason.SERVICE)
 
 
-@spanned("decision.batch")
 async def _decisions(
     served: Service, brand: str, body: CheckBody, ask: Ask, moment: float
 ) -> list[Decision]:
@@ -259,13 +260,19 @@ def _answer(body: CheckBody, decisions: Sequence[Decision], *, degraded: bool = 
         )
         for item, decision in zip(body.to, decisions, strict=True)
     ]
-    allowed = sum(decision.allowed for decision in decisions)
-    _YES.inc(allowed)
-    _NO.inc(len(decisions) - allowed)
+    _count([decision.allowed for decision in decisions])
     answer: dict[str, Any] = {"results": results}
     if degraded:
         answer["degraded"] = True
     return Response(_encode(answer), media_type="application/json")
+
+
+def _count(allowed: Sequence[bool]) -> None:
+    """A counter takes a lock: what did not happen is not counted."""
+    if yes := sum(allowed):
+        _YES.inc(yes)
+    if no := len(allowed) - yes:
+        _NO.inc(no)
 
 
 def rfc3339(seconds: float | None) -> str | None:

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -38,8 +38,42 @@ IDLE_WITHIN = 30
 SHUTDOWN_WITHIN = 10
 
 
+WHOLE = "prefs.whole"
+"""In the scope of a request that has come to its end before anybody looks at it."""
+
+
 class TooLarge(Exception):
     """The headers of a request exceed HEADER_BYTES."""
+
+
+class Joined:
+    """A transport on which the head of an answer leaves with what follows it at once: uvicorn
+    writes them one after the other, each a system call and a packet."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._held = b""
+
+    def write(self, data: bytes) -> None:
+        if self._held:
+            data, self._held = self._held + data, b""
+            self._transport.write(data)
+        else:
+            self._held = data
+            self._loop.call_soon(self._let_go)
+
+    def close(self) -> None:
+        self._let_go()
+        self._transport.close()
+
+    def _let_go(self) -> None:
+        held, self._held = self._held, b""
+        if held:
+            self._transport.write(held)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 class Deadlines(HttpToolsProtocol):
@@ -57,7 +91,7 @@ class Deadlines(HttpToolsProtocol):
         self._large = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn itself narrows it
-        super().connection_made(transport)
+        super().connection_made(cast(asyncio.Transport, Joined(transport, self.loop)))
         self._wait(HEADERS_WITHIN)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -66,8 +100,6 @@ class Deadlines(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._in_headers and self._due is None:
-            self._wait(HEADERS_WITHIN)
         self._ended = False  # a request may come whole in one piece: its body is no header
         super().data_received(data)
         if self._in_headers and not self._ended:
@@ -75,6 +107,8 @@ class Deadlines(HttpToolsProtocol):
             if self._unfinished_bytes > HEADER_BYTES:
                 self._large = True
                 self.send_400_response("")
+            elif self._due is None:
+                self._wait(HEADERS_WITHIN)
 
     def on_headers_complete(self) -> None:
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
@@ -88,6 +122,7 @@ class Deadlines(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._in_headers, self._whole = True, True
         self._ended, self._unfinished_bytes = True, 0
+        self.scope[WHOLE] = True  # type: ignore[literal-required]  # ours, beside the names of ASGI
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -138,13 +173,14 @@ class Deadlines(HttpToolsProtocol):
 
 
 class BodyDeadline:
-    """Ends a request whose body stalls: Stalled is raised where the body is read."""
+    """Ends a request whose body stalls: Stalled is raised where the body is read. Most bodies came
+    with their headers."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope.get(WHOLE):
             await self._app(scope, receive, send)
             return
         whole = False
