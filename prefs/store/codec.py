@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import lru_cache
 
 import msgspec
@@ -39,6 +39,14 @@ class HeldRow(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     pauses: list[tuple[int, str, int]] = []
     screening: list[int | None] = []
 
+    @property
+    def plain(self) -> bool:
+        """Views are all that it holds, and none is a pause."""
+        more = self.restricted or self.reminders_kept or self.undeliverable
+        return not (more or self.pauses or self.screening)
+
+
+Views = Sequence[tuple[int, str, int, int, int]]
 
 _pack = msgspec.msgpack.Encoder().encode
 _state = msgspec.msgpack.Decoder(StateRow)
@@ -125,23 +133,26 @@ def _screening_row(screening: Screening) -> list[int | None]:
 
 def decode_held(raw: bytes) -> Held:
     row = _held.decode(raw)
-    return _held_of(row, row.views)
+    return held_of(row, row.views)
 
 
-def decode_about(raw: bytes, scope: Scope) -> Held:
-    """The same, with the views alone that a question about this scope needs."""
-    row = _held.decode(raw)
+def read_row(raw: bytes) -> HeldRow:
+    return _held.decode(raw)
+
+
+def views_about(row: HeldRow, scope: Scope) -> Views:
+    """Those alone that a question about this scope needs."""
     asked, topic = NUMBERS[scope.channel, scope.purpose], scope.topic or ""
-    return _held_of(row, [one for one in row.views if one[0] == asked and one[1] in ("", topic)])
+    return [one for one in row.views if one[0] == asked and one[1] in ("", topic)]
 
 
-def _held_of(row: HeldRow, chosen: Iterable[tuple[int, str, int, int, int]]) -> Held:
+def held_of(row: HeldRow, chosen: Views) -> Held:
+    """With these views of it."""
     views = {
         Scope(*PAIRS[number], topic or None): View(WORDS[word], BASES[basis], float(since))
         for number, topic, word, basis, since in chosen
     }
-    plain = not (row.restricted or row.reminders_kept or row.undeliverable)
-    if plain and not (row.pauses or row.screening):
+    if row.plain:
         return Held(views)
     for number, topic, end in row.pauses:
         scope = Scope(*PAIRS[number], topic or None)

@@ -31,7 +31,7 @@ from prefs.core.words import KIND_OF, Channel, Purpose
 from prefs.metrics import CHECKED
 from prefs.store import ledger, marks, permissions, subjects
 from prefs.store.access import ApiKey
-from prefs.store.codec import decode_about
+from prefs.store.answers import Answers
 from prefs.web.auth import needs, same_brand
 from prefs.web.bodies import BATCH_LIMIT, ITEMS, CheckBody, RefItem, parse, read_body
 from prefs.web.context import Service
@@ -101,25 +101,11 @@ def decide_all(
     return _decided(found, hashed, ask, now)
 
 
-class _Answers(dict[bytes | None, Decision]):
-    """What a permission row comes to for one question: many people were brought in together, and
-    equal rows are decided once."""
-
-    def __init__(self, ask: Ask, now: float) -> None:
-        self._ask = ask
-        self._now = now
-
-    def __missing__(self, row: bytes | None) -> Decision:
-        held = NOBODY if row is None else decode_about(row, self._ask.scope)
-        self[row] = decided = decide(self._ask, held, self._now)
-        return decided
-
-
 def _decided(
     found: Mapping[bytes, bytes], hashed: Iterable[Sequence[bytes]], ask: Ask, now: float
 ) -> list[Decision]:
     """For each item, hashed under every key; for none that is no identifier."""
-    answers = _Answers(ask, now)
+    answers = Answers(ask, now)
     return [answers[_first(found, hashes)] if hashes else INVALID for hashes in hashed]
 
 

@@ -1,13 +1,15 @@
-"""What a question needs of a permission row is all that it would read of the whole."""
+"""What permission rows come to is what would come of each by itself, read whole."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as some
+from msgspec.structs import replace
 
-from prefs.core.decision import Ask, Held, Screening, View, Word, decide
+from prefs.core.decision import NOBODY, Ask, Held, Screening, View, Word, decide
 from prefs.core.words import Basis, Channel, Purpose, Scope, offered
-from prefs.store.codec import decode_about, decode_held, encode_held
+from prefs.store.answers import Answers
+from prefs.store.codec import decode_held, encode_held
 
 TOPICS = (None, "offers", "news")
 PAIRS = [(channel, purpose) for channel in Channel for purpose in Purpose]
@@ -35,9 +37,22 @@ held = some.builds(
 asks = some.builds(Ask, scopes, some.booleans(), some.booleans(), some.booleans())
 
 
-@given(held, asks, some.integers(0, 2_000_000_000))
-def test_the_views_that_are_asked_about_decide_alike(held: Held, ask: Ask, now: int) -> None:
-    row = encode_held(held)
-    whole, about = decode_held(row), decode_about(row, ask.scope)
-    assert whole == held
-    assert decide(ask, about, float(now)) == decide(ask, whole, float(now))
+@given(some.lists(held, max_size=3), asks, some.integers(0, 2_000_000_000))
+def test_rows_together_are_answered_as_each_by_itself(
+    some_held: list[Held], ask: Ask, now: int
+) -> None:
+    answers = Answers(ask, float(now))
+    for one in [later for each in some_held for later in (each, _later(each))]:
+        row = encode_held(one)
+        assert decode_held(row) == one
+        assert answers[row] == decide(ask, one, float(now))
+    assert answers[None] == decide(ask, NOBODY, float(now))
+
+
+def _later(held: Held) -> Held:
+    """The same, each view by another while."""
+    views = {
+        scope: view._replace(since=(view.since or 0.0) + 10 * number)
+        for number, (scope, view) in enumerate(held.views.items(), 1)
+    }
+    return replace(held, views=views)
