@@ -13,20 +13,23 @@ from prefs.store.codec import decode_held, encode_held
 
 TOPICS = (None, "offers", "news")
 PAIRS = [(channel, purpose) for channel in Channel for purpose in Purpose]
-scopes = some.builds(
+EMAIL = Scope(Channel.EMAIL, Purpose.MARKETING)
+few = some.sampled_from([EMAIL, EMAIL._replace(topic="offers"), EMAIL._replace(topic="news")])
+"""So that questions and views meet."""
+scopes = few | some.builds(
     lambda pair, topic: Scope(pair[0], pair[1], topic if pair[1] is Purpose.MARKETING else None),
     some.sampled_from([pair for pair in PAIRS if offered(*pair)]),
     some.sampled_from(TOPICS),
 )
 times = some.none() | some.integers(0, 2_000_000_000).map(float)
-views = some.builds(
-    View,
+said = (
     some.sampled_from(list(Word)),
     some.none() | some.sampled_from(list(Basis)),
     some.integers(0, 2_000_000_000).map(float),
-    times,
 )
-held = some.builds(
+lasting, views = some.builds(View, *said, some.none()), some.builds(View, *said, times)
+plain = some.builds(Held, views=some.dictionaries(few, lasting, max_size=3))
+held = plain | some.builds(
     Held,
     views=some.dictionaries(scopes, views, max_size=6),
     restricted=some.booleans(),
