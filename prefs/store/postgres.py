@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import structlog
+import uvloop
 from asyncpg import InterfaceError as Refused
 from asyncpg import PostgresError
 from sqlalchemy import Connection, bindparam, func, select
@@ -84,7 +85,7 @@ class Loop:
     """A thread with an event loop of its own."""
 
     def __init__(self, name: str) -> None:
-        self._loop = asyncio.new_event_loop()
+        self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
         self._thread.start()
 
