@@ -1,8 +1,8 @@
 """Statements of the hot path: Core statements compiled once and run by the driver itself.
 
 Building and caching a statement anew costs several times what SQLite needs to run it. A
-`Statement` keeps the compiled text and the order of its parameters. On PostgreSQL, where the way
-there and back costs more than both, SQLAlchemy runs the same statement.
+`Statement` keeps the compiled text and the order of its parameters. What PostgreSQL's driver runs,
+and how, stands in `direct`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql.expression import Executable
 
+from prefs.store.direct import Direct
+
 LENGTHS = (1, 2, 4, 16, 64, 256, 1024)
 """On SQLite a list of keys is padded to one of these, so that few texts exist."""
 
 Row = Any
-"""A tuple; SQLAlchemy's own row where it runs the statement."""
+"""Unpacks like a tuple, and has no names."""
 
 
 class Statement:
@@ -27,6 +29,7 @@ class Statement:
 
     def __init__(self, statement: Executable) -> None:
         self._statement = statement
+        self._direct = Direct(statement)
         self._text: str | None = None
         self._names: Sequence[str] = ()
         self._fixed: Mapping[str, Any] = {}
@@ -48,15 +51,14 @@ class Statement:
 
     def run(self, conn: Connection, params: Mapping[str, Any]) -> Sequence[Row]:
         if conn.dialect.name != "sqlite":
-            done = conn.execute(self._statement, dict(params))
-            return done.all() if done.returns_rows else []
+            return self._direct.run(conn, params)
         return _raw(conn).execute(*self.on_sqlite(params)).fetchall()  # type: ignore[no-any-return]  # the driver is untyped
 
     def run_many(self, conn: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
         if not rows:
             return
         if conn.dialect.name != "sqlite":
-            conn.execute(self._statement, [dict(row) for row in rows])
+            self._direct.run_many(conn, rows)
             return
         text = self._text or self._compile()
         _raw(conn).executemany(text, [self._params(row) for row in rows])

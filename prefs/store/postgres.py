@@ -21,9 +21,12 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import structlog
+import uvloop
+from asyncpg import InterfaceError as Refused
+from asyncpg import PostgresError
 from sqlalchemy import Connection, bindparam, func, select
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from prefs.core.errors import SettingsError, Unavailable
@@ -46,6 +49,10 @@ READ_IDLE_MS = 60_000
 CONNECT_SECONDS = 5.0
 READERS = 4
 CONFLICTS = ("40001", "40P01")
+AWAY = ("08", "25P", "53", "55P03", "57", "58")
+"""How the codes of faults begin that lose a transaction: connection, resources, locks, shutdown."""
+FAULTS = (DBAPIError, PostgresError, Refused)
+"""SQLAlchemy's, and those of the driver where it runs a statement itself."""
 DURABLE = ("fsync", "synchronous_commit", "full_page_writes")
 
 log = structlog.get_logger()
@@ -78,7 +85,7 @@ class Loop:
     """A thread with an event loop of its own."""
 
     def __init__(self, name: str) -> None:
-        self._loop = asyncio.new_event_loop()
+        self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
         self._thread.start()
 
@@ -155,15 +162,21 @@ class PostgreSQL:
     @staticmethod
     def is_lost(fault: Exception) -> bool:
         """Whether the whole transaction is lost, not one statement alone."""
-        if not isinstance(fault, DBAPIError) or isinstance(fault, IntegrityError):
-            return False
-        lost = fault.connection_invalidated or isinstance(fault, (OperationalError, InterfaceError))
-        return lost or _state(fault) in (*CONFLICTS, "55P03")
+        state = _state(fault) or ""
+        if state in CONFLICTS or state.startswith(AWAY):
+            return True
+        if isinstance(fault, DBAPIError):
+            return fault.connection_invalidated or isinstance(
+                fault, (OperationalError, InterfaceError)
+            )
+        # A value that the driver cannot send is a ValueError too, and loses nothing.
+        return isinstance(fault, Refused) and not isinstance(fault, ValueError)
 
 
-def _state(fault: DBAPIError) -> str | None:
+def _state(fault: BaseException) -> str | None:
     """https://www.postgresql.org/docs/current/errcodes-appendix.html"""
-    return getattr(fault.orig, "sqlstate", None)
+    told = fault.orig if isinstance(fault, DBAPIError) else fault
+    return getattr(told, "sqlstate", None)
 
 
 def check_durable(conn: Connection) -> None:
@@ -185,8 +198,8 @@ def translated() -> Iterator[None]:
     stays inside."""
     try:
         yield
-    except (DBAPIError, OSError, TimeoutError) as fault:
-        if isinstance(fault, DBAPIError) and _state(fault) in CONFLICTS:
+    except (*FAULTS, OSError, TimeoutError) as fault:
+        if _state(fault) in CONFLICTS:
             raise Conflict from fault
         what = fault.orig if isinstance(fault, DBAPIError) else fault
         log.error("store_unavailable", fault=type(what).__name__)
