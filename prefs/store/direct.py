@@ -37,6 +37,10 @@ class Direct:
         self._text = str(compiled)
         return self._text
 
+    def text_of(self, given: Mapping[str, Any]) -> tuple[str, list[Any]]:
+        """Text and parameters, for the driver."""
+        return self._text or self._compile(), self._values(given)
+
     def run(self, conn: Connection, given: Mapping[str, Any]) -> Sequence[Any]:
         """Rows, as the driver's records: they unpack like tuples."""
         driver = begun(conn)

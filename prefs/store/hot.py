@@ -38,6 +38,10 @@ class Statement:
         """Text and parameters, for SQLite's driver."""
         return self._text or self._compile(), self._params(given)
 
+    def on_postgres(self, given: Mapping[str, Any]) -> tuple[str, list[Any]]:
+        """Text and parameters, for PostgreSQL's driver."""
+        return self._direct.text_of(given)
+
     def _compile(self) -> str:
         compiled = self._statement.compile(dialect=sqlite.dialect())  # type: ignore[attr-defined]  # every Core statement compiles
         self._names = compiled.positiontup or ()
@@ -89,6 +93,12 @@ class ByKeys:
         for text, given in self.on_sqlite(keys, params or {}):
             found += _raw(conn).execute(text, given).fetchall()
         return found
+
+    def on_postgres(
+        self, keys: Collection[Any], params: Mapping[str, Any]
+    ) -> tuple[str, list[Any]]:
+        """Text and parameters, for PostgreSQL's driver."""
+        return self._by_array.on_postgres({**params, "keys": sorted(keys)})
 
     def on_sqlite(
         self, keys: Collection[Any], params: Mapping[str, Any]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
@@ -22,6 +21,7 @@ from prefs.store import dialect, screenings
 from prefs.store.codec import decode_held, encode_held, with_screening
 from prefs.store.database import Database
 from prefs.store.hot import ByKeys, Statement
+from prefs.store.postgres import PostgreSQL
 from prefs.store.schema import delivery_facts, permissions
 from prefs.store.sqlite import SQLite
 
@@ -79,13 +79,18 @@ class LookUp:
         for one in together:
             wanted.setdefault(one.brand, set()).update(one.hashes)
         try:
-            found = await self._database.read(partial(_read_values, wanted=wanted))
+            found = {brand: await self._read(brand, hashes) for brand, hashes in wanted.items()}
         except Exception as fault:  # noqa: BLE001  # whose question it was is told, or waits for ever
             for one in together:
                 one.fail(fault)
             return
         for one in together:
             one.end(found[one.brand])
+
+    async def _read(self, brand: str, hashes: Collection[bytes]) -> Mapping[bytes, bytes]:
+        assert isinstance(self._database.engine, PostgreSQL)  # noqa: S101  # as `of` knows
+        text, values = _VALUES.on_postgres(hashes, {"brand": brand})
+        return dict(await self._database.engine.line.ask(text, values))
 
 
 class _Asked(NamedTuple):
@@ -102,12 +107,6 @@ class _Asked(NamedTuple):
     def fail(self, fault: Exception) -> None:
         if not self.answer.done():
             self.answer.set_exception(fault)
-
-
-def _read_values(
-    conn: Connection, wanted: Mapping[str, set[bytes]]
-) -> dict[str, dict[bytes, bytes]]:
-    return {brand: rows(conn, brand, hashes) for brand, hashes in wanted.items()}
 
 
 def _look_up_hot(engine: SQLite, brand: str, hashes: Sequence[bytes]) -> dict[bytes, bytes]:

@@ -15,9 +15,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import structlog
@@ -27,7 +27,7 @@ from asyncpg import PostgresError
 from sqlalchemy import Connection, bindparam, func, select
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from prefs.core.errors import SettingsError, Unavailable
 from prefs.metrics import POOL
@@ -125,12 +125,52 @@ class Side:
         self._loop.close()
 
 
+class Line:
+    """A connection on the event loop of whoever asks, for look-ups of one statement: no thread is
+    woken for a question, and no transaction begun, as one statement sees one moment. Opened at its
+    first question, and anew after a fault."""
+
+    def __init__(self, url: URL) -> None:
+        self._url = url
+        self._kept: AsyncConnection | None = None
+        self._driver: Any = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def ask(self, text: str, values: Sequence[object]) -> list[Any]:
+        """The rows; one question at a time."""
+        with translated():
+            driver = await self._opened()
+            try:
+                found: list[Any] = await driver.fetch(text, *values, timeout=LOCK_MS / 1000)
+            except BaseException:  # also who is cut off in the midst of an answer
+                self.close()
+                raise
+            return found
+
+    async def _opened(self) -> Any:
+        loop = asyncio.get_running_loop()
+        if self._driver is None or self._loop is not loop or self._driver.is_closed():
+            self.close()
+            self._kept = await make_engine(self._url, read_only=True).connect()
+            self._driver = (await self._kept.get_raw_connection()).driver_connection
+            self._loop = loop
+        return self._driver
+
+    def close(self) -> None:
+        """From whatever thread, and when its loop has ended."""
+        driver, self._driver, self._kept = self._driver, None, None
+        if driver is not None:
+            with suppress(RuntimeError):
+                driver.terminate()
+
+
 class PostgreSQL:
     """Implements prefs.store.database.Engine."""
 
     def __init__(self, url: URL) -> None:
         self._writer = Side(url, "prefs-write-io", read_only=False)
         self._readers = Side(url, "prefs-read-io", read_only=True)
+        self.line = Line(url)
         self._closed = False
 
     def open(self) -> None:
@@ -139,6 +179,7 @@ class PostgreSQL:
     def close(self) -> None:
         if not self._closed:
             self._closed = True
+            self.line.close()
             self._readers.close()
             self._writer.close()
 
