@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,6 +33,7 @@ from sqlalchemy.engine import make_url
 from prefs.core.errors import Busy, PrefsError, Unavailable
 from prefs.core.spans import span
 from prefs.metrics import COMMITS, GROUPS
+from prefs.store.hot import ByKeys, Row
 from prefs.store.postgres import Conflict, PostgreSQL
 from prefs.store.sqlite import SQLite
 
@@ -65,6 +66,11 @@ class Engine(Protocol):
     def read(self, work: Callable[[Connection], T]) -> Future[T]: ...
 
     def read_now(self, work: Callable[[Connection], T]) -> T: ...
+
+    async def hot(
+        self, look_up: ByKeys, keys: Collection[Any], params: Mapping[str, Any]
+    ) -> list[Row]:
+        """Rows of a few keys, in the caller's event loop; one question at a time."""
 
     def is_lost(self, fault: Exception) -> bool:
         """Whether the whole transaction is lost, not one statement alone."""

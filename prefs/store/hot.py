@@ -113,10 +113,6 @@ class ByKeys:
             keyed = {f"key{number}": key for number, key in enumerate(part)}
             yield self._of_length(length).on_sqlite({**params, **keyed})
 
-    def of_one(self, key: Any, params: Mapping[str, Any]) -> tuple[str, list[Any]]:
-        """Text and parameters that find one key, for SQLite's driver."""
-        return self._of_length(1).on_sqlite({**params, "key0": key})
-
     def _of_length(self, length: int) -> Statement:
         if length not in self._padded:
             names: list[ColumnElement[Any]] = [bindparam(f"key{n}") for n in range(length)]

@@ -21,15 +21,10 @@ from prefs.store import dialect, screenings
 from prefs.store.codec import decode_held, encode_held, with_screening
 from prefs.store.database import Database
 from prefs.store.hot import ByKeys, Statement
-from prefs.store.postgres import PostgreSQL
 from prefs.store.schema import delivery_facts, permissions
-from prefs.store.sqlite import SQLite
 
 MOST_WAITING = 5000
 """Questions that may wait before programs are told to come back later."""
-
-MANY = 1000
-"""A question for more hashes is asked by itself: the others need not wait for it."""
 
 Facts = dict[tuple[str, bytes], set[tuple[Channel, Purpose]]]
 
@@ -42,9 +37,8 @@ _VALUES = ByKeys(
 
 
 class LookUp:
-    """Answers for programs that ask at the same time. On SQLite each is read in the event loop;
-    on PostgreSQL, where the way there and back costs most, those that come while one question is
-    under way are the next one, together."""
+    """Answers for programs that ask at the same time: those that come while one question is under
+    way are the next one, together. The way to the rows and back costs more than the rows."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -54,10 +48,6 @@ class LookUp:
     async def of(self, brand: str, hashes: Sequence[bytes]) -> Mapping[bytes, bytes]:
         """hash -> permission row; who has none holds nothing. Raises Unavailable; Busy when too
         many wait."""
-        if isinstance(self._database.engine, SQLite):
-            return _look_up_hot(self._database.engine, brand, hashes)
-        if len(hashes) > MANY:
-            return await self._database.read(lambda conn: rows(conn, brand, hashes))
         if len(self._waiting) > MOST_WAITING:
             raise Busy("too many ask at once", retry_after=1)
         asked = _Asked(brand, hashes, asyncio.get_running_loop().create_future())
@@ -88,9 +78,7 @@ class LookUp:
             one.end(found[one.brand])
 
     async def _read(self, brand: str, hashes: Collection[bytes]) -> Mapping[bytes, bytes]:
-        assert isinstance(self._database.engine, PostgreSQL)  # noqa: S101  # as `of` knows
-        text, values = _VALUES.on_postgres(hashes, {"brand": brand})
-        return dict(await self._database.engine.line.ask(text, values))
+        return dict(await self._database.engine.hot(_VALUES, hashes, {"brand": brand}))
 
 
 class _Asked(NamedTuple):
@@ -107,16 +95,6 @@ class _Asked(NamedTuple):
     def fail(self, fault: Exception) -> None:
         if not self.answer.done():
             self.answer.set_exception(fault)
-
-
-def _look_up_hot(engine: SQLite, brand: str, hashes: Sequence[bytes]) -> dict[bytes, bytes]:
-    if len(hashes) == 1:
-        return dict(engine.hot(*_VALUES.of_one(hashes[0], {"brand": brand})))
-    return {
-        hash_: value
-        for text, params in _VALUES.on_sqlite(hashes, {"brand": brand})
-        for hash_, value in engine.hot(text, params)
-    }
 
 
 def rows(conn: Connection, brand: str, hashes: Collection[bytes]) -> dict[bytes, bytes]:

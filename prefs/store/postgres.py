@@ -15,22 +15,25 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
+import asyncpg
 import structlog
 import uvloop
 from asyncpg import InterfaceError as Refused
-from asyncpg import PostgresError
+from asyncpg import InternalClientError, PostgresError
 from sqlalchemy import Connection, bindparam, func, select
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from prefs.core.errors import SettingsError, Unavailable
 from prefs.metrics import POOL
+from prefs.store.direct import WORDS
+from prefs.store.hot import ByKeys, Row
 
 T = TypeVar("T")
 
@@ -51,15 +54,16 @@ READERS = 4
 CONFLICTS = ("40001", "40P01")
 AWAY = ("08", "25P", "53", "55P03", "57", "58")
 """How the codes of faults begin that lose a transaction: connection, resources, locks, shutdown."""
-FAULTS = (DBAPIError, PostgresError, Refused)
-"""SQLAlchemy's, and those of the driver where it runs a statement itself."""
+FAULTS = (DBAPIError, PostgresError, Refused, InternalClientError)
+"""SQLAlchemy's, and those of the driver where it runs a statement itself: the last is what it says
+of a server that ended a connection at rest."""
 DURABLE = ("fsync", "synchronous_commit", "full_page_writes")
 
 log = structlog.get_logger()
 
 
-def make_engine(url: URL, *, read_only: bool = False) -> AsyncEngine:
-    settings = {
+def _settings(*, read_only: bool) -> dict[str, str]:
+    return {
         "application_name": "prefs",
         "timezone": "UTC",
         "jit": "off",
@@ -67,6 +71,10 @@ def make_engine(url: URL, *, read_only: bool = False) -> AsyncEngine:
         "idle_in_transaction_session_timeout": str(READ_IDLE_MS if read_only else IDLE_MS),
         "default_transaction_read_only": "on" if read_only else "off",
     }
+
+
+def make_engine(url: URL, *, read_only: bool = False) -> AsyncEngine:
+    settings = _settings(read_only=read_only)
     return create_async_engine(
         url.set(drivername="postgresql+asyncpg"),
         pool_size=READERS if read_only else 1,
@@ -131,8 +139,7 @@ class Line:
     first question, and anew after a fault."""
 
     def __init__(self, url: URL) -> None:
-        self._url = url
-        self._kept: AsyncConnection | None = None
+        self._where = WORDS.create_connect_args(url)[1]
         self._driver: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -151,14 +158,16 @@ class Line:
         loop = asyncio.get_running_loop()
         if self._driver is None or self._loop is not loop or self._driver.is_closed():
             self.close()
-            self._kept = await make_engine(self._url, read_only=True).connect()
-            self._driver = (await self._kept.get_raw_connection()).driver_connection
+            settings = _settings(read_only=True)
+            self._driver = await asyncpg.connect(
+                **self._where, server_settings=settings, timeout=CONNECT_SECONDS
+            )
             self._loop = loop
         return self._driver
 
     def close(self) -> None:
         """From whatever thread, and when its loop has ended."""
-        driver, self._driver, self._kept = self._driver, None, None
+        driver, self._driver = self._driver, None
         if driver is not None:
             with suppress(RuntimeError):
                 driver.terminate()
@@ -170,7 +179,7 @@ class PostgreSQL:
     def __init__(self, url: URL) -> None:
         self._writer = Side(url, "prefs-write-io", read_only=False)
         self._readers = Side(url, "prefs-read-io", read_only=True)
-        self.line = Line(url)
+        self._line = Line(url)
         self._closed = False
 
     def open(self) -> None:
@@ -179,7 +188,7 @@ class PostgreSQL:
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self.line.close()
+            self._line.close()
             self._readers.close()
             self._writer.close()
 
@@ -200,6 +209,11 @@ class PostgreSQL:
     def read_now(self, work: Callable[[Connection], T]) -> T:
         return self.read(work).result()
 
+    async def hot(
+        self, look_up: ByKeys, keys: Collection[Any], params: Mapping[str, Any]
+    ) -> list[Row]:
+        return await self._line.ask(*look_up.on_postgres(keys, params))
+
     @staticmethod
     def is_lost(fault: Exception) -> bool:
         """Whether the whole transaction is lost, not one statement alone."""
@@ -211,7 +225,8 @@ class PostgreSQL:
                 fault, (OperationalError, InterfaceError)
             )
         # A value that the driver cannot send is a ValueError too, and loses nothing.
-        return isinstance(fault, Refused) and not isinstance(fault, ValueError)
+        away = isinstance(fault, (Refused, InternalClientError))
+        return away and not isinstance(fault, ValueError)
 
 
 def _state(fault: BaseException) -> str | None:

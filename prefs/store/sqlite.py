@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import importlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -24,6 +24,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from prefs.core.errors import SettingsError, Unavailable
+from prefs.store.hot import ByKeys, Row
 
 T = TypeVar("T")
 
@@ -156,11 +157,14 @@ class SQLite:
         with translated(), self._readers.connect() as conn:
             return work(conn)
 
-    def hot(self, sql: str, params: Sequence[object]) -> list[Any]:
-        """Rows of a compiled statement on the event loop's own driver connection: for look-ups of
-        a few microseconds only."""
+    async def hot(
+        self, look_up: ByKeys, keys: Collection[Any], params: Mapping[str, Any]
+    ) -> list[Row]:
+        """On the event loop's own driver connection."""
         try:
-            found: list[Any] = (self._driver or self._connect()).execute(sql, params).fetchall()
+            driver, found = self._driver or self._connect(), []
+            for text, values in look_up.on_sqlite(keys, params):
+                found += driver.execute(text, values).fetchall()
         except (DBAPIError, library().Error) as fault:
             raise _away(fault) from fault
         return found

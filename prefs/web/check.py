@@ -42,6 +42,9 @@ _encode = msgspec.json.Encoder().encode
 
 T = TypeVar("T")
 
+MANY = 500
+"""More are answered beside the event loop: a click need not wait for them."""
+
 _YES, _NO = CHECKED.labels("yes"), CHECKED.labels("no")
 INVALID = Decision(False, Reason.INVALID_IDENTIFIER)
 
@@ -129,6 +132,10 @@ async def _decisions(
     if body.at is not None or any(_by_ref(item) for item in body.to):
         held = await served.database.read(lambda conn: _held_slowly(conn, served, brand, body))
         return [INVALID if one is None else decide(ask, one, moment) for one in held]
+    if len(body.to) > MANY:
+        return await served.database.read(
+            lambda conn: decide_all(conn, served, brand, ask, body.to)
+        )
     region, channel = served.settings.brands[brand].region, ask.scope.channel
     hashed = [_hashes(served, item, channel, region) for item in body.to]
     found = await served.look_up.of(brand, [hash_ for hashes in hashed for hash_ in hashes])

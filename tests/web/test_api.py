@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 
 from prefs.core.errors import Unavailable
-from prefs.store import ledger, permissions
+from prefs.store import ledger
 from prefs.store.permissions import LookUp
+from prefs.web.check import MANY
 from tests.served import Served, served
 
 ADA = "ada@example.co.uk"
+BOB = "bob@example.co.uk"
 
 
 @pytest.fixture
@@ -106,19 +108,43 @@ def test_a_check_in_the_past_folds_the_ledger(rt: Served) -> None:
     assert rt.post("/v1/check", asked).status_code == 422
 
 
-@pytest.mark.postgresql
 def test_a_fault_while_many_ask_together_is_told_to_each(
     rt: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object) -> None:
+    async def broken(*_: object) -> None:
         raise RuntimeError("a fault of ours")
 
     rt.consent(ADA)
     body = {"brand": "rt", "channel": "email", "purpose": "marketing", "to": [ADA]}
     with monkeypatch.context() as patched:
-        patched.setattr(permissions, "rows", broken)
+        patched.setattr(rt.runtime.database.engine, "hot", broken)
         assert rt.post("/v1/check", body).status_code == 500
     assert rt.reason(ADA) == "consent"
+
+
+@pytest.mark.postgresql
+def test_a_check_whose_connection_was_cut_finds_another(rt: Served) -> None:
+    """One may be answered as if the store were away: never wrongly."""
+    rt.consent(ADA)
+    assert rt.reason(ADA) == "consent"
+    cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%permissions%'"
+    others = f"{cut} AND pid <> pg_backend_pid() AND datname = current_database()"
+    gone = rt.runtime.database.read_now(lambda conn: conn.exec_driver_sql(others).all())
+    assert gone
+    assert rt.reason(ADA) in ("consent", "paused")
+    assert rt.reason(ADA) == "consent"
+
+
+def test_a_long_list_is_answered_as_each_of_it_alone(rt: Served) -> None:
+    rt.consent(ADA)
+    rt.say(BOB)
+    asked = [ADA, "no address", BOB, *[f"p{number}@example.co.uk" for number in range(MANY)]]
+    body = {"brand": "rt", "channel": "email", "purpose": "marketing", "to": asked}
+    results = rt.post("/v1/check", body).json()["results"]
+    assert [one["to"] for one in results] == asked
+    assert [one["reason"] for one in results] == [rt.reason(one) for one in asked[:4]] + (
+        ["no_basis"] * (MANY - 1)
+    )
 
 
 def test_the_store_away_denies_marketing_and_lets_reminders_go(
