@@ -108,6 +108,7 @@ def _measured(folder: Path, plan: Plan, jobs: Mapping[str, Job]) -> list[Figure]
 
 
 def _write(folder: Path, figures: Sequence[Figure], *, merge: bool) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "results.json"
     rows: dict[str, Any] = {one.name: one._asdict() for one in figures}
     if merge and path.exists():
