@@ -44,6 +44,8 @@ CALL_LIMIT = 8.0
 CONNECT_LIMIT = 3.0
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
 ATTEMPTS = 3
+BACKOFF = 0.2
+"""Seconds, at most, between the first two; twice as much before the next."""
 LONGEST_WAIT = 2.0
 """A Retry-After beyond this is not waited for inside a call."""
 MOST_PAUSE = 3600.0
@@ -252,7 +254,7 @@ def _worth_it(fault: BaseException) -> bool:
 def _wait(state: RetryCallState) -> float:
     fault = state.outcome.exception() if state.outcome else None
     asked = fault.retry_after if isinstance(fault, Temporary) else None
-    return max(asked or 0.0, wait_random_exponential(multiplier=0.2, max=1.0)(state))
+    return max(asked or 0.0, wait_random_exponential(multiplier=BACKOFF, max=1.0)(state))
 
 
 async def retried(call: Callable[[], Awaitable[T]], attempts: int = ATTEMPTS) -> T:

@@ -518,7 +518,7 @@ class Sdk:
 
             client = mailchimp_marketing.Client()
             client.set_config(
-                {"api_key": self._key, "server": "server", "timeout": http.CALL_LIMIT - 1}
+                {"api_key": self._key, "server": "server", "timeout": http.CALL_LIMIT * 7 / 8}
             )
             client.api_client.host = self._host
             self._threads.client = client

@@ -14,6 +14,7 @@ import pytest
 from argon2 import PasswordHasher
 from hypothesis import settings
 
+from connectors import http
 from prefs.store import staff
 from tests import empty
 from tests.connectors import specs
@@ -111,6 +112,14 @@ def cheap_passwords() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(staff, "_hasher", cheap)
         patched.setattr(staff, "_NOBODY", cheap.hash("nobody"))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hasty_retries() -> Iterator[None]:
+    """Half of the time of a connector's tests went by between its tries."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(http, "BACKOFF", 0.005)
         yield
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 from starlette.testclient import TestClient
 
 from prefs.app import (
@@ -29,7 +27,7 @@ from prefs.scan import Scan
 from prefs.store import access, marks
 from prefs.store.marks import Lease
 from prefs.web.server import config
-from tests import empty
+from tests import empty, prompt
 
 PUBLIC = "https://prefs.example.co.uk"
 
@@ -180,19 +178,18 @@ def listening(
     with socket.create_server(("127.0.0.1", port)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         runtime = opened(folder, extra, environ, clock, url)
-        server = uvicorn.Server(config(make_app(runtime, work=True), "127.0.0.1", 0))
-        server.config.loop = "asyncio"
-        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
-        thread.start()
+        served = config(make_app(runtime, work=True), "127.0.0.1", 0)
+        served.loop = "asyncio"
         try:
-            with httpx.Client(base_url=url, timeout=10, verify=False) as client:
+            with (
+                prompt.running(served, listener, "the service"),
+                httpx.Client(base_url=url, timeout=10, verify=False) as client,
+            ):
                 _until_answered(client)
                 made = Served(runtime, client, "", folder)
                 made.key = made.key_for("check,write,staff,rights,admin")
                 yield made
         finally:
-            server.should_exit = True
-            thread.join(15)
             runtime.close()
 
 

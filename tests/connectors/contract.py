@@ -472,7 +472,7 @@ class ConnectorContract:
 
     def test_a_time_out_after_the_work_is_unclear(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.run(lambda connector: connector.containers())  # a vendor's SDK is imported
-        monkeypatch.setattr(http, "CALL_LIMIT", 1.5)  # an SDK gives up a second earlier
+        monkeypatch.setattr(http, "CALL_LIMIT", 0.6)
         self.put(self.ref(1))
         self.twin.faults.add(
             "timeout_after_work",

@@ -52,6 +52,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import BaseRoute, Route
 from starlette.types import Message, Receive, Scope, Send
 
+from tests import prompt
 from tests.twins.courier import PLAIN, Compose, Courier, Letter, Sent, Travel, not_2xx
 from tests.twins.faults import Fault, Faults
 from tests.twins.page import Button, Mark, Row, render_page
@@ -661,23 +662,6 @@ class Twin(Generic[S]):
 # -- serving ---------------------------------------------------------------------------------
 
 
-class _Server(uvicorn.Server):
-    """Ends when told, instead of looking every 0.1 s: many tests start and end a twin."""
-
-    _loop: asyncio.AbstractEventLoop
-    _ended: asyncio.Event
-
-    async def main_loop(self) -> None:
-        self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
-        if not self.should_exit:
-            await self._ended.wait()
-
-    def end(self) -> None:
-        self.should_exit = True
-        with contextlib.suppress(AttributeError, RuntimeError):  # not begun, already over
-            self._loop.call_soon_threadsafe(self._ended.set)
-
-
 @contextlib.contextmanager
 def running(twin: T, port: int = 0) -> Iterator[tuple[T, str]]:
     """Serve the twin on 127.0.0.1 (port 0: a free one) from a thread: gives (twin, url).
@@ -686,40 +670,25 @@ def running(twin: T, port: int = 0) -> Iterator[tuple[T, str]]:
     listening = socket.create_server(("127.0.0.1", port), backlog=512)
     twin.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     twin._halt = None
-    server = _Server(
-        uvicorn.Config(
-            twin.app,
-            interface="asgi3",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            date_header=False,
-            server_header=False,
-            timeout_graceful_shutdown=1,
-        )
+    config = uvicorn.Config(
+        twin.app,
+        interface="asgi3",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        date_header=False,
+        server_header=False,
+        timeout_graceful_shutdown=1,
     )
-    thread = threading.Thread(target=server.run, args=([listening],), name=twin.name, daemon=True)
-    thread.start()
-    try:
-        _await_start(server, thread)
-        yield twin, twin.url
-    finally:
-        twin.courier.close()
-        server.end()
-        twin.halt()
-        thread.join(5.0)
-        listening.close()
+    with listening, prompt.running(config, listening, twin.name):
+        try:
+            yield twin, twin.url
+        finally:
+            twin.courier.close()
+            twin.halt()
     if twin.crashes:
         raise twin.crashes[0]
-
-
-def _await_start(server: uvicorn.Server, thread: threading.Thread) -> None:
-    deadline = time.monotonic() + 10
-    while not server.started:
-        if not thread.is_alive() or time.monotonic() > deadline:
-            raise RuntimeError("the twin did not start")
-        time.sleep(0.005)
 
 
 # -- small parts -----------------------------------------------------------------------------
