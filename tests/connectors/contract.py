@@ -445,6 +445,7 @@ class ConnectorContract:
         self, asked: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(http, "UNTOLD_PAUSE", 0.05)
+        monkeypatch.setattr(http, "LONGEST_WAIT", 0.5)  # what it answers counts, not its patience
         self.put(self.ref(1))
         text = (
             format_datetime(now() + timedelta(hours=9), usegmt=True) if asked == "date" else asked

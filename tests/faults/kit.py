@@ -1,4 +1,5 @@
-"""The real service as processes of its own, to be killed and frozen."""
+"""The real service as processes of its own, to be killed and frozen, and what tests do beside it:
+open it, make links and keys."""
 
 from __future__ import annotations
 
@@ -16,11 +17,25 @@ from pathlib import Path
 
 import httpx
 
+from prefs.app import Runtime, load_settings, open_runtime
+from prefs.core import identity
+from prefs.core.words import Channel, Purpose, Scope
+from prefs.links import make_links
+from prefs.store import access
 from tests import empty
 from tests.served import BASE
 
 FULL = os.environ.get("PREFS_FAULTS") == "full"
 SEED = 20260302
+EMAIL = Scope(Channel.EMAIL, Purpose.MARKETING)
+MAILCHIMP = """
+[brands.rt.targets.mailchimp]
+system = "mailchimp"
+mode = "live"
+base_url = "{url}"
+api_key = "env:MAILCHIMP"
+audiences = {{ a1 = ["treatments", "products", "offers", "competitions", "news"] }}
+"""
 
 
 def count(full: int) -> int:
@@ -30,6 +45,10 @@ def count(full: int) -> int:
 
 def dice(name: str) -> random.Random:
     return random.Random(f"{SEED} {name}")
+
+
+def address(number: int) -> str:
+    return f"p{number}@example.com"
 
 
 def free_port() -> int:
@@ -71,6 +90,34 @@ class Installation:
         other.url = f"http://127.0.0.1:{other.port}"
         other.environ = {**self.environ, "PREFS__LISTEN": f"127.0.0.1:{other.port}"}
         return other
+
+    @contextmanager
+    def opened(self) -> Iterator[Runtime]:
+        """Its runtime here, beside the processes."""
+        runtime = open_runtime(load_settings(self.config, self.environ))
+        try:
+            yield runtime
+        finally:
+            runtime.close()
+
+    def key(self, *scopes: str) -> str:
+        with self.opened() as runtime:
+            _, key = runtime.database.write_now(
+                lambda conn: access.add_key(conn, "rt", list(scopes), time.time())
+            )
+            return key
+
+    def links(self, people: int) -> list[str]:
+        """What unsubscribes each of so many."""
+        with self.opened() as runtime:
+            service, marketing = runtime.service, Purpose.MARKETING
+            of = [identity.email(address(number)) for number in range(people)]
+            return runtime.database.write_now(
+                lambda conn: [
+                    make_links(conn, service, "rt", one, None, marketing, None).unsubscribe
+                    for one in of
+                ]
+            )
 
     def start(self, *command: str) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:

@@ -14,8 +14,7 @@ import httpx
 import pytest
 from sqlalchemy import select
 
-from prefs.app import load_settings, open_runtime
-from prefs.store import access, marks
+from prefs.store import marks
 from prefs.store.database import make_engine
 from prefs.store.schema import receipts
 from tests.faults.kit import Installation, count, dice, end, say
@@ -43,7 +42,7 @@ class Scene:
 
     def __init__(self, made: Installation, twin: HubspotTwin) -> None:
         self.made, self.twin = made, twin
-        self.key = key_of(made)
+        self.key = made.key("write")
         self.engine = make_engine(made.database)
         self.workers: dict[int, subprocess.Popen[bytes]] = {}
 
@@ -69,16 +68,6 @@ class Scene:
     def outcomes(self) -> set[str]:
         wanted = select(receipts.c.outcome).where(receipts.c.target == LABEL)
         return self.engine.read_now(lambda conn: set(conn.execute(wanted).scalars()))
-
-
-def key_of(made: Installation) -> str:
-    runtime = open_runtime(load_settings(made.config, made.environ))
-    try:
-        scopes = ["write"]
-        _, key = runtime.database.write_now(lambda conn: access.add_key(conn, "rt", scopes, 0.0))
-        return key
-    finally:
-        runtime.close()
 
 
 @pytest.mark.timeout(1500)

@@ -11,15 +11,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from prefs.app import Runtime, load_settings, open_runtime
+from prefs.app import Runtime
 from prefs.core import identity
 from prefs.core.decision import Ask, Reason, decide
 from prefs.core.journal import Said
-from prefs.core.words import Channel, Purpose, Scope
 from prefs.journal import Found
-from prefs.links import make_links
 from prefs.store import ledger, permissions
-from tests.faults.kit import Installation, count, dice, end, say
+from tests.faults.kit import EMAIL, MAILCHIMP, Installation, address, count, dice, end, say
 from tests.served import eventually
 from tests.twins.kit import running
 from tests.twins.mailchimp import MailchimpTwin
@@ -29,19 +27,6 @@ pytestmark = [pytest.mark.long, pytest.mark.told_on("sqlite")]
 ROUNDS = count(200)
 A_ROUND = 40
 CLIENTS = 4
-TARGET = """
-[brands.rt.targets.mailchimp]
-system = "mailchimp"
-mode = "live"
-base_url = "{url}"
-api_key = "env:MAILCHIMP"
-audiences = {{ a1 = ["treatments", "products", "offers", "competitions", "news"] }}
-"""
-EMAIL = Scope(Channel.EMAIL, Purpose.MARKETING)
-
-
-def address(number: int) -> str:
-    return f"k{number}@example.com"
 
 
 @pytest.mark.timeout(3000)
@@ -51,9 +36,9 @@ def test_no_acknowledged_opt_out_is_lost(tmp_path: Path) -> None:
     with ExitStack() as stack:
         twin, url = stack.enter_context(running(MailchimpTwin()))
         twin.new_audience("a1")
-        made = Installation(tmp_path, TARGET.format(url=url), {"MAILCHIMP": twin.api_key})
+        made = Installation(tmp_path, MAILCHIMP.format(url=url), {"MAILCHIMP": twin.api_key})
         made.config.write_text(f'checkpoint = "file:checkpoints"\n{made.config.read_text()}')
-        links = mint(made, ROUNDS * A_ROUND)
+        links = made.links(ROUNDS * A_ROUND)
         for number in range(ROUNDS * A_ROUND):
             twin.new_member("a1", address(number))
         for round_ in range(ROUNDS):
@@ -63,27 +48,6 @@ def test_no_acknowledged_opt_out_is_lost(tmp_path: Path) -> None:
         reach_the_vendor(made, twin, acknowledged)
     say(f"kill -9: {ROUNDS} kills, {len(acknowledged)} acknowledged opt-outs, 0 lost")
     assert len(acknowledged) > ROUNDS
-
-
-def mint(made: Installation, people: int) -> list[str]:
-    runtime = open_runtime(load_settings(made.config, made.environ))
-    try:
-        return runtime.database.write_now(
-            lambda conn: [
-                make_links(
-                    conn,
-                    runtime.service,
-                    "rt",
-                    identity.email(address(number)),
-                    None,
-                    Purpose.MARKETING,
-                    None,
-                ).unsubscribe
-                for number in range(people)
-            ]
-        )
-    finally:
-        runtime.close()
 
 
 def one_round(
@@ -125,8 +89,7 @@ def click(links: list[str], numbers: list[int], answered: set[int]) -> None:
 def check(made: Installation, acknowledged: set[int]) -> None:
     """Everybody acknowledged is denied; state is the fold; the chain holds. Nobody is missing from
     the checkpoints, and they have nothing against the ledger."""
-    runtime = open_runtime(load_settings(made.config, made.environ))
-    try:
+    with made.opened() as runtime:
         hashes = {n: runtime.keys.hash(identity.email(address(n))) for n in acknowledged}
         held = runtime.database.read_now(
             lambda conn: permissions.read(conn, "rt", list(hashes.values()))
@@ -143,8 +106,6 @@ def check(made: Installation, acknowledged: set[int]) -> None:
         found = runtime.database.read_now(lambda conn: list(ledger.verify(conn, runtime.keys)))
         assert [one for one in found if isinstance(one, ledger.Finding)] == []
         check_journal(runtime, set(hashes.values()))
-    finally:
-        runtime.close()
 
 
 def check_journal(runtime: Runtime, hashes: set[bytes]) -> None:

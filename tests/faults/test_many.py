@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import cycle
@@ -18,15 +18,12 @@ import httpx
 import pytest
 from sqlalchemy import func, select
 
-from prefs.app import Runtime, load_settings, open_runtime
+from prefs.app import Runtime
 from prefs.core import identity
 from prefs.core.decision import NOBODY, Ask, decide
-from prefs.core.words import Channel, Purpose, Scope
 from prefs.store import ledger, permissions
 from prefs.store.schema import ledger as rows
-from tests.faults.kit import FULL, Installation, count, dice, end, say
-from tests.faults.test_frozen import key_of
-from tests.faults.test_kill import TARGET, address, mint
+from tests.faults.kit import EMAIL, FULL, MAILCHIMP, Installation, address, count, dice, end, say
 from tests.served import eventually
 from tests.twins.kit import running
 from tests.twins.mailchimp import MailchimpTwin
@@ -38,7 +35,6 @@ A_SECOND = 200 if FULL else 40
 APIS, WORKERS = 3, 4
 KILL_EVERY = 5.0
 LEASE = 2.0
-EMAIL = Scope(Channel.EMAIL, Purpose.MARKETING)
 PAIRS = count(10_000)
 
 
@@ -83,8 +79,8 @@ def test_workers_are_killed_and_frozen_and_nothing_is_lost(tmp_path: Path) -> No
         twin.new_audience("a1")
         for number in range(people):
             twin.new_member("a1", address(number))
-        made = Installation(tmp_path, TARGET.format(url=url), {"MAILCHIMP": twin.api_key})
-        links = mint(made, people)
+        made = Installation(tmp_path, MAILCHIMP.format(url=url), {"MAILCHIMP": twin.api_key})
+        links = made.links(people)
         apis = [made, *(made.beside() for _ in range(APIS - 1))]
         for one in apis:
             stack.enter_context(one.serving("--no-work"))
@@ -137,23 +133,14 @@ def once_each(made: Installation) -> int:
         .group_by(rows.c.subject_id)
         .having(func.count() == 1)
     )
-    with runtime_of(made) as runtime:
+    with made.opened() as runtime:
         return len(runtime.database.read_now(lambda conn: conn.execute(wanted).all()))
-
-
-@contextmanager
-def runtime_of(made: Installation) -> Iterator[Runtime]:
-    runtime = open_runtime(load_settings(made.config, made.environ))
-    try:
-        yield runtime
-    finally:
-        runtime.close()
 
 
 def check(made: Installation, people: Sequence[int]) -> None:
     """Everybody is denied; every state is the fold of its rows, every permission row what the
     states add up to, and the chain holds."""
-    with runtime_of(made) as runtime:
+    with made.opened() as runtime:
         hashes = [runtime.keys.hash(identity.email(address(number))) for number in people]
         read = runtime.database.read_now
         held = read(lambda conn: permissions.read(conn, "rt", hashes))
@@ -175,7 +162,7 @@ def _findings(runtime: Runtime) -> Iterator[ledger.Finding]:
 def test_opposite_wishes_at_the_same_instant(tmp_path: Path) -> None:
     """An opt-in and an opt-out of the same moment, at different processes: a tie is out."""
     made = Installation(tmp_path, "", {})
-    key = key_of(made)
+    key = made.key("write")
     apis = [made, *(made.beside() for _ in range(3))]
     with ExitStack() as stack:
         for one in apis:

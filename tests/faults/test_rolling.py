@@ -18,12 +18,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from prefs.app import Runtime, load_settings, open_runtime
+from prefs.app import Runtime
 from prefs.core import identity
 from prefs.core.decision import Ask, Reason, decide
-from prefs.core.words import Channel, Purpose, Scope
-from prefs.links import make_links
-from prefs.store import access, marks, permissions
+from prefs.store import marks, permissions
 from tests import empty as databases
 from tests import nginx
 from tests.faults import kit
@@ -33,19 +31,11 @@ from tests.twins.mailchimp import MailchimpTwin
 
 pytestmark = pytest.mark.long
 
-TARGET = """
-[brands.rt.targets.mailchimp]
-system = "mailchimp"
-mode = "live"
-base_url = "{url}"
-api_key = "env:MAILCHIMP"
-audiences = {{ a1 = ["treatments"] }}
-"""
 ROLLS = kit.count(10)
 SETTLED = 0.5
 """Seconds between one that came again and the next that goes: a request that found the first away
 is under way at the second, and nginx tries each once."""
-EMAIL, OUT = Scope(Channel.EMAIL, Purpose.MARKETING), Reason.OPTED_OUT
+OUT = Reason.OPTED_OUT
 NAMED = {"Host": "prefs.example.co.uk"}
 
 
@@ -53,15 +43,6 @@ NAMED = {"Host": "prefs.example.co.uk"}
 def postgresql(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several processes on one database: the engine that is made for it."""
     monkeypatch.setattr(databases, "engine", databases.POSTGRESQL)
-
-
-@contextmanager
-def opened(made: kit.Installation) -> Iterator[Runtime]:
-    runtime = open_runtime(load_settings(made.config, made.environ))
-    try:
-        yield runtime
-    finally:
-        runtime.close()
 
 
 def ready(port: int) -> int:
@@ -104,7 +85,12 @@ class Load:
                 self._post(client, "check", "/v1/check", self._question(number))
 
     def _question(self, number: int) -> bytes:
-        body = {"brand": "rt", "channel": "email", "purpose": "marketing", "to": [address(number)]}
+        body = {
+            "brand": "rt",
+            "channel": "email",
+            "purpose": "marketing",
+            "to": [kit.address(number)],
+        }
         return json.dumps(body).encode()
 
     def _post(self, client: httpx.Client, kind: str, path: str, content: bytes) -> bool:
@@ -117,29 +103,8 @@ class Load:
         return answer == 200
 
 
-def address(number: int) -> str:
-    return f"r{number}@example.com"
-
-
-def prepare(made: kit.Installation, people: int) -> tuple[list[str], str]:
-    """Paths of links, and a key."""
-    with opened(made) as runtime:
-        _, key = runtime.database.write_now(lambda conn: access.add_key(conn, "rt", ["check"], 0.0))
-        links = runtime.database.write_now(
-            lambda conn: [
-                make_links(
-                    conn,
-                    runtime.service,
-                    "rt",
-                    identity.email(address(number)),
-                    None,
-                    Purpose.MARKETING,
-                    None,
-                ).unsubscribe
-                for number in range(people)
-            ]
-        )
-    return [link.removeprefix(made.url) for link in links], key
+def paths(made: kit.Installation, people: int) -> list[str]:
+    return [link.removeprefix(made.url) for link in made.links(people)]
 
 
 @dataclass
@@ -205,7 +170,7 @@ def test_a_roll_behind_nginx_loses_no_click(tmp_path: Path) -> None:
     extra = 'allowed_hosts = ["prefs.example.co.uk"]\ntrusted_proxies = ["127.0.0.1"]\n'
     made = kit.Installation(tmp_path, "", {})
     made.config.write_text(extra + made.config.read_text())
-    links, key = prepare(made, 3000 * ROLLS)
+    links, key = paths(made, 3000 * ROLLS), made.key("check")
     with two(made) as rolling, nginx.running(tmp_path, rolling.ports) as url:
         load = Load(url, links, key)
         load.start()
@@ -218,10 +183,10 @@ def test_a_roll_behind_nginx_loses_no_click(tmp_path: Path) -> None:
     assert load.answers["click", 200] > 20 * ROLLS
     assert refused == {}
     assert {answer for _, answer in failed(load)} <= {CUT}
-    with opened(made) as runtime:
-        hashes = [runtime.keys.hash(identity.email(address(n))) for n in load.clicked]
+    with made.opened() as runtime:
+        hashes = [runtime.keys.hash(identity.email(kit.address(n))) for n in load.clicked]
         held = runtime.database.read_now(lambda conn: permissions.read(conn, "rt", hashes))
-    denied = {one for one, row in held.items() if decide(Ask(EMAIL), row, 0.0).reason is OUT}
+    denied = {one for one, row in held.items() if decide(Ask(kit.EMAIL), row, 0.0).reason is OUT}
     assert denied == set(hashes)
     logged = (tmp_path / "nginx-access.log").read_text() + (
         tmp_path / "nginx-error.log"
@@ -241,7 +206,7 @@ def made(tmp_path: Path) -> kit.Installation:
 def test_a_process_that_leaves_says_so_and_still_answers(made: kit.Installation) -> None:
     """Not ready at once, so that a proxy turns away; who comes all the same is served, and asked
     to come by another connection."""
-    links, _ = prepare(made, 2)
+    links = paths(made, 2)
     process = serve(made, made.port)
     try:
         until_ready(made, made.port, process)
@@ -264,7 +229,7 @@ def test_a_request_in_flight_is_answered_though_the_listener_is_closed(
 ) -> None:
     """Its body is still under way when the process is told to end."""
     made = kit.Installation(tmp_path, "", {"PREFS__DRAIN": "100ms"})
-    links, _ = prepare(made, 1)
+    links = paths(made, 1)
     process = serve(made, made.port)
     try:
         until_ready(made, made.port, process)
@@ -292,7 +257,7 @@ def test_who_comes_between_two_processes_waits_where_the_socket_was_handed_over(
     made: kit.Installation,
 ) -> None:
     """As systemd hands it over: the port stays open while one process follows another."""
-    links, _ = prepare(made, 1)
+    links = paths(made, 1)
     with socket.create_server(("127.0.0.1", made.port), backlog=16) as port:
         first = handed_over(made, port)
         until_ready(made, made.port, first)
@@ -327,10 +292,10 @@ def test_a_worker_that_ends_frees_its_lanes_for_another_at_once(tmp_path: Path) 
     """Its lease would have gone on for ten minutes."""
     with running(MailchimpTwin()) as (twin, url):
         environ = {"MAILCHIMP": twin.api_key, "PREFS__WORKER__LEASE": "10m"}
-        made = kit.Installation(tmp_path, TARGET.format(url=url), environ)
+        made = kit.Installation(tmp_path, kit.MAILCHIMP.format(url=url), environ)
         first = work(made)
         try:
-            with opened(made) as runtime:
+            with made.opened() as runtime:
                 eventually(lambda: holder(runtime), 20)
                 held_by = holder(runtime)
                 second = work(made)

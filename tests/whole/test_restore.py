@@ -15,24 +15,15 @@ from typing import Any
 import httpx
 import pytest
 
-from prefs.app import load_settings, open_runtime
 from prefs.store.database import Database
 from tests import empty, restore
-from tests.faults.kit import Installation
+from tests.faults.kit import MAILCHIMP, Installation
 from tests.served import eventually
 from tests.twins.kit import running
 from tests.twins.mailchimp import MailchimpTwin
 
 pytestmark = [pytest.mark.long, pytest.mark.told_on("postgresql")]
 
-EXTRA = """
-[brands.rt.targets.mailchimp]
-system = "mailchimp"
-mode = "live"
-base_url = "{url}"
-api_key = "env:MAILCHIMP"
-audiences = {{ a1 = ["treatments", "products", "offers", "competitions", "news"] }}
-"""
 PEOPLE = [f"p{number}@example.com" for number in range(110)]
 OUT = PEOPLE[:100]
 SCOPES = "check,write,staff,rights,admin"
@@ -123,7 +114,7 @@ def test_a_restored_backup_is_brought_up_to_date(
     tmp_path: Path, twin: tuple[MailchimpTwin, str]
 ) -> None:
     vendor, url = twin
-    extra = EXTRA.format(url=url)
+    extra = MAILCHIMP.format(url=url)
     made = Installation(tmp_path, extra, {"MAILCHIMP": vendor.api_key})
     text = made.config.read_text()
     made.config.write_text(f'checkpoint = "file:checkpoints"\n{text}')
@@ -174,8 +165,5 @@ def test_a_restored_backup_is_brought_up_to_date(
 
 def denied_as_before(made: Installation) -> None:
     """A restart finds nothing to complain of."""
-    runtime = open_runtime(load_settings(made.config, made.environ))
-    try:
+    with made.opened() as runtime:
         assert runtime.watch.paused is None
-    finally:
-        runtime.close()
