@@ -1,6 +1,6 @@
 # make demo, make test: nothing else is asked of a newcomer.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test both bench faults screenshots lint format clean
+.PHONY: help setup demo lint compiled test both bench faults screenshots format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,11 +9,14 @@ PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.13 3,$(shell python$(v) -c 'import
 UV := $(shell command -v uv 2>/dev/null)
 # Half of the time is waiting, so more than two cores carry.
 WORKERS ?= 4
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# Else each of the tests' processes compiles all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 help:
 	@echo "make demo    the story with vendor twins on this machine (DEMO_CHECK=1: run it alone)"
 	@echo "make test    lint and all tests"
-	@echo "make both    the tests, all that open a database on SQLite and on PostgreSQL"
+	@echo "make both    the tests, pages and long stories too on SQLite and on PostgreSQL"
 	@echo "make faults  kill, freeze and race the service, at full counts"
 	@echo "make bench   the figures (BENCH=--quick for a short run)"
 	@echo "make screenshots   pictures of every page, phone and desktop (TOUR=--whole: whole pages)"
@@ -52,11 +55,16 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# Compiled once, or every worker does it: pytest's own way takes ten seconds. The tests tell faults.
+compiled: $(VENV)/.dev
+	@$(BIN)/python -m pytest --collect-only -qq >/dev/null 2>&1 || true
+
+test: $(VENV)/.dev
+	@$(MAKE) --no-print-directory -j 2 lint compiled
+	$(PYTEST)
 
 both: $(VENV)/.dev
-	PREFS_TEST_ENGINES="sqlite postgresql" $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	PREFS_TEST_ENGINES="sqlite postgresql" $(PYTEST)
 
 faults: $(VENV)/.dev
 	PREFS_FAULTS=full $(BIN)/python -m pytest tests/faults -s --timeout 3000

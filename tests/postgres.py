@@ -29,9 +29,8 @@ import pytest
 from prefs.store import migrate
 
 NEWEST_FIRST = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-SETTINGS = {"shared_buffers": "32MB", "fsync": "off", "autovacuum": "off", "jit": "off"}
-"""To be changed before the first use. Without fsync a machine that loses its power may lose what
-was committed, which no test does; a server that is killed loses nothing."""
+SETTINGS = {"shared_buffers": "32MB"}
+"""To be changed before the first use."""
 _numbers = count(1)
 _free: list[str] = []
 _temporary = tempfile.gettempdir()
