@@ -22,7 +22,7 @@ from tests.hands import HANDS, Hands
 from tests.served import Served, eventually, listening
 from tests.twins.timely import COLUMNS, TimelyTwin
 
-pytestmark = pytest.mark.told_on("sqlite")
+pytestmark = [pytest.mark.long, pytest.mark.told_on("sqlite")]
 
 SCREENS = {
     "phone": ViewportSize(width=360, height=740),

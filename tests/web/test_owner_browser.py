@@ -30,7 +30,7 @@ from tests.twins.kit import running
 from tests.twins.mailchimp import MailchimpTwin
 from tests.web.test_browser import SCREENS
 
-pytestmark = pytest.mark.told_on("sqlite")
+pytestmark = [pytest.mark.long, pytest.mark.told_on("sqlite")]
 
 TARGETS = """
 [brands.rt.targets.mailchimp]

@@ -26,7 +26,7 @@ from prefs.core.words import Kind
 from tests import browser as chromium
 from tests.served import Served, eventually, listening
 
-pytestmark = pytest.mark.told_on("sqlite")
+pytestmark = [pytest.mark.long, pytest.mark.told_on("sqlite")]
 
 SCREENS = {
     "phone": ViewportSize(width=360, height=740),
