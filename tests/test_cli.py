@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -212,9 +213,9 @@ def test_doctor_tells_of_a_list_that_stands_nowhere_until_it_is_configured(
     path = configure(folder, KEAP)
     monkeypatch.setenv("KEAP", "a token of Keap")
     monkeypatch.setenv("HOOK", "a key of the hook")
-    with open_runtime(load_settings(path, os.environ)).database as database:
+    with closing(open_runtime(load_settings(path, os.environ))) as runtime:
         found = [(Container("a2", "VIP offers", sends=True), "unclassified")]
-        database.write_now(lambda conn: containers.keep(conn, "rt/keap", found, 1.0))
+        runtime.database.write_now(lambda conn: containers.keep(conn, "rt/keap", found, 1.0))
     (finding,) = answer("doctor", code=1)["findings"]
     assert "VIP offers (a2)" in finding
     configure(folder, KEAP + 'ignored_containers = ["a2"]\n')

@@ -66,6 +66,11 @@ def told(span: ReadableSpan) -> dict[str, object]:
     return {key.removeprefix("prefs."): value for key, value in (span.attributes or {}).items()}
 
 
+def urgent(exporter: InMemorySpanExporter) -> list[ReadableSpan]:
+    """Rounds that ended."""
+    return [one for one in named(exporter, "lane.round") if told(one)["urgent"]]
+
+
 def test_an_opt_out_can_be_followed_from_the_request_to_the_vendor(
     traced: InMemorySpanExporter, tmp_path: Path
 ) -> None:
@@ -78,12 +83,13 @@ def test_an_opt_out_can_be_followed_from_the_request_to_the_vendor(
             service.reason(AMY)
             eventually(lambda: named(traced, "lane.read_back"))
             eventually(lambda: twin.member("a1", AMY).status == "unsubscribed")
+            eventually(lambda: urgent(traced))
     (asked,) = named(traced, "POST /v1/preferences")
     assert told(asked) == {"status": 200}
     assert told(named(traced, "decision.batch")[0]) == {}
     assert told(named(traced, "intake.record")[0]) == {}
     assert any(told(one)["jobs"] for one in named(traced, "store.commit"))
-    rounds = [one for one in named(traced, "lane.round") if told(one)["urgent"]]
+    rounds = urgent(traced)
     assert told(rounds[0]) == {"target": "rt/mailchimp", "marks": 1, "urgent": True}
     applied = named(traced, "lane.apply")[0]
     assert applied.parent
