@@ -80,8 +80,9 @@ class Keyboard:
         self.page.keyboard.type(option)
 
     def _reach(self, one: Locator, has_focus: str = HAS_FOCUS) -> None:
+        wanted = one.element_handle()  # a locator looks for its element each time it is asked
         for _ in range(MOST):
-            if one.evaluate(has_focus):
+            if wanted.evaluate(has_focus):
                 return
             self.page.keyboard.press("Tab")
         raise AssertionError(f"{one} cannot be reached by keyboard")

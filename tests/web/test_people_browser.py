@@ -93,7 +93,7 @@ def link(rt: Served, kind: TokenKind, address: str) -> str:
 
 def focus(page: Page, locator: str) -> None:
     """Tab to what is wanted, as somebody without a mouse does."""
-    wanted = page.locator(locator).first
+    wanted = page.locator(locator).first.element_handle()
     for _ in range(90):
         page.keyboard.press("Tab")
         if wanted.evaluate("one => one === document.activeElement"):
