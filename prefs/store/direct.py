@@ -32,8 +32,8 @@ class Direct:
     def _compile(self) -> str:
         compiled = self._statement.compile(dialect=WORDS)  # type: ignore[attr-defined]  # every Core statement compiles
         self._names = compiled.positiontup or ()
-        said = ((name, compiled.params[name]) for name in self._names)
-        self._fixed = {name: value for name, value in said if value is not None}
+        said = (name for name in self._names if not compiled.binds[name].required)
+        self._fixed = {name: compiled.params[name] for name in said}  # None is a value too
         self._text = str(compiled)
         return self._text
 
