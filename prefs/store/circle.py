@@ -8,7 +8,7 @@ changes is locked too: no other transaction can work out the same permission row
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from sqlalchemy import Connection
@@ -58,26 +58,30 @@ class Circle:
         self._meet(named_ids | set(subjects.among(self._conn, self._controller, about)))
 
     def _keep(self, named: Collection[Named]) -> None:
-        hashes = {hash_ for one in named for hash_ in one.hashes}
-        known = {row.hash for row in self._find(hashes)}
+        """Those that are known are locked first, in the order of their hashes, then new ones are
+        added in it."""
+        rows = self._lock({hash_ for one in named for hash_ in one.hashes})
+        known = {row.hash for row in rows}
         new: dict[bytes, Named] = {}
         for one in named:
             if known.isdisjoint(one.hashes) and (one.identifier or one.hashes[0] not in new):
                 new[one.hashes[0]] = one
-        subjects.add_identifiers(
-            self._conn,
-            self._controller,
-            [(one.kind, hash_, one.identifier) for hash_, one in sorted(new.items())],
-            self._keys,
-            self._now,
-        )
-        rows = subjects.lock_hashes(self._conn, self._controller, hashes)
+        rows += self._add(new)
         self._rows = {row.hash: row for row in rows}
         self._hash = {row.id: row.hash for row in rows}
         self._spell(named)
 
-    def _find(self, hashes: Collection[bytes]) -> list[Found]:
-        return subjects.find_hashes(self._conn, self._controller, hashes)
+    def _lock(self, hashes: Collection[bytes]) -> list[Found]:
+        return subjects.lock_hashes(self._conn, self._controller, hashes)
+
+    def _add(self, new: Mapping[bytes, Named]) -> list[Found]:
+        """What another transaction added meanwhile is locked as it is. (Should that one wait for
+        us, one of both is begun anew.)"""
+        wanted = [(one.kind, hash_, one.identifier) for hash_, one in sorted(new.items())]
+        added = subjects.add_identifiers(
+            self._conn, self._controller, wanted, self._keys, self._now
+        )
+        return added + self._lock(new.keys() - {row.hash for row in added})
 
     def _spell(self, named: Iterable[Named]) -> None:
         """Rows that hold the hash only get their spelling again."""
@@ -105,16 +109,21 @@ class Circle:
 
     def _read_links(self, ids: set[int]) -> set[int]:
         """Whom the signals may be about, and all who share an identifier with them."""
-        self._sharers = subjects.linked_to(self._conn, [row.id for row in self._rows.values()])
-        ids = ids.union(*self._sharers.values())
-        if not ids:
-            return ids
-        known = subjects.hashes_of(self._conn, ids)
-        self._own = {id_: [of for of, _ in found] for id_, found in known.items()}
-        self._hash |= {of: hash_ for found in known.values() for of, hash_ in found}
-        others = {of for found in self._own.values() for of in found} - self._sharers.keys()
+        brought = {row.id for row in self._rows.values()}
+        known = subjects.around(self._conn, brought)
+        known |= {
+            id_: dict(found)
+            for id_, found in subjects.hashes_of(self._conn, ids - known.keys()).items()
+        }
+        self._own = {id_: list(found) for id_, found in known.items()}
+        self._sharers = {of: set() for of in brought}
+        for id_, found in known.items():
+            self._hash |= found
+            for of in found:
+                self._sharers.setdefault(of, set()).add(id_)
+        others = self._sharers.keys() - brought
         self._sharers |= subjects.linked_to(self._conn, others)
-        return ids.union(*self._sharers.values())
+        return set(known).union(*self._sharers.values())
 
     # --- asking --------------------------------------------------------------------------------
 

@@ -62,6 +62,15 @@ class Direct:
             text = self._text or self._compile()
             await_only(driver.executemany(text, [self._values(row) for row in rows]))
 
+    def run_each(self, conn: Connection, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+        """The same, with all that they return."""
+        driver = begun(conn)
+        if driver is None or len(rows) == 1:
+            return [found for row in rows for found in self.run(conn, row)]
+        text = self._text or self._compile()
+        every: list[Any] = await_only(driver.fetchmany(text, [self._values(row) for row in rows]))
+        return every
+
     def _values(self, given: Mapping[str, Any]) -> list[Any]:
         whole = {**self._fixed, **given} if self._fixed else given
         return [whole[name] for name in self._names]

@@ -67,6 +67,12 @@ class Statement:
         text = self._text or self._compile()
         _raw(conn).executemany(text, [self._params(row) for row in rows])
 
+    def run_each(self, conn: Connection, rows: Sequence[Mapping[str, Any]]) -> list[Row]:
+        """The same, with all that they return."""
+        if conn.dialect.name != "sqlite":
+            return self._direct.run_each(conn, rows)
+        return [found for row in rows for found in self.run(conn, row)]
+
 
 def _raw(conn: Connection) -> Any:
     return conn.connection.dbapi_connection

@@ -229,13 +229,14 @@ class Found(NamedTuple):
     spelled: bool
 
 
+_FOUND_COLUMNS = (
+    identifiers.c.id,
+    identifiers.c.kind,
+    identifiers.c.hash,
+    identifiers.c.spelling.is_not(None),
+)
 _FOUND = (
-    select(
-        identifiers.c.id,
-        identifiers.c.kind,
-        identifiers.c.hash,
-        identifiers.c.spelling.is_not(None),
-    )
+    select(*_FOUND_COLUMNS)
     .where(identifiers.c.controller == bindparam("controller"))
     .order_by(identifiers.c.hash)
 )
@@ -262,6 +263,7 @@ _ADD = Statement(
     dialect.insert(identifiers)
     .values({name: bindparam(name) for name in _ADDED})
     .on_conflict_do_nothing()
+    .returning(*_FOUND_COLUMNS)
 )
 
 
@@ -273,10 +275,10 @@ def add_identifiers(
     now: float,
     *,
     key_id: bytes | None = None,
-) -> None:
+) -> list[Found]:
     """Keep identifier rows: kind, hash under the newest key (or the one of this id), and what was
-    spelled out. One that is kept already stays as it is."""
-    _ADD.run_many(
+    spelled out. One that is kept already stays as it is. Returns those that were added."""
+    rows = _ADD.run_each(
         conn,
         [
             {
@@ -290,6 +292,7 @@ def add_identifiers(
             for kind, hash_, one in new
         ],
     )
+    return _found(rows)
 
 
 def spell(
@@ -370,6 +373,24 @@ def hashes_of(conn: Connection, subject_ids: Collection[int]) -> dict[int, list[
     found: dict[int, list[tuple[int, bytes]]] = {id_: [] for id_ in subject_ids}
     for subject_id, id_, hash_ in _HASHES.run(conn, found):
         found[subject_id].append((id_, hash_))
+    return found
+
+
+_have, _own = links.alias("have"), links.alias("own")
+_AROUND = ByKeys(
+    select(_own.c.subject_id, identifiers.c.id, identifiers.c.hash)
+    .select_from(_have)
+    .join(_own, _own.c.subject_id == _have.c.subject_id)
+    .join(identifiers, identifiers.c.id == _own.c.identifier_id),
+    _have.c.identifier_id,
+)
+
+
+def around(conn: Connection, identifier_ids: Collection[int]) -> dict[int, dict[int, bytes]]:
+    """Of everybody who has one of these identifiers: subject id -> identifier id -> hash."""
+    found: dict[int, dict[int, bytes]] = {}
+    for subject_id, id_, hash_ in _AROUND.run(conn, identifier_ids):
+        found.setdefault(subject_id, {})[id_] = hash_
     return found
 
 
