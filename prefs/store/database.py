@@ -23,8 +23,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar, cast
 
 import structlog
 from sqlalchemy import Connection
@@ -92,11 +91,44 @@ class Together(Generic[A, T]):
         self.run = run
 
 
+class _Answer:
+    """What becomes of a write, for somebody in an event loop. A Future that threads may wait for
+    costs several times as much."""
+
+    __slots__ = ("_given", "_loop", "future")
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._given = False
+        self.future: asyncio.Future[Any] = self._loop.create_future()
+
+    def set_running_or_notify_cancel(self) -> bool:
+        return not self.future.cancelled()
+
+    def done(self) -> bool:
+        return self._given
+
+    def set_result(self, result: Any) -> None:
+        self._tell(self.future.set_result, result)
+
+    def set_exception(self, fault: Exception) -> None:
+        self._tell(self.future.set_exception, fault)
+
+    def _tell(self, end: Callable[[Any], None], what: Any) -> None:
+        self._given = True
+        with suppress(RuntimeError):  # the loop has ended: nobody waits any more
+            self._loop.call_soon_threadsafe(self._end, end, what)
+
+    def _end(self, end: Callable[[Any], None], what: Any) -> None:
+        if not self.future.done():
+            end(what)
+
+
 @dataclass(slots=True, eq=False)
 class _Write:
     """A write that waits: a job, or something given to work that is done together."""
 
-    future: Future[Any]
+    answer: Future[Any] | _Answer
     job: Callable[[Connection], Any] | None = None
     lane: str | None = None
     together: Together[Any, Any] | None = None
@@ -163,31 +195,32 @@ class Database:
 
         Raises Unavailable when the store is away or stays locked.
         """
-        return await asyncio.wrap_future(self._submit(_Write(Future(), job)))
+        return cast(T, await self._answered(job))
 
     async def write_with(self, together: Together[A, T], given: A, *, patient: bool = True) -> T:
         """Have this done with what others give at the same time. Raises Busy for who is not patient
         when too much waits."""
         if not patient and self.waiting > WAITING:
             raise Busy("too much waits to be written", retry_after=RETRY_AFTER)
-        write = _Write(Future(), together=together, given=given)
-        return await asyncio.wrap_future(self._submit(write))
+        return cast(T, await self._answered(together=together, given=given))
 
     def of(self, lane: str) -> Store:
         """A lane's side: only what writes for the same lane, or alone, waits for it."""
         return _Side(self, lane)
 
     async def write_of(self, lane: str, job: Callable[[Connection], T]) -> T:
-        return await asyncio.wrap_future(self._submit(_Write(Future(), job, lane)))
+        return cast(T, await self._answered(job, lane))
 
-    def _submit(self, write: _Write) -> Future[Any]:
-        self._queue.put(write)
-        return write.future
+    async def _answered(self, *what: Any, **more: Any) -> Any:
+        answer = _Answer()
+        self._queue.put(_Write(answer, *what, **more))
+        return await answer.future
 
     def write_now(self, job: Callable[[Connection], T]) -> T:
         """The same as `write` for callers without an event loop."""
-        result: T = self._submit(_Write(Future(), job)).result()
-        return result
+        future: Future[T] = Future()
+        self._queue.put(_Write(future, job))
+        return future.result()
 
     async def read(self, job: Callable[[Connection], T]) -> T:
         return await asyncio.wrap_future(self.engine.read(job))
@@ -250,29 +283,37 @@ class Database:
         company."""
         units: dict[Any, list[_Write]] = {}
         for write in batch:
-            if write.future.set_running_or_notify_cancel():
+            if write.answer.set_running_or_notify_cancel():
                 company = write.together or write.lane if self.many_write else None
                 units.setdefault(company, []).append(write)
         return units.values()
 
     def _commit(self, unit: list[_Write]) -> None:
-        first = unit[0]
-        run = partial(self._run_only if len(unit) == 1 else self._run_all, unit=unit)
-        alone = first.together is None and first.lane is None
         try:
-            finished = self.engine.transaction(run, alone=alone, lane=first.lane)
+            finished = self._transaction(unit, self._run_whole if _is_one(unit) else self._run_all)
         except _Undone as undone:
-            finished = [_Done(first, None, undone.fault)]
+            if len(unit) > 1:
+                finished = self._transaction(unit, self._run_each)
+            else:
+                finished = [_Done(unit[0], None, undone.fault)]
         for write, result, fault in finished:
             if fault:
-                write.future.set_exception(fault)
+                write.answer.set_exception(fault)
             else:
-                write.future.set_result(result)
+                write.answer.set_result(result)
 
-    def _run_only(self, conn: Connection, unit: list[_Write]) -> list[_Done]:
-        """A write that nobody shares the transaction with: where it fails, that is rolled back."""
+    def _transaction(
+        self, unit: list[_Write], run: Callable[[Connection, list[_Write]], list[_Done]]
+    ) -> list[_Done]:
+        first = unit[0]
+        alone = first.together is None and first.lane is None
+        return self.engine.transaction(lambda conn: run(conn, unit), alone=alone, lane=first.lane)
+
+    def _run_whole(self, conn: Connection, unit: list[_Write]) -> list[_Done]:
+        """What nobody else shares the transaction with needs no savepoint: where it fails, all of
+        it is rolled back."""
         try:
-            return [_Done(unit[0], unit[0].run(conn), None)]
+            return _run_at_once(conn, unit)
         except Exception as fault:
             if self.engine.is_lost(fault):
                 raise
@@ -283,15 +324,13 @@ class Database:
 
     def _run_part(self, conn: Connection, part: list[_Write]) -> list[_Done]:
         """Writes that are done at once; each by itself where that fails."""
-        together = part[0].together
-        if together is None or len(part) == 1:
-            return [self._run_one(conn, write) for write in part]
-        results, fault = self._saved(
-            conn, lambda: together.run(conn, [write.given for write in part])
-        )
-        if fault:
-            return [self._run_one(conn, write) for write in part]
-        return [_Done(write, one, None) for write, one in zip(part, results, strict=True)]
+        finished, fault = self._saved(conn, lambda: _run_at_once(conn, part))
+        if fault is None:
+            return cast(list[_Done], finished)
+        return [_Done(part[0], None, fault)] if len(part) == 1 else self._run_each(conn, part)
+
+    def _run_each(self, conn: Connection, unit: list[_Write]) -> list[_Done]:
+        return [self._run_one(conn, write) for write in unit]
 
     def _run_one(self, conn: Connection, write: _Write) -> _Done:
         return _Done(write, *self._saved(conn, lambda: write.run(conn)))
@@ -347,8 +386,22 @@ def _parts(unit: Iterable[_Write]) -> Iterable[list[_Write]]:
     return parts.values()
 
 
+def _is_one(unit: list[_Write]) -> bool:
+    """Whether it is a single job, or one work that is done together."""
+    first = unit[0]
+    return len(unit) == 1 or (first.together is not None and len(list(_parts(unit))) == 1)
+
+
+def _run_at_once(conn: Connection, part: list[_Write]) -> list[_Done]:
+    together = part[0].together
+    if together is None:
+        return [_Done(write, write.run(conn), None) for write in part]
+    results = together.run(conn, [write.given for write in part])
+    return [_Done(write, one, None) for write, one in zip(part, results, strict=True)]
+
+
 def _fail(unit: Iterable[_Write], fault: Exception) -> None:
     error = fault if isinstance(fault, PrefsError) else Unavailable("the store did not answer")
     for write in unit:
-        if not write.future.done():
-            write.future.set_exception(error)
+        if not write.answer.done():
+            write.answer.set_exception(error)
