@@ -2,8 +2,8 @@
 
 A statement that goes through SQLAlchemy costs it a tenth of a millisecond, however often it ran
 before: several times what the driver takes. Here SQLAlchemy says a statement in PostgreSQL's words
-once. It begins and ends the transaction (the first statement is its own), so that both speak in the
-same one; what goes wrong is the driver's own fault then (`asyncpg.PostgresError`).
+once, and both speak in the same transaction; what goes wrong is the driver's own fault then
+(`asyncpg.PostgresError`). The first statement of a read is SQLAlchemy's, which begins there.
 """
 
 from __future__ import annotations

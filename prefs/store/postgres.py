@@ -28,11 +28,11 @@ from asyncpg import InternalClientError, PostgresError
 from sqlalchemy import Connection, bindparam, func, select
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from prefs.core.errors import SettingsError, Unavailable
 from prefs.metrics import POOL
-from prefs.store.direct import WORDS
+from prefs.store.direct import WORDS, Direct
 from prefs.store.hot import ByKeys, Row
 
 T = TypeVar("T")
@@ -41,9 +41,11 @@ WRITERS = 0x7072656673
 """The advisory lock of whoever writes ("prefs")."""
 LANES = 0x6C616E65
 """With a hash of its name: the advisory lock of a lane ("lane")."""
-_ALONE = select(func.pg_advisory_xact_lock(WRITERS))
-_SHARED = select(func.pg_advisory_xact_lock_shared(WRITERS))
-_OF_LANE = select(func.pg_advisory_xact_lock(LANES, func.hashtext(bindparam("lane"))))
+_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
+_ALONE = f"{_BEGIN}; SELECT pg_advisory_xact_lock({WRITERS})"
+_SHARED = f"{_BEGIN}; SELECT pg_advisory_xact_lock_shared({WRITERS})"
+"""Begin and lock in one way there and back."""
+_OF_LANE = Direct(select(func.pg_advisory_xact_lock(LANES, func.hashtext(bindparam("lane")))))
 LOCK_MS = 5000
 IDLE_MS = 2000
 """Less than LOCK_MS: who waits for somebody frozen gets the lock."""
@@ -82,7 +84,7 @@ def make_engine(url: URL, *, read_only: bool = False) -> AsyncEngine:
         pool_size=READERS if read_only else 1,
         max_overflow=0,
         pool_timeout=LOCK_MS / 1000,
-        isolation_level="REPEATABLE READ" if read_only else "READ COMMITTED",
+        isolation_level="REPEATABLE READ" if read_only else "AUTOCOMMIT",
         connect_args={"server_settings": settings, "timeout": CONNECT_SECONDS},
     )
 
@@ -135,6 +137,46 @@ class Side:
         self._loop.close()
 
 
+class Writer(Side):
+    """Begins and ends its transactions itself; to SQLAlchemy it is as if there were none."""
+
+    def __init__(self, url: URL, name: str) -> None:
+        super().__init__(url, name, read_only=False)
+
+    def transaction(self, begin: str, work: Callable[[Connection], T]) -> Future[T]:
+        return self._loop.submit(self._transaction(begin, work))
+
+    async def _transaction(self, begin: str, work: Callable[[Connection], T]) -> T:
+        asked = time.monotonic()
+        with translated():
+            async with self._engine.connect() as conn:
+                self._wait.observe(time.monotonic() - asked)
+                driver: Any = (await conn.get_raw_connection()).driver_connection
+                try:
+                    await driver.execute(begin)
+                    done = await conn.run_sync(work)
+                    await _commit(driver)
+                except BaseException:
+                    await _undo(conn, driver)
+                    raise
+                return done
+
+
+async def _commit(driver: Any) -> None:
+    """Raises Conflict where a fault that somebody overlooked had ended the transaction: the server
+    takes such a COMMIT for a ROLLBACK, and says so without a fault."""
+    if await driver.execute("COMMIT") != "COMMIT":
+        raise Conflict
+
+
+async def _undo(conn: AsyncConnection, driver: Any) -> None:
+    """A connection that cannot even do that is used no more."""
+    with suppress(*FAULTS, OSError, TimeoutError):
+        await driver.execute("ROLLBACK")
+        return
+    await conn.invalidate()
+
+
 class Line:
     """A connection on the event loop of whoever asks, for look-ups of one statement: no thread is
     woken for a question, and no transaction begun, as one statement sees one moment. Opened at its
@@ -179,7 +221,7 @@ class PostgreSQL:
     """Implements prefs.store.database.Engine."""
 
     def __init__(self, url: URL) -> None:
-        self._writer = Side(url, "prefs-write-io", read_only=False)
+        self._writer = Writer(url, "prefs-write-io")
         self._readers = Side(url, "prefs-read-io", read_only=True)
         self._line = Line(url)
         self._closed = False
@@ -197,13 +239,12 @@ class PostgreSQL:
     def transaction(
         self, work: Callable[[Connection], T], *, alone: bool = True, lane: str | None = None
     ) -> T:
-        def locked(conn: Connection) -> T:
-            conn.execute(_ALONE if alone else _SHARED)
-            if lane is not None:
-                conn.execute(_OF_LANE, {"lane": lane})
+        def of_lane(conn: Connection) -> T:
+            _OF_LANE.run(conn, {"lane": lane})
             return work(conn)
 
-        return self._writer.submit(locked).result()
+        begin = _ALONE if alone else _SHARED
+        return self._writer.transaction(begin, work if lane is None else of_lane).result()
 
     def read(self, work: Callable[[Connection], T]) -> Future[T]:
         return self._readers.submit(work)

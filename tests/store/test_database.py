@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,11 +17,12 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, insert, select, text
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError
 
 from prefs.core.errors import SettingsError, Unavailable
 from prefs.core.keys import Keyring
 from prefs.store import migrate, postgres, sqlite
-from prefs.store.database import Database
+from prefs.store.database import Database, Together
 from prefs.store.keys import check_keys
 from prefs.store.schema import PARTITIONED, counters, metadata
 from tests import empty
@@ -121,6 +124,66 @@ def test_a_job_that_fails_loses_its_own_writes_only(database: Database) -> None:
     assert (first, third) == ("one", "two")
     assert isinstance(second, ValueError)
     assert database.read_now(names) == {"one", "two"}
+
+
+def test_one_that_fails_among_many_together_takes_nobody_along(database: Database) -> None:
+    def run(conn: Connection, given: Sequence[str]) -> list[str]:
+        written = [add(name)(conn) for name in given]
+        if "bad" in given:
+            raise ValueError("no")
+        return written
+
+    together = Together(run)
+
+    async def many() -> list[object]:
+        first = database.write(lambda _: time.sleep(0.1))  # meanwhile the others gather
+        given = (database.write_with(together, name) for name in ("one", "bad", "two"))
+        _, *found = await asyncio.gather(first, *given, return_exceptions=True)
+        return list(found)
+
+    one, bad, two = asyncio.run(many())
+    assert (one, two) == ("one", "two")
+    assert isinstance(bad, ValueError)
+    assert database.read_now(names) == {"one", "two"}
+
+
+def test_who_gives_up_before_the_writer_begins_is_not_written(database: Database) -> None:
+    async def main() -> str:
+        first = asyncio.create_task(database.write(lambda _: time.sleep(0.1)))
+        await asyncio.sleep(0.02)
+        second = asyncio.create_task(database.write(add("given up")))
+        await asyncio.sleep(0.02)
+        second.cancel()
+        await first
+        return await database.write(add("after"))
+
+    assert asyncio.run(main()) == "after"
+    assert database.read_now(names) == {"after"}
+
+
+@pytest.mark.postgresql
+def test_a_write_whose_fault_was_overlooked_is_not_acknowledged(database: Database) -> None:
+    """PostgreSQL ends the transaction at a fault, and takes its COMMIT without one."""
+
+    def careless(conn: Connection) -> str:
+        add("first")(conn)
+        with suppress(DBAPIError):
+            conn.exec_driver_sql("SELECT nothing FROM nowhere")
+        return "done"
+
+    with pytest.raises(Unavailable):
+        database.write_now(careless)
+    assert database.read_now(names) == set()
+
+
+@pytest.mark.postgresql
+def test_a_connection_that_was_cut_off_is_replaced(database: Database) -> None:
+    def cut(conn: Connection) -> None:
+        conn.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    with pytest.raises(Unavailable):
+        database.write_now(cut)
+    assert database.write_now(add("after")) == "after"
 
 
 def test_the_same_key_twice_fails_the_second_alone(database: Database) -> None:
