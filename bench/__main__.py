@@ -71,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         plan = replace(plan, people=given.people)
     chosen = {name: job for name, job in JOBS.items() if not given.only or name in given.only}
     postgres.SETTINGS |= {"shared_buffers": "256MB", "max_wal_size": "4GB"}
+    postgres.on_disk = True  # in memory a commit would cost nothing
     with tempfile.TemporaryDirectory(prefix="prefs-bench-") as folder:
         figures = _measured(Path(folder), plan, chosen)
     _write(given.out, figures, merge=bool(given.only))

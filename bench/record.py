@@ -103,7 +103,8 @@ def record_many_pg(data: Data, plan: Plan) -> list[Figure]:
     """64 clients, PostgreSQL: acknowledged/s ÷ the same rows with one transaction each through
     asyncpg. Those are the very rows that our records of this round wrote, read back from the
     tables, written into a database that was the same before: 64 tasks, a pool of 16 connections,
-    prepared statements. One API process and one worker (which seals) are ours."""
+    prepared statements, the event loop that we use too, the same server on the same disk. One API
+    process and one worker (which seals) are ours."""
     url = data.copy(data.postgres(plan.few))
     other = data.copy(data.postgres(plan.few))
     made = Installation(data.folder, url)

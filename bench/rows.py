@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import asyncpg
+import uvloop
 
 POOL, TASKS = 16, 64
 KEYS = {
@@ -115,4 +116,4 @@ async def main(source: str, target: str, after: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+    uvloop.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))

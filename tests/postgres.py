@@ -30,7 +30,8 @@ from prefs.store import migrate
 
 NEWEST_FIRST = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
 SETTINGS = {"shared_buffers": "32MB"}
-"""To be changed before the first use."""
+on_disk = False
+"""Both to be changed before the first use."""
 _numbers = count(1)
 _free: list[str] = []
 _temporary = tempfile.gettempdir()
@@ -143,7 +144,7 @@ def _programs() -> Path:
 def _place() -> str:
     """In memory where there is room: thousands of databases are made, and each commit is synced."""
     memory = Path("/dev/shm")
-    roomy = memory.is_dir() and shutil.disk_usage(memory).free > ROOM
+    roomy = not on_disk and memory.is_dir() and shutil.disk_usage(memory).free > ROOM
     return str(memory) if roomy else _temporary
 
 
