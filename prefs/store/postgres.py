@@ -70,7 +70,9 @@ def _settings(*, read_only: bool) -> dict[str, str]:
         "timezone": "UTC",
         "jit": "off",
         # What writes looks up by keys alone: to plan that anew each time costs more than to do it.
+        # A plan that is kept must be none that was made for a table of one page.
         "plan_cache_mode": "auto" if read_only else "force_generic_plan",
+        "enable_seqscan": "on" if read_only else "off",
         "lock_timeout": str(LOCK_MS),
         "idle_in_transaction_session_timeout": str(READ_IDLE_MS if read_only else IDLE_MS),
         "default_transaction_read_only": "on" if read_only else "off",
