@@ -91,7 +91,7 @@ class Together(Generic[A, T]):
         self.run = run
 
 
-class _Answer:
+class _Answer(Generic[T]):
     """What becomes of a write, for somebody in an event loop. A Future that threads may wait for
     costs several times as much."""
 
@@ -100,7 +100,7 @@ class _Answer:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._given = False
-        self.future: asyncio.Future[Any] = self._loop.create_future()
+        self.future: asyncio.Future[T] = self._loop.create_future()
 
     def set_running_or_notify_cancel(self) -> bool:
         return not self.future.cancelled()
@@ -108,7 +108,7 @@ class _Answer:
     def done(self) -> bool:
         return self._given
 
-    def set_result(self, result: Any) -> None:
+    def set_result(self, result: T) -> None:
         self._tell(self.future.set_result, result)
 
     def set_exception(self, fault: Exception) -> None:
@@ -128,7 +128,7 @@ class _Answer:
 class _Write:
     """A write that waits: a job, or something given to work that is done together."""
 
-    answer: Future[Any] | _Answer
+    answer: Future[Any] | _Answer[Any]
     job: Callable[[Connection], Any] | None = None
     lane: str | None = None
     together: Together[Any, Any] | None = None
@@ -195,24 +195,23 @@ class Database:
 
         Raises Unavailable when the store is away or stays locked.
         """
-        return cast(T, await self._answered(job))
+        return await self._answered(_Answer(), job)
 
     async def write_with(self, together: Together[A, T], given: A, *, patient: bool = True) -> T:
         """Have this done with what others give at the same time. Raises Busy for who is not patient
         when too much waits."""
         if not patient and self.waiting > WAITING:
             raise Busy("too much waits to be written", retry_after=RETRY_AFTER)
-        return cast(T, await self._answered(together=together, given=given))
+        return await self._answered(_Answer(), together=together, given=given)
 
     def of(self, lane: str) -> Store:
         """A lane's side: only what writes for the same lane, or alone, waits for it."""
         return _Side(self, lane)
 
     async def write_of(self, lane: str, job: Callable[[Connection], T]) -> T:
-        return cast(T, await self._answered(job, lane))
+        return await self._answered(_Answer(), job, lane)
 
-    async def _answered(self, *what: Any, **more: Any) -> Any:
-        answer = _Answer()
+    async def _answered(self, answer: _Answer[T], *what: Any, **more: Any) -> T:
         self._queue.put(_Write(answer, *what, **more))
         return await answer.future
 
