@@ -68,7 +68,7 @@ class Standing(Struct, frozen=True, array_like=True, omit_defaults=True):
 
     @property
     def strongest(self) -> Out | None:
-        return max(self.outs, key=_weight, default=None)
+        return max(self.outs, key=_weight) if self.outs else None
 
     @property
     def lasting(self) -> tuple[Out, ...]:
