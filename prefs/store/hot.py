@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Connection, Select, any_, bindparam
@@ -76,13 +77,18 @@ class Statement:
             return self._direct.run(conn, params)
         return _raw(conn).execute(*self.on_sqlite(params)).fetchall()  # type: ignore[no-any-return]  # the driver is untyped
 
-    def walk(self, conn: Connection) -> Iterator[tuple[Any, ...]]:
+    def walk(
+        self, conn: Connection, params: Mapping[str, Any] = MappingProxyType({})
+    ) -> Iterator[tuple[Any, ...]]:
         """The rows of a long walk, few of them held at once."""
         if conn.dialect.name != "sqlite":
-            return map(tuple, conn.execute(self._statement, execution_options={"yield_per": PART}))
+            options = {"yield_per": PART}
+            return map(
+                tuple, conn.execute(self._statement, dict(params), execution_options=options)
+            )
         if not conn.in_transaction():
             conn.begin()  # one walk after another sees the same
-        walked: Iterator[tuple[Any, ...]] = _raw(conn).execute(*self.on_sqlite({}))
+        walked: Iterator[tuple[Any, ...]] = _raw(conn).execute(*self.on_sqlite(params))
         return walked
 
     def run_many(self, conn: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
