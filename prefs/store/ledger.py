@@ -327,9 +327,9 @@ class Finding(NamedTuple):
 def verify(conn: Connection, keys: Keyring) -> Iterator[Finding | int]:
     """Walk the whole ledger. Yields findings, and now and then (as a plain number) how many rows
     were read, so that a caller can show progress."""
-    yield from _verify_chain(conn)
-    yield from _verify_payloads(conn, keys)
-    yield from _verify_subjects(conn)
+    yield from verify_chain(conn)
+    yield from verify_payloads(conn, keys)
+    yield from verify_subjects(conn)
 
 
 _CHAIN = Statement(
@@ -339,7 +339,8 @@ _CHAIN = Statement(
 )
 
 
-def _verify_chain(conn: Connection) -> Iterator[Finding | int]:
+def verify_chain(conn: Connection) -> Iterator[Finding | int]:
+    """Every sealed row in its place, as it was sealed."""
     previous, expected = GENESIS, 0
     for row in _CHAIN.walk(conn):
         n, hash_ = row[-2:]
@@ -362,7 +363,8 @@ _PAYLOADS = Statement(
 )
 
 
-def _verify_payloads(conn: Connection, keys: Keyring) -> Iterator[Finding | int]:
+def verify_payloads(conn: Connection, keys: Keyring) -> Iterator[Finding]:
+    """The payload of every row, as the row names it."""
     for n, id_, hash_, *payload in _PAYLOADS.walk(conn):
         if payload[-1] is None:
             yield Finding(n, id_, f"the payload of event {id_} is gone, and no erasure explains it")
@@ -385,7 +387,7 @@ _STATES = Statement(
 )
 
 
-def _verify_subjects(conn: Connection) -> Iterator[Finding | int]:
+def verify_subjects(conn: Connection) -> Iterator[Finding]:
     """Revisions without a hole, and the stored state equal to the fold. One walk: asked for each
     subject alone, a million of them would take as many queries."""
     for (subject, last, state), group in groupby(_STATES.walk(conn), key=itemgetter(0, 1, 2)):
