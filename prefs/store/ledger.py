@@ -89,7 +89,7 @@ _HEAD = Statement(
     select(ledger.c.n, ledger.c.hash)
     .where(ledger.c.n.is_not(None))
     .order_by(ledger.c.n.desc())
-    .limit(1)
+    .limit(bindparam("most"))
 )
 
 
@@ -297,7 +297,7 @@ def count_unsealed(conn: Connection) -> int:
 
 
 def head(conn: Connection) -> tuple[int, bytes]:
-    for n, hash_ in _HEAD.run(conn, {}):
+    for n, hash_ in _HEAD.run(conn, {"most": 1}):
         return n, hash_
     return 0, GENESIS
 
