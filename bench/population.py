@@ -45,15 +45,6 @@ EVERY = [Scope(channel, Purpose.MARKETING) for channel in Channel]
 _pack = msgspec.msgpack.Encoder().encode
 
 
-class _Sealed(tuple[Any, ...]):
-    """The columns of the ledger that are sealed, as a row of a query gives them."""
-
-    __slots__ = ()
-
-    def __getattr__(self, name: str) -> Any:
-        return self[ledger.CANONICAL.index(name)]
-
-
 Rows = dict[str, list[tuple[Any, ...]]]
 
 
@@ -209,7 +200,7 @@ class Population:
         return ledger.Payload(self.payloads, hashlib.sha256(salt + body).digest())
 
     def _seal(self, rows: Rows, values: dict[str, Any]) -> None:
-        sealed = _Sealed(values[name] for name in ledger.CANONICAL)
+        sealed = ledger.Kept(**values)
         self.chained = ledger.chain(self.chained, sealed)
         self.tallied.append(sealed)
         values = {**values, "n": self.events, "hash": self.chained}

@@ -64,8 +64,7 @@ from prefs.settings import Address, Brand, Settings
 from prefs.settings import address as host_and_port
 from prefs.store import access, batches, marks, migrate, staff
 from prefs.store.staff import Role
-from prefs.verify import Verified
-from prefs.verify import verify as verify_
+from prefs.verify import Place, Verified, verify_large
 from prefs.web import bodies, people
 from prefs.web.check import asked
 from prefs.web.scrub.asking import Asking
@@ -315,9 +314,10 @@ def _verified(runtime: Runtime, *, quiet: bool) -> Verified:
             if not quiet:
                 status.update(f"{rows} rows read")
 
-        return runtime.database.read_now(
-            lambda conn: verify_(conn, runtime.intake, tell, runtime.checkpoints)
+        place = Place(
+            runtime.settings.database, runtime.settings.secret_keys, runtime.intake.brands
         )
+        return verify_large(runtime.database, place, runtime.intake, tell, runtime.checkpoints)
 
 
 # --- checkpoints -------------------------------------------------------------------------------

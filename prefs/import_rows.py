@@ -173,8 +173,8 @@ class Judge:
         if len(row) > self._width and any(row[self._width :]):
             raise BadInput("more cells than columns")
         filled = [*row[: self._width], *[""] * (self._width + 1 - len(row)), ""]
-        email, phone, name, ref, channel, purpose, topic, choice, at, basis, *evidence = (
-            cell.strip() for cell in self._pick(filled)
+        email, phone, name, ref, channel, purpose, topic, choice, at, basis, *evidence = map(
+            str.strip, self._pick(filled)
         )
         scope = self._scope(channel, purpose, topic)
         identifiers = self._identifiers(email, phone)
@@ -205,20 +205,20 @@ class Judge:
         return (*found, identity.phone(phone, self._region)) if phone else found
 
 
+_CHOICES = {word.value: word for word in Choice}
+_BASES = {word.value: word for word in Basis} | {"": None, "soft_opt_in": None}
+
+
 def _choice(text: str) -> Choice:
-    try:
-        return Choice(text)
-    except ValueError:
-        raise BadInput("choice is in or out") from None
+    if text not in _CHOICES:
+        raise BadInput("choice is in or out")
+    return _CHOICES[text]
 
 
 def _basis(text: str) -> Basis | None:
-    if text in ("", "soft_opt_in"):
-        return None
-    try:
-        return Basis(text)
-    except ValueError:
-        raise BadInput("basis is consent or legitimate_interest") from None
+    if text not in _BASES:
+        raise BadInput("basis is consent or legitimate_interest")
+    return _BASES[text]
 
 
 @lru_cache(REMEMBERED)

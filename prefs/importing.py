@@ -115,18 +115,20 @@ def _apply(job: Job, *, new: bool) -> None:
         database.write_now(lambda conn: imports.begin(conn, brand, digest, job.at, now))
     for chunk in _chunks(job):
         job.done(chunk, database.write_now(partial(_write, job=job, chunk=chunk)))
-    while database.write_now(ledger.seal):
-        continue
     now = job.served.clock().timestamp()
     database.write_now(lambda conn: imports.end(conn, brand, digest, now))
 
 
 def _write(conn: Connection, job: Job, chunk: Chunk) -> list[Recorded]:
-    """One chunk, and how far it came, in one transaction."""
+    """One chunk, its seal, and how far it came, in one transaction: sealed later, every row of the
+    ledger would be read and written twice."""
     now = job.served.clock().timestamp()
     if not imports.move(conn, job.brand, job.sheet.digest, job.at, chunk.at, now):
         raise BadInput("a copy of this file is being imported by another prefs import")
-    return job.served.intake.record_many(conn, chunk.signals)
+    recorded = job.served.intake.record_many(conn, chunk.signals)
+    while ledger.seal(conn):
+        continue
+    return recorded
 
 
 def _try(job: Job) -> None:

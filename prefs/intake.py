@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from itertools import islice
+from operator import itemgetter
 
 from sqlalchemy import Connection
 
@@ -38,6 +40,9 @@ from prefs.taking import Outcome, Recorded, Taking, TargetInfo, given
 __all__ = ["Clock", "Intake", "Outcome", "Recorded", "TargetInfo"]
 
 Clock = Callable[[], datetime]
+
+PAGE = 1000
+"""Identifiers whose rows are looked into at once."""
 
 
 @dataclass(frozen=True)
@@ -111,11 +116,10 @@ class Intake:
 
     def verify(self, conn: Connection) -> Iterator[Finding]:
         """Whether every permission row is what the states behind it add up to."""
-        for controller in sorted(set(self.brands.values())):
-            brands = self._brands_of(controller)
-            for ids in subjects.all_ids(conn, controller):
-                shared, _ = self._shared(conn, ids)
-                for brand, hash_ in permissions.differing(conn, brands, shared):
+        for brand, controller in sorted(self.brands.items(), key=itemgetter(1, 0)):
+            doubtful = permissions.doubtful(conn, controller, brand)
+            while page := list(islice(doubtful, PAGE)):
+                for _, hash_ in permissions.differing(conn, [brand], page):
                     owners = subjects.owners(conn, controller, [hash_])
                     who = ", ".join(map(subject_text, owners))
                     what = f"what {brand} may send to {who} is not what their states say"

@@ -8,9 +8,10 @@ echoes die out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import structlog
@@ -54,6 +55,7 @@ from prefs.store.subjects import Subject
 
 log = structlog.get_logger()
 
+EVERY_CHANNEL = frozenset(Channel)
 _EVIDENCE = [one.name for one in fields(Evidence)]
 AMBIGUOUS = Judgement(Result.REFUSED, Why.AMBIGUOUS)
 
@@ -141,14 +143,15 @@ class Taking:
     now: datetime
     walking: bool
     """A walk through their origin found them, and goes on."""
+    at: float = field(init=False)
+    """`now`, in seconds."""
     circle: Circle = field(init=False)
     _numbers: Numbers = field(init=False)
     _joined: dict[tuple[str, str], Batch] = field(default_factory=dict)
     _notices: dict[tuple[str, str], bool] = field(default_factory=dict)
 
-    @property
-    def at(self) -> float:
-        return self.now.timestamp()
+    def __post_init__(self) -> None:
+        self.at = self.now.timestamp()
 
     def run(self, signals: Sequence[Signal]) -> list[Recorded]:
         """Raises NotFound where one names a subject that there is not: then nothing is kept."""
@@ -400,22 +403,25 @@ class Taking:
         log.error("batch_held", batch=batch.label, origin=batch.origin, limit=batch.most)
 
     def _marks(self, one: _Taken) -> Iterable[Marking]:
-        if any(change.changed or change.linked for change in one.changes) and one.moved:
+        moved = any(change.changed or change.linked for change in one.changes)
+        if moved and self.targets and one.moved:
             yield from self._marks_of_change(one)
         yield from _marks_of_refusal(one)
 
     def _marks_of_change(self, one: _Taken) -> Iterable[Marking]:
         signal, changes, batch = one.signal, one.changes, one.batch
         brands = {row.entry.brand for change in changes for row in change.rows}
-        channels = {row.entry.scope.channel for change in changes for row in change.rows}
+        channels: Collection[Channel] = {
+            row.entry.scope.channel for change in changes for row in change.rows
+        }
         if any(change.linked for change in changes):
-            channels = set(Channel)
+            channels = EVERY_CHANNEL
             brands |= {b for change in changes for b in change.subject.state.scopes}
         urgent = signal.hold or any(s.choice is Choice.OUT for s in signal.statements)
         urgent = urgent or _any_out(changes)
         held_until = max(self.at, batch.due_at) if batch and batch.due_at else None
         for target in self.targets:
-            if target.brand not in brands or not target.channels & channels:
+            if target.brand not in brands or target.channels.isdisjoint(channels):
                 continue
             for id_ in sorted(one.sharers):
                 # Who says it is read again at once, and told nothing: it is off there. And an out
@@ -521,14 +527,14 @@ def _marks_of_refusal(one: _Taken) -> Iterable[Marking]:
 
 def _stops_all(signal: Signal) -> bool:
     """An out on all five channels made by one signal."""
-    if signal.until:
+    if signal.until or len(signal.statements) < len(EVERY_CHANNEL):
         return False
     outs = {
         scope.channel
         for scope, choice in signal.statements
         if choice is Choice.OUT and scope.purpose is Purpose.MARKETING and scope.topic is None
     }
-    return outs == set(Channel)
+    return outs == EVERY_CHANNEL
 
 
 def _content(signal: Signal) -> dict[str, Any]:
@@ -543,10 +549,13 @@ def _content(signal: Signal) -> dict[str, Any]:
     return content
 
 
+_given = attrgetter(*_EVIDENCE)
+
+
 def given(evidence: Evidence) -> dict[str, Any]:
     """What there is of it."""
-    said = {name: getattr(evidence, name) for name in _EVIDENCE}
-    return {name: value for name, value in said.items() if value is not None}
+    said = zip(_EVIDENCE, _given(evidence), strict=True)
+    return {name: value for name, value in said if value is not None}
 
 
 def _recorded(taken: _Taken) -> Recorded:

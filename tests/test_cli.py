@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from prefs import verify
 from prefs.app import load_settings, open_runtime
 from prefs.cli import main
 from prefs.core.propagation import Container
@@ -157,6 +158,21 @@ def test_the_ledger_verifies_and_a_hand_edit_is_named(people: Path, edit: str, n
         assert conn.execute(edit).rowcount
     found = answer("ledger", "verify", code=1)["findings"]
     assert named in found[0]["what"]
+
+
+def test_a_large_ledger_is_verified_by_two_processes(
+    people: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "LARGE", 1)
+    answer("import", str(people), "--brand", "rt", "--apply", code=1)
+    assert answer("ledger", "verify")["findings"] == []
+    edits = [one for one, what in EDITS.items() if what.endswith(("sealing", "changed", "say"))]
+    with sqlite3.connect(people.parent / "prefs.db") as conn:
+        for edit in edits:
+            conn.execute(edit)
+    found = [one["what"] for one in answer("ledger", "verify", code=1)["findings"]]
+    for edit in edits:
+        assert any(EDITS[edit] in what for what in found)
 
 
 def test_permissions_are_built_anew_from_the_ledger(people: Path) -> None:

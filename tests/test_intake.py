@@ -230,6 +230,30 @@ def test_the_state_is_the_fold_of_the_ledger_and_the_ledger_verifies(rt: Clinic)
     assert [one for one in findings if isinstance(one, ledger.Finding)] == []
 
 
+EDITED = [
+    "DELETE FROM permissions WHERE brand = 'rt'",
+    "UPDATE permissions SET value = (SELECT value FROM permissions ORDER BY value LIMIT 1)",
+    "DELETE FROM delivery_facts",
+    "UPDATE delivery_facts SET purpose = 'reminders'",
+]
+
+
+@pytest.mark.parametrize("edit", EDITED)
+def test_an_answer_that_is_not_what_is_held_is_found(rt: Clinic, edit: str) -> None:
+    """With a delivery fact of one of them; the others are told by their states alone."""
+    first, others = identity.email(ADA), [f"p{number}@example.co.uk" for number in range(3)]
+    for address in others:
+        rt.consent(address)
+    rt.say(ADA, Source.ONE_CLICK)
+    bounced = DeliveryFact(first, Purpose.MARKETING, "hard_bounce")
+    rt.database.write_now(lambda conn: rt.intake.fact(conn, "rt", "rt/list", bounced))
+    assert rt.database.read_now(lambda conn: list(rt.intake.verify(conn))) == []
+    rt.database.write_now(lambda conn: conn.exec_driver_sql(edit))
+    found = rt.database.read_now(lambda conn: list(rt.intake.verify(conn)))
+    assert found
+    assert all("is not what their states say" in one.what for one in found)
+
+
 def test_the_owners_of_more_identifiers_than_a_statement_takes(rt: Clinic) -> None:
     """A system from which hundreds of thousands were deleted at once."""
     said = rt.say(ADA, Source.ONE_CLICK)

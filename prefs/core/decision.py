@@ -269,10 +269,12 @@ ORDER = list(Word)
 def _together(states: list[State], brand: str, scope: Scope) -> View | None:
     views = [_view(state, state.at(brand, scope), scope) for state in states]
     found = [view for view in views if view]
+    if len(found) < 2:
+        return found[0] if found else None
     live_outs = [view for view in found if view.word in (Word.OBJECTED, Word.OPTED_OUT)]
     if live_outs:
         found = [view for view in found if view.word is not Word.SUPPRESSED]
-    return min(found, key=_precedence, default=None)
+    return min(found, key=_precedence)
 
 
 def _precedence(view: View) -> tuple[int, float, float]:

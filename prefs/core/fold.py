@@ -68,7 +68,7 @@ class Standing(Struct, frozen=True, array_like=True, omit_defaults=True):
 
     @property
     def strongest(self) -> Out | None:
-        return max(self.outs, key=_weight, default=None)
+        return max(self.outs, key=_weight) if self.outs else None
 
     @property
     def lasting(self) -> tuple[Out, ...]:
@@ -375,11 +375,12 @@ def _carry(standing: Standing, entry: Entry, judgement: Judgement) -> Standing:
     result, why = judgement
     if result is Result.REFUSED or why is Why.OLDER:
         return standing
-    since = Since(entry.at, entry.event_id)
     if result is Result.PENDING:
-        return replace(standing, pending=since)
+        return replace(standing, pending=Since(entry.at, entry.event_id))
+    if entry.choice is None and result is Result.HELD:
+        return replace(standing, hold=Since(entry.at, entry.event_id))
     if entry.choice is None:
-        return replace(standing, hold=since) if result is Result.HELD else standing
+        return standing
     if result is Result.HELD:
         return standing
     if entry.choice is Choice.OUT:
@@ -481,9 +482,9 @@ def _out_by_staff(row: Folded) -> bool:
 
 def _taken_back(row: Folded, at: int, retracted: Mapping[str | None, int]) -> bool:
     """A person's own out, and one by staff, never is."""
-    machine = strength(row.entry.source) is Strength.MACHINE
-    of_batch = row.batch is not None and machine and row.entry.choice is Choice.OUT
-    return of_batch and at < retracted.get(row.batch, -1)
+    if row.batch is None or at > retracted.get(row.batch, -1):
+        return False
+    return strength(row.entry.source) is Strength.MACHINE and row.entry.choice is Choice.OUT
 
 
 def denies(state: State, brand: str, channels: Collection[Channel]) -> bool:

@@ -101,10 +101,15 @@ PERSONAL = frozenset(
 OUR_PAGES = frozenset({Source.ONE_CLICK, Source.LINK, Source.CENTRE, Source.DOUBLE_OPT_IN})
 
 
+_STRENGTHS = {
+    **dict.fromkeys(Source, Strength.MACHINE),
+    **dict.fromkeys(PERSONAL, Strength.PERSON),
+    Source.STAFF: Strength.STAFF,
+}
+
+
 def strength(source: Source) -> Strength:
-    if source in PERSONAL:
-        return Strength.PERSON
-    return Strength.STAFF if source is Source.STAFF else Strength.MACHINE
+    return _STRENGTHS[source]
 
 
 class Basis(StrEnum):

@@ -92,6 +92,9 @@ class Circle:
                 self._rows[row.hash] = row._replace(spelled=True)
 
     def _chosen(self, one: Named) -> bytes:
+        newest = one.hashes[0]
+        if newest in self._rows:
+            return newest
         return next(hash_ for hash_ in one.hashes if hash_ in self._rows)
 
     def _meet(self, ids: set[int]) -> None:
@@ -155,10 +158,10 @@ class Circle:
     def shared(self, ids: Iterable[int]) -> list[tuple[bytes, list[State]]]:
         """Each identifier of these people, with the states of all who have it."""
         own = {of for id_ in ids for of in self._own.get(id_, ())}
-        return [
-            (self._hash[of], [self._people[s].state for s in sorted(self._sharers[of])])
-            for of in sorted(own)
-        ]
+        return [(self._hash[of], self._states(self._sharers[of])) for of in sorted(own)]
+
+    def _states(self, ids: set[int]) -> list[State]:
+        return [self._people[id_].state for id_ in sorted(ids)]
 
     # --- changing ------------------------------------------------------------------------------
 

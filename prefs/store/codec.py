@@ -93,22 +93,24 @@ PAIRS = {
 
 
 NUMBERS = {pair: number for number, pair in PAIRS.items()}
+WORD_NUMBERS = {word: number for number, word in enumerate(WORDS)}
+BASE_NUMBERS = {basis: number for number, basis in enumerate(BASES)}
 
 
 def encode_held(held: Held) -> bytes:
     views = sorted(
         (
-            _number(scope.channel, scope.purpose),
+            NUMBERS[scope[:2]],
             scope.topic or "",
-            WORDS.index(view.word),
-            BASES.index(view.basis),
+            WORD_NUMBERS[view.word],
+            BASE_NUMBERS[view.basis],
             int(view.since or 0),
         )
         for scope, view in held.views.items()
     )
-    undeliverable = sorted(_number(*pair) for pair in held.undeliverable)
+    undeliverable = sorted(NUMBERS[pair] for pair in held.undeliverable)
     pauses = sorted(
-        (_number(scope.channel, scope.purpose), scope.topic or "", int(view.until))
+        (NUMBERS[scope[:2]], scope.topic or "", int(view.until))
         for scope, view in held.views.items()
         if view.until is not None
     )

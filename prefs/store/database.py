@@ -32,6 +32,7 @@ from sqlalchemy.engine import make_url
 from prefs.core.errors import Busy, PrefsError, Unavailable
 from prefs.core.spans import span
 from prefs.metrics import COMMITS, GROUPS
+from prefs.store import sqlite
 from prefs.store.hot import ByKeys, Row
 from prefs.store.postgres import Conflict, PostgreSQL
 from prefs.store.sqlite import SQLite
@@ -160,6 +161,11 @@ class Database:
     def many_write(self) -> bool:
         """Whether processes write at once, on one machine or several."""
         return isinstance(self.engine, PostgreSQL)
+
+    @property
+    def many_read(self) -> bool:
+        """Whether another process may read beside this one."""
+        return self.many_write or sqlite.many_may_open()
 
     def open(self) -> Self:
         """Raises SettingsError or Unavailable."""

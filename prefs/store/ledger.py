@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -26,44 +27,47 @@ from prefs.core.words import Basis, Channel, Choice, Purpose, Result, Scope, Sou
 from prefs.store import tally
 from prefs.store.codec import encode_state
 from prefs.store.counters import next_numbers
-from prefs.store.hot import Statement
+from prefs.store.hot import PART, Statement
 from prefs.store.schema import ledger, payloads, subjects
 
 SALT = 32
 GENESIS = b"\0" * 32
-IN_PARTS = {"yield_per": 5000}
-"""How many rows of a long walk are held at once."""
 
-CANONICAL = (
-    "id",
-    "subject_id",
-    "revision",
-    "kind",
-    "brand",
-    "channel",
-    "purpose",
-    "topic",
-    "choice",
-    "source",
-    "occurred_at",
-    "received_at",
-    "at",
-    "identifier",
-    "basis",
-    "token",
-    "stop_all",
-    "result",
-    "why",
-    "origin",
-    "batch",
-    "payload_id",
-    "payload_hash",
-)
-"""The sealed columns, in this order, as one msgpack array. A column that is added is sealed in the
-rows of a new kind, after these: `until` in a pause."""
 
+class Kept(NamedTuple):
+    """A row as it is read. All but `until` is sealed, in this order, as one msgpack array; a column
+    that is added is sealed in the rows of a new kind, after these, as `until` is in a pause."""
+
+    id: int
+    subject_id: int
+    revision: int
+    kind: str
+    brand: str
+    channel: str
+    purpose: str
+    topic: str | None
+    choice: str | None
+    source: str
+    occurred_at: float | None
+    received_at: float
+    at: float
+    identifier: bytes | None
+    basis: str | None
+    token: bytes | None
+    stop_all: int
+    result: str
+    why: str
+    origin: str | None
+    batch: str | None
+    payload_id: int
+    payload_hash: bytes
+    until: float | None
+
+
+CANONICAL = Kept._fields[:-1]
+_KIND, _UNTIL = CANONICAL.index("kind"), len(CANONICAL)
 _pack = msgspec.msgpack.Encoder().encode
-_canonical_columns = (*(ledger.c[name] for name in CANONICAL), ledger.c.until)
+_canonical_columns = tuple(ledger.c[name] for name in Kept._fields)
 
 
 _PAYLOAD = Statement(
@@ -74,8 +78,19 @@ _SEAL = Statement(
     .where(ledger.c.id == bindparam("b_id"), ledger.c.subject_id == bindparam("b_subject"))
     .values(n=bindparam("b_n"), hash=bindparam("b_hash"))
 )
-_APPENDED = (*CANONICAL, "until")
-_APPEND = Statement(insert(ledger).values({name: bindparam(name) for name in _APPENDED}))
+_APPEND = Statement(insert(ledger).values({name: bindparam(name) for name in Kept._fields}))
+_UNSEALED = Statement(
+    select(*_canonical_columns)
+    .where(ledger.c.n.is_(None))
+    .order_by(ledger.c.id)
+    .limit(bindparam("most"))
+)
+_HEAD = Statement(
+    select(ledger.c.n, ledger.c.hash)
+    .where(ledger.c.n.is_not(None))
+    .order_by(ledger.c.n.desc())
+    .limit(bindparam("most"))
+)
 
 
 class Payload(NamedTuple):
@@ -257,9 +272,7 @@ def feed(conn: Connection, after: int, limit: int, brand: str) -> list[Any]:
 
 def seal(conn: Connection, limit: int = 2000) -> int:
     """Number and chain rows committed since the last seal; returns how many."""
-    rows = conn.execute(
-        select(*_canonical_columns).where(ledger.c.n.is_(None)).order_by(ledger.c.id).limit(limit)
-    ).all()
+    rows = [Kept._make(row) for row in _UNSEALED.run(conn, {"most": limit})]
     if not rows:
         return 0
     n, previous = head(conn)
@@ -284,13 +297,9 @@ def count_unsealed(conn: Connection) -> int:
 
 
 def head(conn: Connection) -> tuple[int, bytes]:
-    row = conn.execute(
-        select(ledger.c.n, ledger.c.hash)
-        .where(ledger.c.n.is_not(None))
-        .order_by(ledger.c.n.desc())
-        .limit(1)
-    ).first()
-    return (row.n, row.hash) if row else (0, GENESIS)
+    for n, hash_ in _HEAD.run(conn, {"most": 1}):
+        return n, hash_
+    return 0, GENESIS
 
 
 def last_sealed(conn: Connection) -> Any | None:
@@ -301,10 +310,11 @@ def last_sealed(conn: Connection) -> Any | None:
     ).first()
 
 
-def chain(previous: bytes, row: Any) -> bytes:
-    sealed = tuple(row[: len(CANONICAL)])
-    if row.kind == "pause":
-        sealed += (row.until,)
+def chain(previous: bytes, row: tuple[Any, ...]) -> bytes:
+    """Of the fields of Kept, and whatever comes after them."""
+    sealed = row[:_UNTIL]
+    if row[_KIND] == "pause":
+        sealed += (row[_UNTIL],)
     return hashlib.sha256(previous + _pack(sealed)).digest()
 
 
@@ -317,71 +327,76 @@ class Finding(NamedTuple):
 def verify(conn: Connection, keys: Keyring) -> Iterator[Finding | int]:
     """Walk the whole ledger. Yields findings, and now and then (as a plain number) how many rows
     were read, so that a caller can show progress."""
-    yield from _verify_chain(conn)
-    yield from _verify_payloads(conn, keys)
-    yield from _verify_subjects(conn)
+    yield from verify_chain(conn)
+    yield from verify_payloads(conn, keys)
+    yield from verify_subjects(conn)
 
 
-def _verify_chain(conn: Connection) -> Iterator[Finding | int]:
+_CHAIN = Statement(
+    select(*_canonical_columns, ledger.c.n, ledger.c.hash)
+    .where(ledger.c.n.is_not(None))
+    .order_by(ledger.c.n)
+)
+
+
+def verify_chain(conn: Connection) -> Iterator[Finding | int]:
+    """Every sealed row in its place, as it was sealed."""
     previous, expected = GENESIS, 0
-    rows = conn.execute(
-        select(*_canonical_columns, ledger.c.n, ledger.c.hash)
-        .where(ledger.c.n.is_not(None))
-        .order_by(ledger.c.n)
-        .execution_options(**IN_PARTS)
-    )
-    for row in rows:
+    for row in _CHAIN.walk(conn):
+        n, hash_ = row[-2:]
         expected += 1
-        if row.n != expected:
-            yield Finding(expected, None, f"row {expected} is missing: the next one is {row.n}")
-            expected = row.n
-        if chain(previous, row) != row.hash:
-            yield Finding(row.n, row.id, f"row {row.n} (event {row.id}) was changed after sealing")
-        previous = row.hash
-        if expected % 5000 == 0:
+        if n != expected:
+            yield Finding(expected, None, f"row {expected} is missing: the next one is {n}")
+            expected = n
+        if chain(previous, row) != hash_:
+            yield Finding(n, row[0], f"row {n} (event {row[0]}) was changed after sealing")
+        previous = hash_
+        if expected % PART == 0:
             yield expected
 
 
-def _verify_payloads(conn: Connection, keys: Keyring) -> Iterator[Finding | int]:
-    wanted = (
-        select(ledger.c.n, ledger.c.id, ledger.c.payload_id, ledger.c.payload_hash)
-        .add_columns(payloads.c.salt, payloads.c.body)
-        .outerjoin(payloads, payloads.c.id == ledger.c.payload_id)
-        .order_by(ledger.c.id)
-    )
-    for row in conn.execute(wanted, execution_options=IN_PARTS):
-        if row.body is None:
-            what = f"the payload of event {row.id} is gone, and no erasure explains it"
-            yield Finding(row.n, row.id, what)
-        elif _payload_hash(keys, row) != row.payload_hash:
-            yield Finding(row.n, row.id, f"the payload of event {row.id} was changed")
+_PAYLOADS = Statement(
+    select(ledger.c.n, ledger.c.id, ledger.c.payload_hash)
+    .add_columns(ledger.c.payload_id, payloads.c.salt, payloads.c.body)
+    .outerjoin(payloads, payloads.c.id == ledger.c.payload_id)
+    .order_by(ledger.c.id)
+)
 
 
-def _payload_hash(keys: Keyring, row: Any) -> bytes:
+def verify_payloads(conn: Connection, keys: Keyring) -> Iterator[Finding]:
+    """The payload of every row, as the row names it."""
+    for n, id_, hash_, *payload in _PAYLOADS.walk(conn):
+        if payload[-1] is None:
+            yield Finding(n, id_, f"the payload of event {id_} is gone, and no erasure explains it")
+        elif _payload_hash(keys, *payload) != hash_:
+            yield Finding(n, id_, f"the payload of event {id_} was changed")
+
+
+def _payload_hash(keys: Keyring, id_: int, salt: bytes, body: bytes) -> bytes:
     try:
-        body = keys.decrypt(row.body, aad(row.payload_id))
+        plain = keys.decrypt(body, aad(id_))
     except PrefsError:
         return b""
-    return hashlib.sha256(row.salt + body).digest()
+    return hashlib.sha256(salt + plain).digest()
 
 
-def _verify_subjects(conn: Connection) -> Iterator[Finding | int]:
+_STATES = Statement(
+    select(subjects.c.id, subjects.c.revision, subjects.c.state, *_canonical_columns)
+    .outerjoin(ledger, ledger.c.subject_id == subjects.c.id)
+    .order_by(subjects.c.id, ledger.c.revision)
+)
+
+
+def verify_subjects(conn: Connection) -> Iterator[Finding]:
     """Revisions without a hole, and the stored state equal to the fold. One walk: asked for each
     subject alone, a million of them would take as many queries."""
-    wanted = (
-        select(subjects.c.id.label("subject"), subjects.c.revision.label("last"), subjects.c.state)
-        .add_columns(*_canonical_columns)
-        .outerjoin(ledger, ledger.c.subject_id == subjects.c.id)
-        .order_by(subjects.c.id, ledger.c.revision)
-    )
-    rows = conn.execute(wanted, execution_options=IN_PARTS)
-    for subject, group in groupby(rows, key=lambda row: row.subject):
-        own = list(group)
-        found = [row for row in own if row.id is not None]
-        if [row.revision for row in found] != list(range(1, own[0].last + 1)):
+    for (subject, last, state), group in groupby(_STATES.walk(conn), key=itemgetter(0, 1, 2)):
+        rows = [Kept._make(row[3:]) for row in group]
+        found = [row for row in rows if row.id is not None]
+        if [row.revision for row in found] != list(range(1, last + 1)):
             yield Finding(
                 None, None, f"subject {subject_text(subject)} has a hole in its revisions"
             )
-        elif encode_state(fold(folded(row) for row in found)) != own[0].state:
+        elif encode_state(fold(folded(row) for row in found)) != state:
             what = f"the state of subject {subject_text(subject)} is not the fold of its rows"
             yield Finding(None, None, what)

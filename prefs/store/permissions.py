@@ -6,25 +6,31 @@ The row is keyed by keyed hash only, so that a suppression outlives the person's
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
-from sqlalchemy import Connection, bindparam, delete, select
+from sqlalchemy import Connection, and_, bindparam, delete, exists, or_, select
 
 from prefs.core.decision import NOBODY, Held, Screening, hold_together
 from prefs.core.errors import Busy
 from prefs.core.fold import State
 from prefs.core.screening import screening
 from prefs.core.words import Channel, Purpose
-from prefs.store import dialect, screenings
-from prefs.store.codec import decode_held, encode_held, with_screening
+from prefs.store import dialect, schema, screenings
+from prefs.store.codec import decode_held, decode_state, encode_held, with_screening
 from prefs.store.database import Database
 from prefs.store.hot import ByKeys, Statement
-from prefs.store.schema import delivery_facts, permissions
+from prefs.store.schema import delivery_facts, identifiers, links, permissions, subjects
 
 MOST_WAITING = 5000
 """Questions that may wait before programs are told to come back later."""
+
+REMEMBERED = 16
+"""Rows that a walk through all identifiers has worked out last."""
 
 Facts = dict[tuple[str, bytes], set[tuple[Channel, Purpose]]]
 
@@ -132,6 +138,41 @@ def write(
     made = _rows(conn, brands, list(sharers))
     _DELETE.run_many(conn, [row for row in made if row["value"] is None])
     _UPSERT.run_many(conn, [row for row in made if row["value"] is not None])
+
+
+_more = (delivery_facts, schema.screenings)
+_WALK = Statement(
+    select(identifiers.c.id, identifiers.c.hash, permissions.c.value)
+    .add_columns(or_(*(exists().where(one.c.hash == identifiers.c.hash) for one in _more)))
+    .add_columns(subjects.c.state)
+    .join(links, links.c.identifier_id == identifiers.c.id)
+    .join(subjects, subjects.c.id == links.c.subject_id)
+    .outerjoin(
+        permissions,
+        and_(permissions.c.hash == identifiers.c.hash, permissions.c.brand == bindparam("brand")),
+    )
+    .where(identifiers.c.controller.concat("") == bindparam("controller"))
+    .order_by(links.c.identifier_id, links.c.subject_id)
+)
+"""The controller is compared as an expression: by its index SQLite would sort all identifiers."""
+
+
+def doubtful(
+    conn: Connection, controller: str, brand: str
+) -> Iterator[tuple[bytes, Sequence[State]]]:
+    """Identifiers that somebody has, with the states of all who have it, whose row is not what the
+    states alone make it, or of which more is known than they say: `differing` tells. One walk."""
+    made = lru_cache(REMEMBERED)(partial(_made, brand))  # who has several has them side by side
+    rows = _WALK.walk(conn, {"controller": controller, "brand": brand})
+    for (_, hash_, value, more), group in groupby(rows, key=itemgetter(0, 1, 2, 3)):
+        states = tuple(state for *_, state in group)
+        if more or made(states) != value:
+            yield hash_, [decode_state(state) for state in states]
+
+
+def _made(brand: str, states: Sequence[bytes]) -> bytes | None:
+    held = hold_together(map(decode_state, states), brand)
+    return None if held == NOBODY else encode_held(held)
 
 
 def differing(

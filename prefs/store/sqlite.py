@@ -88,6 +88,11 @@ def in_use(url: URL) -> bool:
     return False
 
 
+def many_may_open() -> bool:
+    """Whether several processes may have a file open at once."""
+    return bool(library().sqlite_version_info >= SAFE_SQLITE)
+
+
 class ProcessLock:
     """Keeps a second process off the file where the SQLite library is too old to share it."""
 
@@ -96,9 +101,9 @@ class ProcessLock:
         self._path = Path(f"{url.database}.lock")
 
     def take(self) -> None:
-        version = library().sqlite_version_info
-        if version >= SAFE_SQLITE:
+        if many_may_open():
             return
+        version = ".".join(map(str, library().sqlite_version_info))
         self._file = self._path.open("w")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -107,7 +112,7 @@ class ProcessLock:
             self._file = None
             fault = (
                 "database: another process has this SQLite file open and the SQLite library "
-                f"here ({'.'.join(map(str, version))}) is older than 3.51.3, with which two "
+                f"here ({version}) is older than 3.51.3, with which two "
                 "processes can corrupt it; stop the other one, or install pysqlite3"
             )
             raise SettingsError([fault]) from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, delete, select
@@ -47,7 +48,10 @@ def week_began(week: int) -> float:
 
 def count(conn: Connection, rows: Iterable[Any]) -> None:
     """Add ledger rows that were sealed just now."""
-    found = Counter(_key(row) for row in rows if _counts(row))
+    found: Counter[tuple[Any, ...]] = Counter()
+    for told, number in Counter(map(_told, rows)).items():
+        if _counts(told):
+            found[_key(told)] += number
     if not found:
         return
     upsert = dialect.insert(tallies)
@@ -60,19 +64,41 @@ def count(conn: Connection, rows: Iterable[Any]) -> None:
     )
 
 
-def _counts(row: Any) -> bool:
+class _Told(NamedTuple):
+    """What of a ledger row counts. Many rows of one run say the same: they are told apart first."""
+
+    kind: str
+    brand: str
+    channel: str
+    purpose: str
+    topic: str | None
+    choice: str | None
+    source: str
+    received_at: float
+    result: str
+    origin: str | None
+
+
+_pick = attrgetter(*_Told._fields)
+
+
+def _told(row: Any) -> _Told:
+    return _Told._make(_pick(row))
+
+
+def _counts(told: _Told) -> bool:
     return (
-        row.kind == "choice"
-        and row.result == Result.APPLIED.value
-        and row.purpose == Purpose.MARKETING.value
-        and row.topic is None
-        and row.choice is not None
+        told.kind == "choice"
+        and told.result == Result.APPLIED.value
+        and told.purpose == Purpose.MARKETING.value
+        and told.topic is None
+        and told.choice is not None
     )
 
 
-def _key(row: Any) -> tuple[Any, ...]:
-    week = week_of(row.received_at)
-    return (row.brand, week, row.channel, row.choice, row.source, row.origin or "")
+def _key(told: _Told) -> tuple[Any, ...]:
+    week = week_of(told.received_at)
+    return (told.brand, week, told.channel, told.choice, told.source, told.origin or "")
 
 
 def since(conn: Connection, brand: str, week: int) -> list[Tally]:
