@@ -35,6 +35,7 @@ log = structlog.get_logger()
 POLL = 0.5
 """Seconds between looks at the database for marks that another process set."""
 CLAIM = 500
+"""Marks of a round; of outs more, where the target is read in larger batches."""
 LOOK_EVERY = 1.0
 """Seconds between looks at who else works."""
 PATIENCE = 1.0
@@ -223,7 +224,7 @@ class Lane:
         if not await self._anything_due():
             return False
         claimed = await self.database.write(
-            lambda conn: marks.claim(conn, lease, self.clock().timestamp(), CLAIM, self._calm)
+            lambda conn: marks.claim(conn, lease, self.clock().timestamp(), self._most, self._calm)
         )
         if not claimed:
             return False
@@ -237,6 +238,10 @@ class Lane:
             await self._one_by_one(lease, claimed)
         self._measure(claimed, time.monotonic() - began)
         return True
+
+    @property
+    def _most(self) -> int:
+        return max(CLAIM, self.connector.facts.read_batch)
 
     async def _carry(self, lease: Lease, claimed: Sequence[Mark]) -> None:
         try:
