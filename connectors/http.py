@@ -284,13 +284,15 @@ async def retried(call: Callable[[], Awaitable[T]], attempts: int = ATTEMPTS) ->
 
 async def spread(items: Sequence[T], job: Callable[[T], Awaitable[Any]], at_once: int) -> list[Any]:
     """Run a job for every item, so many at once; a PropagationError is an answer, not raised."""
-    gate = asyncio.Semaphore(at_once)
+    answers: list[Any] = [None] * len(items)
+    left = iter(enumerate(items))
 
-    async def one(item: T) -> Any:
-        async with gate:
+    async def carry() -> None:
+        for place, item in left:
             try:
-                return await job(item)
+                answers[place] = await job(item)
             except PropagationError as fault:
-                return fault
+                answers[place] = fault
 
-    return list(await asyncio.gather(*(one(item) for item in items)))
+    await asyncio.gather(*(carry() for _ in range(min(at_once, len(items)))))
+    return answers

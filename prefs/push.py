@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -753,10 +753,12 @@ class Push:
         self._ask_staff(conn, cases, now)
         cleared: list[Mark] = []
         delayed: list[Delay] = []
+        proofs: list[Proof] = []
         for case in cases:
             delay = self._delay(case, now)
             (delayed.append(delay) if delay else cleared.append(case.mark))
-            self._keep(conn, case, delay, now)
+            proofs += _proofs(case, delay)
+        self._keep(conn, proofs, _records(cases), now)
         marks.settle(conn, lease, cleared, delayed)
 
     def _ask_staff(self, conn: Connection, cases: Sequence[Case], now: float) -> None:
@@ -810,23 +812,19 @@ class Push:
             record.waits[proof.slot] = max(found.due_at - now, LOOK_AGAIN)
         return proof
 
-    def _keep(self, conn: Connection, case: Case, delay: Delay | None, now: float) -> None:
-        for record in case.records:
-            if record.hash is None:
-                continue
-            proofs = [
-                proof._replace(
-                    opened_at=case.mark.since,
-                    due_at=None if proof.outcome in SETTLED or not delay else delay.due_at,
-                )
-                for proof in record.proofs.values()
-            ]
-            marks.write_receipts(conn, self.target.label, proofs, now)
-            for proof in proofs:
-                PROVED.labels(self.target.label, proof.outcome.value).inc()
-            if isinstance(record.read, Observed) and record.read.vendor_id:
-                kept = [(record.read.vendor_id, sorted(record.hashes))]
-                marks.keep_records(conn, self.target.label, kept, now)
+    def _keep(
+        self, conn: Connection, proofs: Sequence[Proof], records: Sequence[Record], now: float
+    ) -> None:
+        label = self.target.label
+        marks.write_receipts(conn, label, proofs, now)
+        for outcome, count in Counter(proof.outcome for proof in proofs).items():
+            PROVED.labels(label, outcome.value).inc(count)
+        kept = [
+            (record.read.vendor_id, sorted(record.hashes))
+            for record in records
+            if record.hash and isinstance(record.read, Observed) and record.read.vendor_id
+        ]
+        marks.keep_records(conn, label, kept, now)
 
     def _delay(self, case: Case, now: float) -> Delay | None:
         """Why this mark must stay, or None when all of it is settled."""
@@ -881,6 +879,14 @@ def _pieces(items: Sequence[T]) -> Iterable[Sequence[T]]:
 
 def _records(cases: Iterable[Case]) -> list[Record]:
     return [record for case in cases for record in case.records]
+
+
+def _proofs(case: Case, delay: Delay | None) -> Iterable[Proof]:
+    """Of the records that are known by an identifier."""
+    for record in case.records:
+        for proof in record.proofs.values() if record.hash is not None else ():
+            due_at = None if proof.outcome in SETTLED or not delay else delay.due_at
+            yield proof._replace(opened_at=case.mark.since, due_at=due_at)
 
 
 def _kept_of(record: Record, kept: Mapping[tuple[bytes, str], Receipt]) -> dict[str, Receipt]:
