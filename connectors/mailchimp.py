@@ -176,13 +176,16 @@ class Mailchimp:
         self, audience: str, refs: Sequence[Ref]
     ) -> dict[Ref, Observed | Absent | Failure]:
         """Those whom pages of the audience show, beginning with the newest change: what was just
-        written is read back by its first pages. Never more pages at once than could hold who is
-        still looked for, going by how many the last ones held."""
+        written is read back by its first pages. They end where the last ones held few of them, and
+        those to come cannot hold many. Never more at once than should hold who is still looked for,
+        going by the last ones."""
         began = self._now()
         sought = {member_id(ref): ref for ref in refs}
         found: dict[Ref, Observed | Absent | Failure] = {}
         page, pages, on_one = 0, 1, float(PAGE)
-        while page < pages and (pages - page) * WORTH < len(sought):
+        while sought and page < pages:
+            if on_one <= WORTH and (pages - page) * WORTH >= len(sought):
+                break
             wave = range(page, min(pages, page + AT_ONCE, page + ceil(len(sought) / on_one)))
             answers = await http.spread(wave, partial(self._numbered, audience), AT_ONCE)
             before = len(sought)
