@@ -175,8 +175,27 @@ def growth(pid: int) -> Iterator[list[float]]:
 
 
 def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return sum(map(int, _stat(pid)[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
+def family_seconds(pid: int) -> float:
+    """Of a process and its children, those that ended too."""
+    ended = sum(map(int, _stat(pid)[13:15])) / os.sysconf("SC_CLK_TCK")
+    found = (int(one.name) for one in Path("/proc").iterdir() if one.name.isdigit())
+    return ended + cpu_seconds(pid) + sum(cpu_seconds(one) for one in found if parent(one) == pid)
+
+
+def parent(pid: int) -> int | None:
+    """None where it has ended."""
+    try:
+        return int(_stat(pid)[1])
+    except OSError:
+        return None
+
+
+def _stat(pid: int) -> list[str]:
+    """https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html from the third field on."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 # --- the service ---------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ request (address, key, path) ever stands in an error's text.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import ipaddress
 import json as jsonlib
 import logging
@@ -17,6 +18,7 @@ import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -51,6 +53,9 @@ LONGEST_WAIT = 2.0
 MOST_PAUSE = 3600.0
 UNTOLD_PAUSE = 1.0
 """After a 429 that names no time."""
+THREADS = 16
+"""Of one target, for calls of a synchronous SDK: a slow vendor takes up nobody else's. Python's own
+default is four more than the machine has cores, for all targets together."""
 HOST_FINE_FOR = 60.0
 """Seconds until a vendor's host name is looked up again."""
 
@@ -101,6 +106,7 @@ class Way:
         self._words = words_of(path for _, path in (*writes, *reads_by_post))
         self._allowed = [(method, re.compile(path)) for method, path in (*writes, *reads_by_post)]
         self._host_fine_until = math.inf if target.base_url else 0.0
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix=target.label)
         self._client = httpx.AsyncClient(
             base_url=self.base,
             timeout=httpx.Timeout(CALL_LIMIT, connect=CONNECT_LIMIT),
@@ -110,6 +116,7 @@ class Way:
         )
 
     async def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
         await self._client.aclose()
 
     async def send(
@@ -149,7 +156,8 @@ class Way:
         await self._check(method, path)
 
         async def threaded() -> T:
-            return await asyncio.to_thread(call)
+            loop, context = asyncio.get_running_loop(), contextvars.copy_context()
+            return await loop.run_in_executor(self._threads, context.run, call)
 
         with self._span(method, path):
             return await self._in_budget(threaded)
@@ -278,13 +286,15 @@ async def retried(call: Callable[[], Awaitable[T]], attempts: int = ATTEMPTS) ->
 
 async def spread(items: Sequence[T], job: Callable[[T], Awaitable[Any]], at_once: int) -> list[Any]:
     """Run a job for every item, so many at once; a PropagationError is an answer, not raised."""
-    gate = asyncio.Semaphore(at_once)
+    answers: list[Any] = [None] * len(items)
+    left = iter(enumerate(items))
 
-    async def one(item: T) -> Any:
-        async with gate:
+    async def carry() -> None:
+        for place, item in left:
             try:
-                return await job(item)
+                answers[place] = await job(item)
             except PropagationError as fault:
-                return fault
+                answers[place] = fault
 
-    return list(await asyncio.gather(*(one(item) for item in items)))
+    await asyncio.gather(*(carry() for _ in range(min(at_once, len(items)))))
+    return answers

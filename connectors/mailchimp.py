@@ -11,13 +11,15 @@ https://mailchimp.com/developer/marketing/docs/fundamentals/#api-limits
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, ClassVar
+from math import ceil
+from typing import Any, ClassVar, TypeVar
 
 from connectors import http, upkeep
 from connectors.mailchimp_hooks import MailchimpHooks
@@ -50,11 +52,15 @@ from prefs.core.words import Channel, Kind, Source
 
 Json = dict[str, Any]
 Answer = Applied | Local | Failure
+T = TypeVar("T")
 
 BULK = 500
 PAGE = 1000
-LISTED_ABOVE = 50
-"""So many records of one audience are read one by one; more are read by listing pages."""
+READ = 5000
+"""Records that are looked for in one listing: the pages of an audience are as many for one as for
+all of these."""
+WORTH = 10
+"""So many reads of one member cost what a page does."""
 AT_ONCE = 8
 OVERLAP = timedelta(minutes=10)
 """Offset paging shifts while members change, and clocks differ: a walk begins this much early."""
@@ -98,12 +104,13 @@ class Mailchimp:
         channels=frozenset({Channel.EMAIL}),
         keys_on=(Kind.EMAIL,),
         splits_topics=True,
-        read_batch=BULK,
+        read_batch=READ,
         write_batch=BULK,
         off_reversible=False,
         readback=Readback.DIRECT,
         call_alive=120.0,
         limit=Limit(AT_ONCE),
+        beside=AT_ONCE,
         writes=(
             ("PATCH", r"/lists/[^/]+/members/[0-9a-f]{32}"),
             ("POST", r"/lists/[^/]+"),
@@ -149,16 +156,56 @@ class Mailchimp:
     # --- reading -------------------------------------------------------------------------------
 
     async def observe(self, refs: Sequence[Ref]) -> Mapping[Ref, Observed | Absent | Failure]:
-        parts = [await self._observe_in(audience, refs) for audience in self._audiences]
+        parts = await asyncio.gather(*(self._observe_in(one, refs) for one in self._audiences))
         return {ref: _joined([part[ref] for part in parts]) for ref in refs}
 
     async def _observe_in(
         self, audience: str, refs: Sequence[Ref]
     ) -> dict[Ref, Observed | Absent | Failure]:
-        if len(refs) > LISTED_ABOVE:
-            return await self._observe_listed(audience, refs)
-        answers = await http.spread(refs, partial(self._observe_one, audience), AT_ONCE)
-        return dict(zip(refs, answers, strict=True))
+        """By pages as far as these are worth it. Who is on none is asked for by name: a page may
+        have shifted past a member, so that only this tells of absence."""
+        try:
+            found = await self._listed(audience, refs) if len(refs) > WORTH else {}
+        except PropagationError as fault:
+            return dict.fromkeys(refs, fault)
+        left = [ref for ref in refs if ref not in found]
+        answers = await http.spread(left, partial(self._observe_one, audience), AT_ONCE)
+        return found | dict(zip(left, answers, strict=True))
+
+    async def _listed(
+        self, audience: str, refs: Sequence[Ref]
+    ) -> dict[Ref, Observed | Absent | Failure]:
+        """Those whom pages of the audience show, beginning with the newest change: what was just
+        written is read back by its first pages. They end where the last ones held few of them, and
+        those to come cannot hold many. Never more at once than should hold who is still looked for,
+        going by the last ones."""
+        began = self._now()
+        sought = {member_id(ref): ref for ref in refs}
+        found: dict[Ref, Observed | Absent | Failure] = {}
+        page, pages, on_one = 0, 1, float(PAGE)
+        while sought and page < pages:
+            if on_one <= WORTH and (pages - page) * WORTH >= len(sought):
+                break
+            wave = range(page, min(pages, page + AT_ONCE, page + ceil(len(sought) / on_one)))
+            answers = await http.spread(wave, partial(self._numbered, audience), AT_ONCE)
+            before = len(sought)
+            for answer in answers:
+                members, pages = _good(answer)
+                for member in (one for one in members if one["id"] in sought):
+                    found[sought.pop(member["id"])] = self._shown(audience, member, began)
+            page, on_one = wave.stop, max(1.0, (before - len(sought)) / len(wave))
+        return found
+
+    async def _numbered(self, audience: str, page: int) -> tuple[list[Json], int]:
+        """A page's members, and how many pages there are."""
+        members, total = await self._page(audience, page * PAGE, None)
+        return members, max(1, ceil(total / PAGE))
+
+    def _shown(self, audience: str, member: Json, began: datetime) -> Observed | Failure:
+        try:
+            return self._observed(audience, member, began)
+        except PropagationError as fault:
+            return fault
 
     async def _observe_one(self, audience: str, ref: Ref) -> Observed | Absent:
         began = self._now()
@@ -183,28 +230,6 @@ class Mailchimp:
 
         return await http.retried(ask)
 
-    async def _observe_listed(
-        self, audience: str, refs: Sequence[Ref]
-    ) -> dict[Ref, Observed | Absent | Failure]:
-        """Many at once by pages of the whole audience: tens of calls for tens of thousands."""
-        began = self._now()
-        found: dict[str, Json] = {}
-        try:
-            async for members, _ in self._pages(audience, None):
-                found |= {member["id"]: member for member in members}
-        except PropagationError as fault:
-            return dict.fromkeys(refs, fault)
-        missing = [ref for ref in refs if member_id(ref) not in found]
-        # A page may have shifted past a member: absence is asked for by name.
-        answers = await http.spread(missing, partial(self._observe_one, audience), AT_ONCE)
-        known = dict(zip(missing, answers, strict=True))
-        return {
-            ref: known[ref]
-            if ref in known
-            else self._observed(audience, found[member_id(ref)], began)
-            for ref in refs
-        }
-
     async def _pages(
         self, audience: str, since: str | None
     ) -> AsyncIterator[tuple[list[Json], bool]]:
@@ -214,32 +239,33 @@ class Mailchimp:
         come repeat somebody and pass nobody by. Where members went, as many are read again.
         """
         offset, total, more = 0, 0, True
-        asked: Json = {
-            "count": PAGE,
-            "fields": LISTED.split(","),
-            "sort_field": "last_changed",
-            "sort_dir": "DESC",
-        }
-        if since:
-            asked["since_last_changed"] = since
         while more:
-            answer = await http.retried(
-                partial(
-                    self._call,
-                    "GET",
-                    f"/lists/{audience}/members",
-                    "get_list_members_info",
-                    audience,
-                    offset=offset,
-                    **asked,
-                )
-            )
-            members, before = _items(answer, "members"), total
-            total = int(answer.get("total_items", 0))
+            before = total
+            members, total = await self._page(audience, offset, since)
             gone = max(0, before - total)
             offset = max(0, offset - gone) if gone else offset + len(members)
             more = bool(members) and offset < total
             yield members, not more
+
+    async def _page(self, audience: str, offset: int, since: str | None) -> tuple[list[Json], int]:
+        """Members, the newest change first, and how many there are in all."""
+        asked: Json = {"since_last_changed": since} if since else {}
+        answer = await http.retried(
+            partial(
+                self._call,
+                "GET",
+                f"/lists/{audience}/members",
+                "get_list_members_info",
+                audience,
+                offset=offset,
+                count=PAGE,
+                fields=LISTED.split(","),
+                sort_field="last_changed",
+                sort_dir="DESC",
+                **asked,
+            )
+        )
+        return _items(answer, "members"), int(answer.get("total_items", 0))
 
     def _observed(self, audience: str, member: Json, began: datetime) -> Observed:
         """Raises Refused for a status that no table knows."""
@@ -463,6 +489,12 @@ def _joined(parts: Iterable[Observed | Absent | Failure]) -> Observed | Absent |
         return Absent(began)
     values = {slot: value for part in seen for slot, value in part.values.items()}
     return Observed(values, began, seen[0].vendor_id, seen[0].identifiers)
+
+
+def _good(part: T | Failure) -> T:
+    if isinstance(part, PropagationError):
+        raise part
+    return part
 
 
 def _items(answer: Json, name: str) -> list[Json]:

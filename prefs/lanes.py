@@ -35,6 +35,7 @@ log = structlog.get_logger()
 POLL = 0.5
 """Seconds between looks at the database for marks that another process set."""
 CLAIM = 500
+"""Marks of a round; of outs more, where the target is read in larger batches."""
 LOOK_EVERY = 1.0
 """Seconds between looks at who else works."""
 PATIENCE = 1.0
@@ -223,20 +224,38 @@ class Lane:
         if not await self._anything_due():
             return False
         claimed = await self.database.write(
-            lambda conn: marks.claim(conn, lease, self.clock().timestamp(), CLAIM, self._calm)
+            lambda conn: marks.claim(conn, lease, self.clock().timestamp(), self._most, self._calm)
         )
         if not claimed:
             return False
         began = time.monotonic()
+        await self._try(lease, claimed)
+        self._measure(claimed, time.monotonic() - began)
+        return True
+
+    @property
+    def _most(self) -> int:
+        return max(CLAIM, self.connector.facts.read_batch)
+
+    async def _try(self, lease: Lease, claimed: Sequence[Mark]) -> None:
         try:
             await self._carry(lease, claimed)
         except (Lost, Unavailable):
             raise
-        except Exception as fault:
-            log.exception("push_failed", target=self.target.label, fault=type(fault).__name__)
-            await self._one_by_one(lease, claimed)
-        self._measure(claimed, time.monotonic() - began)
-        return True
+        except Exception as fault:  # noqa: BLE001  # the one it is about tells its trace
+            log.warning("push_failed", target=self.target.label, fault=type(fault).__name__)
+            await self._by_halves(lease, claimed, fault)
+
+    async def _by_halves(self, lease: Lease, claimed: Sequence[Mark], fault: Exception) -> None:
+        """No other waits for the one that brings up a fault of ours."""
+        if len(claimed) == 1:
+            log.error("push_failed", target=self.target.label, exc_info=fault)
+            await self._put_off(lease, claimed[0], fault)
+            return
+        middle = len(claimed) // 2
+        for half in (claimed[:middle], claimed[middle:]):
+            if not self._parked_for:
+                await self._try(lease, half)
 
     async def _carry(self, lease: Lease, claimed: Sequence[Mark]) -> None:
         try:
@@ -244,19 +263,6 @@ class Lane:
             self._parked_for = 0.0
         except Unusable as fault:
             await self._park(lease, claimed, str(fault))
-
-    async def _one_by_one(self, lease: Lease, claimed: Sequence[Mark]) -> None:
-        """No other waits for the one that brings up a fault of ours."""
-        for mark in claimed:
-            try:
-                await self._carry(lease, [mark])
-            except (Lost, Unavailable):
-                raise
-            except Exception as fault:
-                log.exception("push_failed", target=self.target.label, fault=type(fault).__name__)
-                await self._put_off(lease, mark, fault)
-            if self._parked_for:
-                return
 
     async def _put_off(self, lease: Lease, mark: Mark, fault: Exception) -> None:
         due = self.clock().timestamp() + self.pace.backoff.after(mark.attempts)

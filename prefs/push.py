@@ -6,12 +6,17 @@ afresh, so nothing can be replayed stale, and fifty changes to one person become
 
 from __future__ import annotations
 
+import asyncio
 import random
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple
+from functools import partial
+from itertools import groupby
+from operator import attrgetter
+from typing import NamedTuple, TypeVar
 
 import structlog
 from sqlalchemy import Connection
@@ -56,8 +61,14 @@ from prefs.store.marks import Delay, Lease, Mark, Proof
 from prefs.store.waves import Wave
 from prefs.texts import next_working_day
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 log = structlog.get_logger()
 
+PIECE = 500
+"""Marks that one transaction is about, however many a round carries: nobody waits longer for the
+database."""
 PUSH_BACKS_AN_HOUR = 4
 ALARM_AT = 3
 FOUGHT = "turned on again more than 4 times within an hour: somebody's tool is fighting us"
@@ -146,21 +157,30 @@ class Push:
         token = URGENT.set(urgent)
         with span("lane.round", target=self.target.label, marks=len(claimed), urgent=urgent):
             try:
-                cases = await self.database.read(lambda conn: self._cases(conn, claimed))
+                cases = await self._cases(claimed)
                 with span("lane.observe"):
-                    records = await self._read_all(cases)
-                await self._learn(records)
-                await self._apply(lease, records)
+                    await self._read_all(cases)
+                planned: dict[Ref, Sequence[Change]] = {}
+                for part in _pieces(cases):
+                    planned |= await self._learn_and_plan(part)
+                await self._apply(lease, _records(cases), planned)
             finally:
                 URGENT.reset(token)
-            await self.database.write(lambda conn: self._prove(conn, lease, cases))
+            for part in _pieces(cases):
+                await self.database.write(partial(self._prove, lease=lease, cases=part))
 
     async def look(self, lease: Lease, claimed: Sequence[Mark]) -> None:
         """The same for a target that is only observed: what is read there is taken in, nothing is
         written, and the marks wait for go-live. Raises Unusable."""
-        cases = await self.database.read(lambda conn: self._cases(conn, claimed))
+        cases = await self._cases(claimed)
         if any(mark.urgent for mark in claimed):
-            await self._learn(await self._read_all(cases))
+            await self._read_all(cases)
+            for part in _pieces(cases):
+                await self._learn(_records(part))
+        for part in _pieces(cases):
+            await self._keep_for_later(lease, part)
+
+    async def _keep_for_later(self, lease: Lease, cases: Sequence[Case]) -> None:
         now = self.clock().timestamp()
         hints = [case.mark for case in cases if not case.mark.subject_id and not _unread(case)]
         later = [
@@ -184,7 +204,13 @@ class Push:
 
     # --- what is it about ----------------------------------------------------------------------
 
-    def _cases(self, conn: Connection, claimed: Sequence[Mark]) -> list[Case]:
+    async def _cases(self, claimed: Sequence[Mark]) -> list[Case]:
+        found: list[Case] = []
+        for part in _pieces(claimed):
+            found += await self.database.read(partial(self._cases_of, claimed=part))
+        return found
+
+    def _cases_of(self, conn: Connection, claimed: Sequence[Mark]) -> list[Case]:
         known = subjects.identifiers_of(
             conn, [mark.subject_id for mark in claimed if mark.subject_id], self.intake.keys
         )
@@ -214,10 +240,10 @@ class Push:
 
     # --- read ----------------------------------------------------------------------------------
 
-    async def _read_all(self, cases: Sequence[Case]) -> list[Record]:
-        await self._observe([record for case in cases for record in case.records])
-        await self._look_by_id(cases)
-        return [record for case in cases for record in case.records]
+    async def _read_all(self, cases: Sequence[Case]) -> None:
+        await self._observe(_records(cases))
+        for part in _pieces(cases):
+            await self._look_by_id(part)
 
     async def _observe(self, records: Collection[Record]) -> None:
         if self.connector.facts.readback is Readback.NONE:
@@ -257,19 +283,40 @@ class Push:
     async def _read(
         self, refs: Sequence[Ref]
     ) -> Mapping[Ref, Observed | Absent | PropagationError]:
-        found: dict[Ref, Observed | Absent | PropagationError] = {}
         size = self.connector.facts.read_batch
         unique = list(dict.fromkeys(refs))
-        for start in range(0, len(unique), size):
-            part = unique[start : start + size]
-            try:
-                found.update(await self.connector.observe(part))
-            except PropagationError as fault:
-                found.update(dict.fromkeys(part, fault))
+        parts = (unique[start : start + size] for start in range(0, len(unique), size))
+        found = dict(item for part in await self._beside(parts, self._ask) for item in part.items())
+        return {ref: found.get(ref) or Temporary(UNANSWERED) for ref in unique}
+
+    async def _ask(self, part: Sequence[Ref]) -> Mapping[Ref, Observed | Absent | PropagationError]:
+        found: Mapping[Ref, Observed | Absent | PropagationError]
+        try:
+            found = await self.connector.observe(part)
+        except PropagationError as fault:
+            found = dict.fromkeys(part, fault)
         for answer in found.values():
             if isinstance(answer, Unusable):
                 raise answer
-        return {ref: found.get(ref) or Temporary(UNANSWERED) for ref in unique}
+        return found
+
+    async def _beside(self, parts: Iterable[T], job: Callable[[T], Awaitable[R]]) -> list[R]:
+        """Run for every part, as many at once as the target takes; in any order. After a fault none
+        begins any more: it is raised when those under way have ended."""
+        left, done = iter(parts), list[R]()
+
+        async def carry() -> None:
+            try:
+                for part in left:
+                    done.append(await job(part))
+            finally:
+                deque(left, maxlen=0)
+
+        lines = (carry() for _ in range(self.connector.facts.beside))
+        for fault in await asyncio.gather(*lines, return_exceptions=True):
+            if fault:
+                raise fault
+        return done
 
     def _name(self, record: Record) -> None:
         """A record that was read by the vendor's id alone is known by the addresses it shows."""
@@ -282,6 +329,11 @@ class Push:
                 record.hash = hash_
 
     # --- judge ---------------------------------------------------------------------------------
+
+    async def _learn_and_plan(self, cases: Sequence[Case]) -> dict[Ref, Sequence[Change]]:
+        records = _records(cases)
+        await self._learn(records)
+        return {record.ref: self._plan(record) for record in records}
 
     async def _learn(self, records: Sequence[Record]) -> None:
         """Load what stands, judge what was read, take in what a vendor's person said."""
@@ -367,12 +419,14 @@ class Push:
 
     # --- write ---------------------------------------------------------------------------------
 
-    async def _apply(self, lease: Lease, records: Sequence[Record]) -> None:
-        planned = {record.ref: self._plan(record) for record in records}
+    async def _apply(
+        self, lease: Lease, records: Sequence[Record], planned: Mapping[Ref, Sequence[Change]]
+    ) -> None:
+        by_ref = {record.ref: record for record in records}
         outs = [c for changes in planned.values() for c in changes if c.to is Wish.OFF]
         ins = [c for changes in planned.values() for c in changes if c.to is Wish.ON]
-        by_ref = {record.ref: record for record in records}
-        await self._send(by_ref, await self._not_fought(by_ref, outs))
+        sent = [c for part in _pieces(outs) for c in await self._not_fought(by_ref, part)]
+        await self._send(by_ref, sent)
         if ins and not await self._paused(by_ref, ins):
             URGENT.set(False)
             admitted = await self._admitted(by_ref, ins)
@@ -459,11 +513,11 @@ class Push:
             return found
 
         counts = await self.database.write(count)
-        given_up = [
+        given_up = {
             change
             for change in fought
             if self._gives_up(records[change.ref], change, counts[records[change.ref].hash or b""])
-        ]
+        }
         return [change for change in outs if change not in given_up]
 
     def _tell_of_fight(self, conn: Connection, record: Record, change: Change, now: float) -> None:
@@ -548,18 +602,31 @@ class Push:
         return [c for c in ins if wish(c.slot, records[c.ref].held) is Wish.ON]
 
     def _parts(self, changes: Sequence[Change]) -> Iterable[Sequence[Change]]:
-        """What goes in one call each."""
-        size = self.connector.facts.write_batch
-        return (changes[start : start + size] for start in range(0, len(changes), size))
+        """What goes in one call each; all of one record in the same."""
+        size, part = self.connector.facts.write_batch, list[Change]()
+        for _, group in groupby(changes, key=attrgetter("ref")):
+            of_record = list(group)
+            if part and len(part) + len(of_record) > size:
+                yield part
+                part = []
+            part += of_record
+        if part:
+            yield part
 
     async def _send(self, records: Mapping[Ref, Record], changes: Sequence[Change]) -> None:
-        for part in self._parts(changes):
-            with span("lane.apply", changes=len(part)):
-                answers = await self._write(part)
-            ended = self.clock().timestamp()
-            for change in part:
-                self._settle(records[change.ref], change, answers.get(change), ended)
-            await self._read_back(records, part, answers)
+        found = await self._beside(self._parts(changes), partial(self._send_part, records))
+        answers = dict(item for part in found for item in part.items())
+        await self._read_back(records, changes, answers)
+
+    async def _send_part(
+        self, records: Mapping[Ref, Record], part: Sequence[Change]
+    ) -> Mapping[Change, Answer]:
+        with span("lane.apply", changes=len(part)):
+            answers = await self._write(part)
+        ended = self.clock().timestamp()
+        for change in part:
+            self._settle(records[change.ref], change, answers.get(change), ended)
+        return answers
 
     async def _write(self, part: Sequence[Change]) -> Mapping[Change, Answer]:
         try:
@@ -686,10 +753,12 @@ class Push:
         self._ask_staff(conn, cases, now)
         cleared: list[Mark] = []
         delayed: list[Delay] = []
+        proofs: list[Proof] = []
         for case in cases:
             delay = self._delay(case, now)
             (delayed.append(delay) if delay else cleared.append(case.mark))
-            self._keep(conn, case, delay, now)
+            proofs += _proofs(case, delay)
+        self._keep(conn, proofs, _records(cases), now)
         marks.settle(conn, lease, cleared, delayed)
 
     def _ask_staff(self, conn: Connection, cases: Sequence[Case], now: float) -> None:
@@ -743,23 +812,19 @@ class Push:
             record.waits[proof.slot] = max(found.due_at - now, LOOK_AGAIN)
         return proof
 
-    def _keep(self, conn: Connection, case: Case, delay: Delay | None, now: float) -> None:
-        for record in case.records:
-            if record.hash is None:
-                continue
-            proofs = [
-                proof._replace(
-                    opened_at=case.mark.since,
-                    due_at=None if proof.outcome in SETTLED or not delay else delay.due_at,
-                )
-                for proof in record.proofs.values()
-            ]
-            marks.write_receipts(conn, self.target.label, proofs, now)
-            for proof in proofs:
-                PROVED.labels(self.target.label, proof.outcome.value).inc()
-            if isinstance(record.read, Observed) and record.read.vendor_id:
-                kept = [(record.read.vendor_id, sorted(record.hashes))]
-                marks.keep_records(conn, self.target.label, kept, now)
+    def _keep(
+        self, conn: Connection, proofs: Sequence[Proof], records: Sequence[Record], now: float
+    ) -> None:
+        label = self.target.label
+        marks.write_receipts(conn, label, proofs, now)
+        for outcome, count in Counter(proof.outcome for proof in proofs).items():
+            PROVED.labels(label, outcome.value).inc(count)
+        kept = [
+            (record.read.vendor_id, sorted(record.hashes))
+            for record in records
+            if record.hash and isinstance(record.read, Observed) and record.read.vendor_id
+        ]
+        marks.keep_records(conn, label, kept, now)
 
     def _delay(self, case: Case, now: float) -> Delay | None:
         """Why this mark must stay, or None when all of it is settled."""
@@ -806,6 +871,22 @@ class Push:
         urgent = unsettled is not None or any(p.wish is not Wish.ON for _, p in open_)
         reason = proof.reason or ""
         return Delay(case.mark, now + wait, proof.outcome, reason, unsettled, urgent=urgent)
+
+
+def _pieces(items: Sequence[T]) -> Iterable[Sequence[T]]:
+    return (items[start : start + PIECE] for start in range(0, len(items), PIECE))
+
+
+def _records(cases: Iterable[Case]) -> list[Record]:
+    return [record for case in cases for record in case.records]
+
+
+def _proofs(case: Case, delay: Delay | None) -> Iterable[Proof]:
+    """Of the records that are known by an identifier."""
+    for record in case.records:
+        for proof in record.proofs.values() if record.hash is not None else ():
+            due_at = None if proof.outcome in SETTLED or not delay else delay.due_at
+            yield proof._replace(opened_at=case.mark.since, due_at=due_at)
 
 
 def _kept_of(record: Record, kept: Mapping[tuple[bytes, str], Receipt]) -> dict[str, Receipt]:

@@ -28,13 +28,15 @@ class Faulty(MailingList):
     """Where a fault of ours, which no connector should have, comes up."""
 
     bad: str = ""
+    reads: int = 0
     walks: bool = True
     lists: bool = True
 
     async def observe(
         self, refs: Sequence[Ref]
     ) -> Mapping[Ref, Observed | Absent | PropagationError]:
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.005)
+        self.reads += 1
         if self.bad in {ref.value for ref in refs}:
             raise KeyError("a field that was always there")
         return await super().observe(refs)
@@ -98,6 +100,19 @@ def test_a_record_that_we_cannot_handle_keeps_nobody_else_waiting(rt: Clinic) ->
     there.bad = ""
     rt.clock.forward(60)
     run(rt, there, lambda: there.held[ADA] is Value.OFF)
+
+
+def test_the_one_that_we_cannot_handle_is_found_by_halves(rt: Clinic) -> None:
+    """Of a round of hundreds everybody would wait for as many rounds."""
+    everybody = [f"p{number}@example.com" for number in range(16)]
+    there = Faulty(rt.clock, held=dict.fromkeys(everybody, Value.ON), bad=everybody[9])
+    for one in everybody:
+        rt.say(one, Source.ONE_CLICK)
+    others = {one for one in everybody if one != there.bad}
+    run(rt, there, lambda: all(there.held[one] is Value.OFF for one in others))
+    (mark,) = waiting(rt, there.bad)
+    assert mark.outcome == Outcome.PENDING
+    assert there.reads < 14
 
 
 @pytest.mark.parametrize("walks", [True, False])

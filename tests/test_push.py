@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -12,15 +12,18 @@ from typing import Any
 
 import pytest
 
-from prefs.core.errors import Refused, Temporary
+from prefs.core.errors import PropagationError, Refused, Temporary, Unusable
 from prefs.core.propagation import (
     Absent,
+    Applied,
     Change,
+    Local,
     Observed,
     Outcome,
     Readback,
     Ref,
     Seen,
+    Slot,
     Value,
     Wish,
 )
@@ -637,3 +640,116 @@ def test_our_own_write_is_no_wish_when_the_record_is_met_by_another_name(rt: Cli
     rows = rt.database.read_now(lambda conn: ledger.history(conn, owner))
     assert {row.source for row in rows} == {Source.API}
     assert receipt(rt, BOB).outcome == Outcome.CONFIRMED
+
+
+# --- many at once --------------------------------------------------------------------------------
+
+MANY = [f"p{number}@example.com" for number in range(12)]
+
+
+@dataclass
+class Meeting(MailingList):
+    """Answers a group only when two others have come beside it."""
+
+    met: asyncio.Barrier = field(default_factory=lambda: asyncio.Barrier(3))
+    groups: int = 0
+
+    async def observe(
+        self, refs: Sequence[Ref]
+    ) -> Mapping[Ref, Observed | Absent | PropagationError]:
+        await self._meet()
+        return await super().observe(refs)
+
+    async def apply(
+        self, changes: Sequence[Change]
+    ) -> Mapping[Change, Applied | Local | PropagationError]:
+        await self._meet()
+        return await super().apply(changes)
+
+    async def _meet(self) -> None:
+        self.groups += 1
+        async with asyncio.timeout(5):
+            await self.met.wait()
+
+
+def many_leave(rt: Clinic) -> dict[str, Value]:
+    for one in MANY:
+        rt.say(one, Source.ONE_CLICK)
+    return dict.fromkeys(MANY, Value.ON)
+
+
+def test_groups_are_read_and_written_beside_each_other(rt: Clinic) -> None:
+    facts = replace(FACTS, read_batch=4, write_batch=4, beside=3)
+
+    async def go() -> Meeting:
+        there = Meeting(rt.clock, facts, many_leave(rt))
+        await one_round(rt, push_of(rt, there))
+        return there
+
+    there = asyncio.run(go())
+    assert there.groups == 9
+    assert set(there.held.values()) == {Value.OFF}
+    assert {receipt(rt, one).outcome for one in MANY} == {Outcome.CONFIRMED}
+
+
+@dataclass
+class Keeper(MailingList):
+    """How many groups are under way at most."""
+
+    now: int = 0
+    most: int = 0
+
+    async def observe(
+        self, refs: Sequence[Ref]
+    ) -> Mapping[Ref, Observed | Absent | PropagationError]:
+        self.now += 1
+        self.most = max(self.now, self.most)
+        await asyncio.sleep(0.001)
+        self.now -= 1
+        return await super().observe(refs)
+
+
+def test_one_after_the_other_where_the_target_does_not_say_otherwise(rt: Clinic) -> None:
+    there = Keeper(rt.clock, replace(FACTS, read_batch=2), many_leave(rt))
+    rounds(rt, there)
+    assert there.most == 1
+    assert set(there.held.values()) == {Value.OFF}
+
+
+def test_after_a_refusal_of_the_whole_target_nothing_more_begins(rt: Clinic) -> None:
+    facts = replace(FACTS, write_batch=1, beside=2)
+    there = MailingList(rt.clock, facts, many_leave(rt), write_fault=Unusable("HTTP 401"))
+    with pytest.raises(Unusable):
+        rounds(rt, there)
+    assert len(there.written) <= 2
+
+
+def test_what_goes_to_one_record_goes_in_one_group(rt: Clinic) -> None:
+    """Two writes to one record at the same time might undo each other."""
+    slots = SLOT, Slot("other", SLOT.channel)
+    groups: list[list[Change]] = []
+    there = MailingList(rt.clock, replace(FACTS, write_batch=3, beside=4), many_leave(rt))
+    there.slots, there.before_write = slots, lambda changes: groups.append(list(changes))
+    rounds(rt, there)
+    assert len(groups) == len(MANY)
+    assert all(len({change.ref for change in group}) == 1 for group in groups)
+    assert sum(len(group) for group in groups) == 2 * len(MANY)
+
+
+def test_however_many_a_round_carries_its_transactions_are_short(
+    rt: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever opts out meanwhile waits for one of them."""
+    monkeypatch.setattr("prefs.push.PIECE", 5)
+    kept, settle = list[int](), marks.settle
+
+    def noted(conn: Any, lease: Any, cleared: Any, delayed: Any) -> None:
+        kept.append(len(cleared) + len(delayed))
+        settle(conn, lease, cleared, delayed)
+
+    monkeypatch.setattr(marks, "settle", noted)
+    there = MailingList(rt.clock, held=many_leave(rt))
+    rounds(rt, there)
+    assert kept == [5, 5, 2]
+    assert {receipt(rt, one).outcome for one in MANY} == {Outcome.CONFIRMED}
+    assert rt.database.read_now(marks.backlog) == {}

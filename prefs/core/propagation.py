@@ -260,6 +260,8 @@ class Facts:
     unsubscribes_at: frozenset[str] = frozenset()
     """Systems at which this one's own sync takes people out when staff merge or delete them here:
     no wish of the person."""
+    beside: int = 1
+    """So many batches may be read, or written, at the same time; the limit holds for them too."""
     assisted: bool = False
     """No interface: staff carry the changes, and what they upload is what is read."""
 

@@ -251,28 +251,48 @@ def claim(
 ) -> list[Mark]:
     """The marks that are due, claimed under this lease's epoch: outs first and by themselves, so
     that they alone use the whole budget. Of others at most `calm_limit`."""
-    due = conn.execute(
+    due = _due(conn, lease, now, limit, urgent=True)
+    due = due or _due(conn, lease, now, limit if calm_limit is None else calm_limit, urgent=False)
+    found = [_mark(row, lease.epoch) for row in due]
+    _CLAIM.run_many(
+        conn,
+        [
+            {
+                "b_target": lease.target,
+                "b_subject": mark.subject_id,
+                "b_vendor": mark.vendor_id,
+                "b_epoch": lease.epoch,
+                "b_now": now,
+            }
+            for mark in found
+        ],
+    )
+    return found
+
+
+def _due(conn: Connection, lease: Lease, now: float, limit: int, *, urgent: bool) -> Sequence[Any]:
+    return conn.execute(
         select(marks)
-        .where(marks.c.target == lease.target, marks.c.due_at <= now)
-        .order_by(marks.c.urgent.desc(), marks.c.due_at)
+        .where(marks.c.target == lease.target, marks.c.urgent == int(urgent), marks.c.due_at <= now)
+        .order_by(marks.c.due_at)
         .limit(limit)
         .with_for_update(skip_locked=True)
     ).all()
-    found = [_mark(row, lease.epoch) for row in due if row.urgent == due[0].urgent]
-    if found and not found[0].urgent:
-        found = found[:calm_limit]
-    if found:
-        conn.execute(
-            update(marks)
-            .where(
-                marks.c.target == lease.target,
-                marks.c.subject_id == bindparam("b_subject"),
-                marks.c.vendor_id == bindparam("b_vendor"),
-            )
-            .values(claimed_epoch=lease.epoch, claimed_at=now, attempts=marks.c.attempts + 1),
-            [{"b_subject": mark.subject_id, "b_vendor": mark.vendor_id} for mark in found],
-        )
-    return found
+
+
+_CLAIM = Statement(
+    update(marks)
+    .where(
+        marks.c.target == bindparam("b_target"),
+        marks.c.subject_id == bindparam("b_subject"),
+        marks.c.vendor_id == bindparam("b_vendor"),
+    )
+    .values(
+        claimed_epoch=bindparam("b_epoch"),
+        claimed_at=bindparam("b_now"),
+        attempts=marks.c.attempts + 1,
+    )
+)
 
 
 def _mark(row: Any, epoch: int) -> Mark:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -103,6 +104,40 @@ def test_only_what_surely_did_not_arrive_is_clear(raised: Exception, unclear: bo
         asyncio.run(way().send("GET", "/lists/a"))
     assert caught.value.unclear is unclear
     assert str(raised) not in str(caught.value)
+
+
+def test_a_target_has_threads_of_its_own() -> None:
+    """Python's own pool has four more than the machine has cores, for all targets together: a
+    vendor that does not answer would take up everybody's."""
+    meeting = threading.Barrier(2 * 8)
+
+    async def call() -> None:
+        slow, other = (Way(HERE, TokenBudget(Limit(16)), BASE, ()) for _ in range(2))
+        calls = [one.in_thread("GET", "/a", lambda: meeting.wait(5)) for one in [slow, other] * 8]
+        await asyncio.gather(*calls)
+        await slow.close()
+        await other.close()
+
+    asyncio.run(call())
+
+
+def test_no_more_jobs_run_at_once_than_were_asked_for() -> None:
+    now, most = 0, 0
+
+    async def job(number: int) -> int:
+        nonlocal now, most
+        now += 1
+        most = max(now, most)
+        await asyncio.sleep(0.001 * (number % 3))
+        now -= 1
+        if number == 5:
+            raise Temporary("later")
+        return number
+
+    answers = asyncio.run(http.spread(range(20), job, 4))
+    assert isinstance(answers.pop(5), Temporary)
+    assert answers == [number for number in range(20) if number != 5]
+    assert most == 4
 
 
 @respx.mock

@@ -176,6 +176,51 @@ class TestHubSpot(Account):
         assert all(self.held(ref) is Value.OFF for ref in refs)
         assert len(self.twin.calls) == 6
 
+    @pytest.mark.parametrize(("reminders", "calls"), [((), 1), (("109",), 2)])
+    def test_offs_are_read_back_without_the_unsubscribes_from_all_that_tell_nothing_more(
+        self, monkeypatch: pytest.MonkeyPatch, reminders: Sequence[str], calls: int
+    ) -> None:
+        """Only where a reminder is at stake they would."""
+        options = {"token": self.twin.token, "types": {"101": "*"}, "reminder_types": reminders}
+        monkeypatch.setattr(self, "options", lambda: options)
+        self.twin.enterprise = True
+        refs = [self.ref(number) for number in range(20)]
+        for ref in refs:
+            self.put(ref)
+        self.apply(Wish.OFF, *refs)
+        self.twin.calls.clear()
+        found = self.observe(*refs)
+        assert all(isinstance(found[ref], Observed) for ref in refs)
+        values = [found[ref].values[Slot("101", Channel.EMAIL)].value for ref in refs]
+        assert values == [Value.OFF] * len(refs)
+        assert len([c for c in self.twin.calls if "/batch/" in c.path]) == calls
+
+    def test_where_one_is_still_on_an_unsubscribe_from_all_is_seen(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        options = {"token": self.twin.token, "types": {"101": "treatments", "102": "offers"}}
+        monkeypatch.setattr(self, "options", lambda: options)
+        one, other = self.ref(1), self.ref(2)
+        for ref in (one, other):
+            self.twin.new_contact(ref.value, statuses={"101": "UNSUBSCRIBED", "102": "SUBSCRIBED"})
+        self.twin.person_unsubscribes(one.value)
+        found = self.observe(one, other)
+        read = {
+            ref: {s.place: seen.value for s, seen in found[ref].values.items()} for ref in found
+        }
+        assert read[one] == {"101": Value.OFF, "102": Value.OFF}
+        assert read[other] == {"101": Value.OFF, "102": Value.ON}
+
+    def test_an_on_asks_for_unsubscribes_from_all_though_each_type_is_off(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        options = {"token": self.twin.token, "types": {"101": "*"}}
+        monkeypatch.setattr(self, "options", lambda: options)
+        self.twin.new_contact(self.ref(1).value, statuses={"101": "UNSUBSCRIBED"})
+        self.twin.person_unsubscribes(self.ref(1).value)
+        assert isinstance(self.apply(Wish.ON, self.ref(1))[self.ref(1)], Refused)
+        assert self.twin.writes() == []
+
     def test_what_a_bulk_read_leaves_out_is_read_alone(self) -> None:
         refs = [self.ref(number) for number in range(3)]
         for ref in refs:

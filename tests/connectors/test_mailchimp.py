@@ -194,6 +194,87 @@ class TestMailchimp(ConnectorContract):
         assert sum(type(read).__name__ == "Observed" for read in found.values()) == 199
         assert len(self.twin.calls) <= 3
 
+    def many(self, count: int) -> list[Ref]:
+        refs = [self.ref(number) for number in range(count)]
+        for ref in refs:
+            self.put(ref)
+        return refs
+
+    def test_what_was_just_written_is_read_back_by_the_first_pages(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """And not by the whole audience anew."""
+        monkeypatch.setattr(mailchimp, "PAGE", 20)
+        self.twin.clock.move(-3600)
+        refs = self.many(300)[100:140]
+        self.twin.clock.reset()
+        self.apply(Wish.OFF, *refs)
+        self.twin.calls.clear()
+        found = self.observe(*refs)
+        assert {self.read_value(found[ref]) for ref in refs} == {Value.OFF}
+        assert len(self.twin.calls) <= 3
+
+    def test_pages_are_listed_beside_each_other_within_the_limit(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(mailchimp, "PAGE", 20)
+        refs = self.many(300)
+        self.twin.latency = 0.05
+        found = self.observe(*refs)
+        assert all(isinstance(found[ref], Observed) for ref in refs)
+        assert len(self.twin.calls) <= 300 / 20 + 1
+        assert 4 <= self.twin.limits.most_open <= 8
+        assert self.twin.limits.refused == 0
+
+    def test_a_few_of_a_large_audience_are_read_by_name(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A page is worth it where it holds more of them than it costs."""
+        monkeypatch.setattr(mailchimp, "PAGE", 2)
+        refs = self.many(200)[::4]
+        found = self.observe(*refs)
+        assert all(isinstance(found[ref], Observed) for ref in refs)
+        assert len(self.twin.calls) <= 1 + len(refs)
+
+    @pytest.mark.parametrize("act", ["changed", "archived"])
+    def test_nobody_is_passed_by_though_members_change_and_go_between_two_pages(
+        self, monkeypatch: pytest.MonkeyPatch, act: str
+    ) -> None:
+        monkeypatch.setattr(mailchimp, "PAGE", 20)
+        self.twin.clock.move(-3600)
+        refs = []
+        for number in range(120):
+            refs.append(self.ref(number))
+            self.put(refs[-1])
+            self.twin.clock.move(10)
+        self.twin.clock.reset()
+        page, left = mailchimp.Mailchimp._page, list(refs[40:60])
+
+        async def shifted(connector: Any, *args: Any) -> Any:
+            answer = await page(connector, *args)
+            if left:
+                self.meanwhile(act, left.pop().value)
+            return answer
+
+        monkeypatch.setattr(mailchimp.Mailchimp, "_page", shifted)
+        found = self.observe(*refs)
+        assert len(left) < 20
+        gone = refs[40:60][len(left) :] if act == "archived" else []
+        assert all(isinstance(found[ref], Observed) for ref in refs if ref not in gone)
+
+    def test_one_in_unknown_words_fails_alone_among_many(self) -> None:
+        refs = self.many(60)
+        self.break_word(refs[7])
+        found = self.observe(*refs)
+        assert isinstance(found[refs[7]], Refused)
+        assert sum(isinstance(read, Observed) for read in found.values()) == 59
+
+    @staticmethod
+    def read_value(read: Any) -> Value:
+        """Of the audience itself."""
+        values: Mapping[Slot, Seen] = read.values
+        return next(seen.value for slot, seen in values.items() if slot.place == "a1")
+
     def test_many_are_turned_off_in_one_call(self) -> None:
         refs = [self.ref(number) for number in range(120)]
         for ref in refs:
