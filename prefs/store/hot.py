@@ -100,18 +100,18 @@ class Statement:
         text = self._text or self._compile()
         _raw(conn).executemany(text, map(self._pick, self._whole(rows)))
 
+    def run_each(self, conn: Connection, rows: Sequence[Mapping[str, Any]]) -> list[Row]:
+        """The same, with all that they return."""
+        if conn.dialect.name != "sqlite":
+            return self._direct.run_each(conn, rows)
+        return [found for row in rows for found in self.run(conn, row)]
+
 
 def _in_order(names: Sequence[str]) -> Callable[[Mapping[str, Any]], Sequence[Any]]:
     """Picks these out of a row, always as a sequence."""
     if len(names) > 1:
         return itemgetter(*names)
     return lambda row: [row[name] for name in names]
-
-    def run_each(self, conn: Connection, rows: Sequence[Mapping[str, Any]]) -> list[Row]:
-        """The same, with all that they return."""
-        if conn.dialect.name != "sqlite":
-            return self._direct.run_each(conn, rows)
-        return [found for row in rows for found in self.run(conn, row)]
 
 
 def _raw(conn: Connection) -> Any:
