@@ -13,6 +13,7 @@ it, and lock the rows that they go by. A process that freezes inside one is cut 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import threading
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
@@ -46,15 +47,24 @@ _ALONE = f"{_BEGIN}; SELECT pg_advisory_xact_lock({WRITERS})"
 _SHARED = f"{_BEGIN}; SELECT pg_advisory_xact_lock_shared({WRITERS})"
 """Begin and lock in one way there and back."""
 _OF_LANE = Direct(select(func.pg_advisory_xact_lock(LANES, func.hashtext(bindparam("lane")))))
+_CUT_OFF = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND usename = current_user AND application_name = 'prefs'
+AND pid <> pg_backend_pid() AND state = 'active' AND wait_event = 'ClientRead'
+AND xact_start < clock_timestamp() - interval '2 seconds'
+AND state_change < clock_timestamp() - interval '2 seconds'"""
+LOCKED = "55P03"
 LOCK_MS = 5000
 IDLE_MS = 2000
 """Less than LOCK_MS: who waits for somebody frozen gets the lock."""
+ANSWER_SECONDS = 15.0
+"""Until a statement that writes is no longer waited for: the way to the server is cut."""
 READ_IDLE_MS = 60_000
 """A reader keeps nobody waiting; one that streams may wait for whoever takes its rows."""
 CONNECT_SECONDS = 5.0
 READERS = 4
 CONFLICTS = ("40001", "40P01")
-AWAY = ("08", "25P", "53", "55P03", "57", "58")
+AWAY = ("08", "25P", "53", LOCKED, "57", "58")
 """How the codes of faults begin that lose a transaction: connection, resources, locks, shutdown."""
 FAULTS = (DBAPIError, PostgresError, Refused, InternalClientError)
 """SQLAlchemy's, and those of the driver where it runs a statement itself: the last is what it says
@@ -87,7 +97,11 @@ def make_engine(url: URL, *, read_only: bool = False) -> AsyncEngine:
         max_overflow=0,
         pool_timeout=LOCK_MS / 1000,
         isolation_level="REPEATABLE READ" if read_only else "AUTOCOMMIT",
-        connect_args={"server_settings": settings, "timeout": CONNECT_SECONDS},
+        connect_args={
+            "server_settings": settings,
+            "timeout": CONNECT_SECONDS,
+            "command_timeout": None if read_only else ANSWER_SECONDS,
+        },
     )
 
 
@@ -102,6 +116,7 @@ class Loop:
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
         self._thread.start()
+        atexit.register(self.close)  # at the interpreter's end a loop that still runs crashes it
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """A job that waited for another one on its own loop would wait for ever."""
@@ -111,6 +126,7 @@ class Loop:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def close(self) -> None:
+        atexit.unregister(self.close)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
@@ -158,8 +174,10 @@ class Writer(Side):
                     await driver.execute(begin)
                     done = await conn.run_sync(work)
                     await _commit(driver)
-                except BaseException:
+                except BaseException as fault:
                     await _undo(conn, driver)
+                    if _state(fault) == LOCKED:
+                        await _cut_off_frozen(driver)
                     raise
                 return done
 
@@ -219,6 +237,15 @@ class Line:
                 driver.terminate()
 
 
+async def _cut_off_frozen(driver: Any) -> None:
+    """By who waited for a lock in vain: a session of ours that has been in the midst of sending a
+    statement for a while belongs to a process that froze there. To the server it is not idle, so
+    that no limit of its own ends it."""
+    with suppress(*FAULTS, OSError):
+        cut = await driver.fetch(_CUT_OFF)
+        log.warning("cut_off_frozen", sessions=len(cut))
+
+
 class PostgreSQL:
     """Implements prefs.store.database.Engine."""
 
@@ -263,8 +290,8 @@ class PostgreSQL:
     def is_lost(fault: Exception) -> bool:
         """Whether the whole transaction is lost, not one statement alone."""
         state = _state(fault) or ""
-        if state in CONFLICTS or state.startswith(AWAY):
-            return True
+        if state in CONFLICTS or state.startswith(AWAY) or isinstance(fault, OSError):
+            return True  # TimeoutError is an OSError
         if isinstance(fault, DBAPIError):
             return fault.connection_invalidated or isinstance(
                 fault, (OperationalError, InterfaceError)

@@ -418,9 +418,8 @@ def test_the_wire_writes_consents_only(method: str) -> None:
 def test_numbers_reach_no_log(vendor: TwilioTwin, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     vendor.failed_send(number=AMY, sender=MARKETING)
-    connector = made(vendor)
-    applied(connector, OFF)
-    assert len(pages(connector)) == 1
+    applied(made(vendor), OFF)
+    assert len(pages(made(vendor))) == 1
     assert AMY[1:] not in caplog.text
     assert not [record for record in caplog.records if record.name.startswith("twilio")]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -275,3 +276,71 @@ def test_the_writer_outlives_whoever_is_told_of_a_commit(database: Database) -> 
     database.on_commit(broken)
     assert database.write_now(add("first")) == "first"
     assert database.write_now(add("second")) == "second"
+
+
+class Halting:
+    """Carries a connection to the server until a statement with this word is on its way: its rest
+    never arrives, as if the sender had frozen in the midst of it."""
+
+    WORD = b"half_sent"
+
+    def __init__(self, url: URL) -> None:
+        self._to = (url.host or "", url.port or 5432)
+        self._door = socket.create_server(("127.0.0.1", 0))
+        self.url = url.set(port=self._door.getsockname()[1]).render_as_string(hide_password=False)
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._door.accept()
+                server = socket.create_connection(self._to)
+                for one, other in ((client, server), (server, client)):
+                    threading.Thread(target=self._carry, args=(one, other), daemon=True).start()
+
+    def _carry(self, one: socket.socket, other: socket.socket) -> None:
+        with suppress(OSError):
+            while data := one.recv(65536):
+                other.sendall(data)
+                if self.WORD in data and other.getpeername() == self._to:
+                    return
+            other.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._door.close()
+
+
+@pytest.mark.postgresql
+def test_who_freezes_in_the_midst_of_a_statement_is_cut_off(
+    database: Database, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "ANSWER_SECONDS", 1.0)
+    way = Halting(make_url(url))
+    said: list[Exception] = []
+
+    def half() -> None:
+        with Database(way.url) as frozen:
+            try:
+                frozen.write_now(lambda conn: conn.execute(text("SELECT 1 AS half_sent")))
+            except Unavailable as fault:
+                said.append(fault)
+
+    writing = threading.Thread(target=half)
+    writing.start()
+    eventually(lambda: _waits_for(database, "%half_sent%"))
+    with pytest.raises(Unavailable):  # who waited in vain
+        database.write_now(add("second"))
+    assert database.write_now(add("third")) == "third"
+    writing.join(10)
+    assert said
+    way.close()
+
+
+def _waits_for(database: Database, statement: str) -> bool:
+    """Whether a session waits for the rest of it."""
+    asked = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE :one AND state = 'active' "
+        "AND wait_event = 'ClientRead' AND pid <> pg_backend_pid()"
+    )
+    found = database.read_now(lambda conn: conn.execute(asked, {"one": statement}).scalar_one())
+    return bool(found)
