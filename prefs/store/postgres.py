@@ -13,9 +13,9 @@ it, and lock the rows that they go by. A process that freezes inside one is cut 
 from __future__ import annotations
 
 import asyncio
-import atexit
 import threading
 import time
+import weakref
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -106,7 +106,7 @@ def make_engine(url: URL, *, read_only: bool = False) -> AsyncEngine:
 
 
 class Conflict(Exception):
-    """Another transaction was in the way (a deadlock): to be done again."""
+    """Another transaction was in the way (a deadlock, or one that is cut off): to be done again."""
 
 
 class Loop:
@@ -116,7 +116,6 @@ class Loop:
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
         self._thread.start()
-        atexit.register(self.close)  # at the interpreter's end a loop that still runs crashes it
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """A job that waited for another one on its own loop would wait for ever."""
@@ -126,10 +125,10 @@ class Loop:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def close(self) -> None:
-        atexit.unregister(self.close)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(10)
+            self._loop.close()
 
 
 class Side:
@@ -139,6 +138,8 @@ class Side:
         self._loop = Loop(name)
         self._engine = make_engine(url, read_only=read_only)
         self._wait = POOL.labels("read" if read_only else "write")
+        # Also when nobody closes us: connections that are swept up while their loop runs crash it.
+        self._end_loop = weakref.finalize(self, self._loop.close)
 
     def submit(self, work: Callable[[Connection], T]) -> Future[T]:
         return self._loop.submit(self._run(work))
@@ -152,7 +153,7 @@ class Side:
 
     def close(self) -> None:
         self._loop.submit(self._engine.dispose()).result(10)
-        self._loop.close()
+        self._end_loop()
 
 
 class Writer(Side):
@@ -176,8 +177,8 @@ class Writer(Side):
                     await _commit(driver)
                 except BaseException as fault:
                     await _undo(conn, driver)
-                    if _state(fault) == LOCKED:
-                        await _cut_off_frozen(driver)
+                    if _state(fault) == LOCKED and await _cut_off_frozen(driver):
+                        raise Conflict from fault
                     raise
                 return done
 
@@ -237,13 +238,16 @@ class Line:
                 driver.terminate()
 
 
-async def _cut_off_frozen(driver: Any) -> None:
+async def _cut_off_frozen(driver: Any) -> bool:
     """By who waited for a lock in vain: a session of ours that has been in the midst of sending a
     statement for a while belongs to a process that froze there. To the server it is not idle, so
     that no limit of its own ends it."""
+    cut: list[Any] = []
     with suppress(*FAULTS, OSError):
         cut = await driver.fetch(_CUT_OFF)
+    if cut:
         log.warning("cut_off_frozen", sessions=len(cut))
+    return bool(cut)
 
 
 class PostgreSQL:

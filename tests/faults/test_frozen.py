@@ -56,7 +56,9 @@ class Scene:
             **consent,
         }
         headers = {"Authorization": f"Bearer {self.key}"}
-        answer = httpx.post(f"{self.made.url}/v1/preferences", json=body, headers=headers)
+        answer = httpx.post(
+            f"{self.made.url}/v1/preferences", json=body, headers=headers, timeout=15
+        )
         answer.raise_for_status()
 
     def lane(self) -> Any:
