@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help:
 	@echo "make demo    the story with vendor twins on this machine (DEMO_CHECK=1: run it alone)"
 	@echo "make test    lint and all tests"
-	@echo "make both    the tests, pages and long stories too on SQLite and on PostgreSQL"
+	@echo "make both    the tests, all that open a database on SQLite and on PostgreSQL"
 	@echo "make faults  kill, freeze and race the service, at full counts"
 	@echo "make bench   the figures (BENCH=--quick for a short run)"
 	@echo "make screenshots   pictures of every page, phone and desktop (TOUR=--whole: whole pages)"
@@ -67,7 +67,7 @@ both: $(VENV)/.dev
 	PREFS_TEST_ENGINES="sqlite postgresql" $(PYTEST)
 
 faults: $(VENV)/.dev
-	PREFS_FAULTS=full $(BIN)/python -m pytest tests/faults -s --timeout 3000
+	PREFS_FAULTS=full $(BIN)/python -m pytest tests/faults tests/whole -s --timeout 3000
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench $(BENCH)

@@ -13,7 +13,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,8 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = {name: job for name, job in JOBS.items() if not given.only or name in given.only}
     postgres.SETTINGS |= {"shared_buffers": "256MB", "max_wal_size": "4GB"}
     postgres.on_disk = True  # in memory a commit would cost nothing
+    figures: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="prefs-bench-") as folder:
-        figures = _measured(Path(folder), plan, chosen)
+        for found in _measured(Path(folder), plan, chosen):
+            figures += found
+            _write(given.out, figures, merge=True)  # what is known stays if the run is cut off
     _write(given.out, figures, merge=bool(given.only))
     Console().print(_table(figures))
 
@@ -89,20 +92,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _measured(folder: Path, plan: Plan, jobs: Mapping[str, Job]) -> list[Figure]:
+def _measured(folder: Path, plan: Plan, jobs: Mapping[str, Job]) -> Iterator[list[Figure]]:
     engines = {engine for job in jobs.values() for engine in job.engines}
-    figures: list[Figure] = []
     with console.status("") as status:
         data = Data(folder, plan, engines, console.log)
         for name, job in jobs.items():
             status.update(f"measuring {name}")
             began = time.monotonic()
             found = job.run(data, plan)
-            figures += found
             console.log(
                 f"{name}: {found[0].value} {found[0].unit}, {time.monotonic() - began:.0f} s"
             )
-    return figures
+            yield found
 
 
 # --- what is written -----------------------------------------------------------------------------

@@ -24,6 +24,26 @@ from tests.twins.kit import Call, Twin
 OPEN_ONE = ("served", "listening", "Served", "Clinic", "Installation", "empty", "recorded")
 """Names that a module of tests brings in where it opens a database."""
 CHOSEN = os.environ.get("PREFS_TEST_ENGINES", "").split()
+BOTH = (
+    "tests.store",
+    "tests.faults",
+    "tests.test_chores",
+    "tests.test_exporting",
+    "tests.test_importing",
+    "tests.test_intake",
+    "tests.test_lanes",
+    "tests.test_move",
+    "tests.test_push",
+    "tests.test_scan",
+    "tests.test_taking",
+    "tests.test_tasks",
+    "tests.test_waves",
+    "tests.web.test_api",
+    "tests.web.test_centre",
+    "tests.web.test_unsubscribe",
+)
+"""What `make test` runs on both engines in its ten minutes: the core. Everything else runs on one
+there, and on both with `make both`."""
 
 # How long a case takes says nothing on a machine that others share.
 settings.register_profile("untimed", deadline=None)
@@ -40,13 +60,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """What opens a database runs on each engine, but for pages and whole stories."""
+    """The core runs on each engine."""
     if not any(name in vars(metafunc.module) for name in OPEN_ONE):
         return
     mark = metafunc.definition.get_closest_marker
     alone = [one for one in empty.ENGINES if mark(one)]
     told = mark("told_on")
-    usual = told.args if told and os.environ.get("PREFS_FAULTS") != "full" else empty.ENGINES
+    if told and os.environ.get("PREFS_FAULTS") != "full":
+        usual = told.args
+    else:
+        both = metafunc.module.__name__.startswith(BOTH)
+        usual = empty.ENGINES if both else (empty.SQLITE,)
     engines = alone or CHOSEN or usual
     metafunc.parametrize("engine", engines, indirect=True, scope="module")
 
