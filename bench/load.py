@@ -138,7 +138,7 @@ async def pace(
 ) -> Sequence[Connection]:
     loop = asyncio.get_running_loop()
     waiting: deque[tuple[bytes, float]] = deque()
-    clients = []
+    clients: deque[Paced] = deque()
     for _ in range(connections):
         _, client = await loop.create_connection(lambda: Paced(waiting), "127.0.0.1", port)
         clients.append(client)
@@ -147,6 +147,7 @@ async def pace(
         due = began + number / per_second
         await asyncio.sleep(due - time.perf_counter())
         waiting.append((next(requests), due))
+        clients.rotate(-1)  # in turn: one that rests for half a minute is closed
         for client in clients:
             client.go_on()
     while not all(client.free or client.broken for client in clients):  # noqa: ASYNC110  # the end

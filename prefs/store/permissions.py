@@ -50,6 +50,8 @@ class LookUp:
         self._database = database
         self._waiting: list[_Asked] = []
         self._asking: asyncio.Task[None] | None = None
+        self.alone = asyncio.Lock()
+        """For long lists: two threads that compute only take turns."""
 
     async def of(self, brand: str, hashes: Sequence[bytes]) -> Mapping[bytes, bytes]:
         """hash -> permission row; who has none holds nothing. Raises Unavailable; Busy when too

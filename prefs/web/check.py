@@ -133,9 +133,10 @@ async def _decisions(
         held = await served.database.read(lambda conn: _held_slowly(conn, served, brand, body))
         return [INVALID if one is None else decide(ask, one, moment) for one in held]
     if len(body.to) > MANY:
-        return await served.database.read(
-            lambda conn: decide_all(conn, served, brand, ask, body.to)
-        )
+        async with served.look_up.alone:
+            return await served.database.read(
+                lambda conn: decide_all(conn, served, brand, ask, body.to)
+            )
     region, channel = served.settings.brands[brand].region, ask.scope.channel
     hashed = [_hashes(served, item, channel, region) for item in body.to]
     found = await served.look_up.of(brand, [hash_ for hashes in hashed for hash_ in hashes])
