@@ -96,6 +96,8 @@ class Journal:
             if found.seal:
                 clean = found.clean and path == newest
                 return found._replace(number=number, clean=clean, file=newest.name)
+        if number == len(files) == 1 and not (self.folder / CHECKPOINTS).exists():
+            return found._replace(number=number, file=newest.name)  # a kill before the first seal
         raise Damaged(f"no seal can be read in {self.folder}")
 
     def scan(self, first: int = 0) -> Iterator[Found | Damage]:

@@ -140,6 +140,33 @@ def test_a_kill_between_seal_and_journal_loses_nothing(rt: Clinic, folder: Path)
     assert [one.n for one in said(rt, folder)] == [1, 2]
 
 
+@pytest.mark.parametrize("kept", [None, 20])
+def test_a_kill_before_the_first_seal_is_no_damage(
+    rt: Clinic, folder: Path, kept: int | None
+) -> None:
+    """The first file has its head, or some of it, and nothing was ever told there."""
+    journal = Journal(folder, rt.keys)
+    with journal.writing() as writer:
+        assert writer
+        writer._begin(rt.clock())
+    (first,) = journal.files()
+    first.write_bytes(first.read_bytes()[:kept])
+    assert start(rt, folder) is None
+    click(rt, "ann@example.com")
+    keep(rt, folder)
+    assert [one.choice for one in said(rt, folder)] == ["out"]
+    assert wrong(rt, folder) == []
+    assert start(rt, folder) is None
+
+
+def test_a_first_file_that_lost_its_seals_is_damage(rt: Clinic, folder: Path) -> None:
+    click(rt, "ann@example.com")
+    keep(rt, folder)
+    (first,) = Journal(folder, rt.keys).files()
+    first.write_bytes(first.read_bytes().splitlines(keepends=True)[0])
+    assert start(rt, folder)
+
+
 def test_a_torn_tail_is_left_named_and_written_again(rt: Clinic, folder: Path) -> None:
     for name in ("ann", "bob"):
         click(rt, f"{name}@example.com")

@@ -27,7 +27,7 @@ from tests.whole.places import READABLE, Place, email, opened
 
 pytestmark = [pytest.mark.long, pytest.mark.told_on("sqlite")]
 
-PEOPLE = 10_000 if FULL else 2_000
+PEOPLE = 10_000 if FULL else 4_000
 WORKER = {"PREFS__WORKER__LEASE": "30s"}
 Row = tuple[str, str, str]
 """Target, direction, the person's id here (empty for nobody's)."""
