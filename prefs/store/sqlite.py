@@ -31,7 +31,8 @@ T = TypeVar("T")
 
 SAFE_SQLITE = (3, 51, 3)
 BUSY_MS = 5000
-CACHE_KIB = 65536
+CACHE_KIB, READ_CACHE_KIB = 64 * 1024, 24 * 1024
+"""Of the connection that writes, and of each that reads: what those lack the system keeps."""
 CHECKPOINT_PAGES = 4000
 READERS = 2
 
@@ -65,7 +66,7 @@ def _prepare(raw: Any, *, read_only: bool) -> None:
         "journal_mode=WAL",
         "synchronous=FULL",
         "foreign_keys=ON",
-        f"cache_size=-{CACHE_KIB}",
+        f"cache_size=-{READ_CACHE_KIB if read_only else CACHE_KIB}",
         f"wal_autocheckpoint={CHECKPOINT_PAGES}",
         f"query_only={'ON' if read_only else 'OFF'}",
     ):
