@@ -482,7 +482,7 @@ def _out_by_staff(row: Folded) -> bool:
 
 def _taken_back(row: Folded, at: int, retracted: Mapping[str | None, int]) -> bool:
     """A person's own out, and one by staff, never is."""
-    if row.batch is None or at > retracted.get(row.batch, -1):
+    if row.batch is None or at >= retracted.get(row.batch, -1):
         return False
     return strength(row.entry.source) is Strength.MACHINE and row.entry.choice is Choice.OUT
 
