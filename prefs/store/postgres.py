@@ -19,6 +19,7 @@ import weakref
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import asyncpg
@@ -47,16 +48,16 @@ _ALONE = f"{_BEGIN}; SELECT pg_advisory_xact_lock({WRITERS})"
 _SHARED = f"{_BEGIN}; SELECT pg_advisory_xact_lock_shared({WRITERS})"
 """Begin and lock in one way there and back."""
 _OF_LANE = Direct(select(func.pg_advisory_xact_lock(LANES, func.hashtext(bindparam("lane")))))
-_CUT_OFF = """
-SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-WHERE datname = current_database() AND usename = current_user AND application_name = 'prefs'
-AND pid <> pg_backend_pid() AND state = 'active' AND wait_event = 'ClientRead'
-AND xact_start < clock_timestamp() - interval '2 seconds'
-AND state_change < clock_timestamp() - interval '2 seconds'"""
 LOCKED = "55P03"
 LOCK_MS = 5000
 IDLE_MS = 2000
 """Less than LOCK_MS: who waits for somebody frozen gets the lock."""
+_CUT_OFF = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND usename = current_user AND application_name = 'prefs'
+AND pid <> pg_backend_pid() AND state = 'active' AND wait_event = 'ClientRead'
+AND xact_start < clock_timestamp() - $1::interval
+AND state_change < clock_timestamp() - $1::interval"""
 ANSWER_SECONDS = 15.0
 """Until a statement that writes is no longer waited for: the way to the server is cut."""
 READ_IDLE_MS = 60_000
@@ -244,7 +245,7 @@ async def _cut_off_frozen(driver: Any) -> bool:
     that no limit of its own ends it."""
     cut: list[Any] = []
     with suppress(*FAULTS, OSError):
-        cut = await driver.fetch(_CUT_OFF)
+        cut = await driver.fetch(_CUT_OFF, timedelta(milliseconds=IDLE_MS))
     if cut:
         log.warning("cut_off_frozen", sessions=len(cut))
     return bool(cut)
