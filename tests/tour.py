@@ -474,7 +474,7 @@ def main(arguments: list[str]) -> int:
     folder = Path(rest[0]) if rest else FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     if chromium.found() is None:
-        print("no browser found: apt-get install chromium, or set PREFS_BROWSER=/path/to/it")
+        print(chromium.HOW_TO_GET_ONE)
         return 1
     with tempfile.TemporaryDirectory() as made:
         tempfile.tempdir = made
