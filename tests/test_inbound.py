@@ -507,7 +507,7 @@ def test_no_bytes_break_the_taking_or_mean_an_in(shared: Served, raw: bytes) -> 
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def shared(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with served(tmp_path_factory.mktemp("rt"), SETTINGS, environ=ENVIRON) as made:
         yield made
 

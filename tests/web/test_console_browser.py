@@ -46,7 +46,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def rt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def rt(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """One service for all: each test has people of its own."""
     with listening(tmp_path_factory.mktemp("clinic"), TIMELY) as made:
         add_staff(made, SAM, Role.MANAGER)

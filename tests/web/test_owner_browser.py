@@ -57,7 +57,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def rt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def rt(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A clinic with something on every page. What a test changes hurts no other."""
     folder = tmp_path_factory.mktemp("clinic")
     with ExitStack() as stack:

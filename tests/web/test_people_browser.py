@@ -51,7 +51,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def rt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def rt(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("people")
     with listening(folder, TARGET, environ={"KEY": "abc-us6"}) as made:
         yield made
@@ -76,7 +76,7 @@ def page(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Page]:
 def ada(rt: Served) -> str:
     """Somebody new with email and texts on."""
     number = next(numbers)
-    address, phone = f"ada{number}@example.com", f"+4477009002{number:02}"
+    address, phone = f"ada{number}@example.com", f"+447700900{200 + number}"
     both = {"subject": {"email": address, "phone": phone, "name": "Ada Lowe"}}
     rt.consent(address, **both)
     sms = [{"channel": "sms", "purpose": "marketing", "choice": "in"}]
