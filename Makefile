@@ -7,8 +7,8 @@ BIN := $(VENV)/bin
 # The first that runs and is new enough: a version manager may put names on PATH that only print an error.
 PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.13 3,$(shell python$(v) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v python$(v))))
 UV := $(shell command -v uv 2>/dev/null)
-# Half of the time is waiting, so more than two cores carry.
-WORKERS ?= 4
+# A third of the time is waiting, so more than two cores carry.
+WORKERS ?= 5
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # Else each of the tests' processes compiles all that it imports.
 unexport PYTHONDONTWRITEBYTECODE

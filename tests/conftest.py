@@ -3,11 +3,10 @@ vendor's interface; at the end of a run it is told what the connectors' contract
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from hypothesis import settings
 
 from connectors import http
 from prefs.store import staff
+from prefs.web import server
 from tests import empty
 from tests.connectors import specs
 from tests.connectors.summary import Summary
@@ -24,34 +24,6 @@ from tests.twins.kit import Call, Twin
 OPEN_ONE = ("served", "listening", "Served", "Clinic", "Installation", "empty", "recorded")
 """Names that a module of tests brings in where it opens a database."""
 CHOSEN = os.environ.get("PREFS_TEST_ENGINES", "").split()
-BOTH = (
-    "tests.store",
-    "tests.faults",
-    "tests.test_batches",
-    "tests.test_checkpoints",
-    "tests.test_chores",
-    "tests.test_exporting",
-    "tests.test_importing",
-    "tests.test_intake",
-    "tests.test_lanes",
-    "tests.test_merges",
-    "tests.test_move",
-    "tests.test_pauses",
-    "tests.test_push",
-    "tests.test_scan",
-    "tests.test_screening",
-    "tests.test_scrubbing",
-    "tests.test_slips",
-    "tests.test_taking",
-    "tests.test_tasks",
-    "tests.test_waves",
-    "tests.web.test_api",
-    "tests.web.test_centre",
-    "tests.web.test_scrub",
-    "tests.web.test_unsubscribe",
-)
-"""What `make test` runs on both engines in its ten minutes: the core. Everything else runs on one
-there, and on both with `make both`."""
 
 # How long a case takes says nothing on a machine that others share.
 settings.register_profile("untimed", deadline=None)
@@ -68,17 +40,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """The core runs on each engine."""
+    """What opens a database runs on each engine, unless it says on which."""
     if not any(name in vars(metafunc.module) for name in OPEN_ONE):
         return
     mark = metafunc.definition.get_closest_marker
     alone = [one for one in empty.ENGINES if mark(one)]
     told = mark("told_on")
-    if told and os.environ.get("PREFS_FAULTS") != "full":
-        usual = told.args
-    else:
-        both = metafunc.module.__name__.startswith(BOTH)
-        usual = empty.ENGINES if both else (empty.SQLITE,)
+    usual = told.args if told and os.environ.get("PREFS_FAULTS") != "full" else empty.ENGINES
     engines = alone or CHOSEN or usual
     metafunc.parametrize("engine", engines, indirect=True, scope="module")
 
@@ -112,12 +80,6 @@ def recycled() -> Iterator[None]:
     empty.give_back(before)
 
 
-if importlib.util.find_spec("sniffio") is None:
-    # httpcore looks for it several times a call, and under pytest each look in vain is dear: with
-    # this it fails at once. A sixth of the time of the tests that make thousands of calls.
-    sys.modules["sniffio"] = None  # type: ignore[assignment]  # how an import is made to fail
-
-
 @pytest.fixture(scope="session", autouse=True)
 def cheap_passwords() -> Iterator[None]:
     """Argon2id as it is kept takes a sixth of a second of both cores, at every sign-in. That it is
@@ -126,6 +88,15 @@ def cheap_passwords() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(staff, "_hasher", cheap)
         patched.setattr(staff, "_NOBODY", cheap.hash("nobody"))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def calm_once() -> Iterator[None]:
+    """Once a process: a walk through every live object at each start of the service took a
+    twentieth of the tests' time."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("prefs.app.calm_collector", cache(server.calm_collector))
         yield
 
 

@@ -43,7 +43,7 @@ def test_the_story_holds(tmp_path: Path) -> None:
         env={**os.environ, "DEMO_CHECK": "1"},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=200,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

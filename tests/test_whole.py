@@ -16,6 +16,8 @@ from tests.twins.kit import Travel, running
 from tests.twins.mailchimp import MailchimpTwin
 from tests.twins.twilio import TwilioTwin
 
+pytestmark = pytest.mark.told_on("sqlite")
+
 ADA, ADAS_PHONE = "ada@example.com", "+447700900101"
 BOB = "bob@example.com"
 TREATMENTS, REMINDERS = "101", "900"

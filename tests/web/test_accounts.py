@@ -19,8 +19,6 @@ from prefs.store.staff import Member, Role
 from tests.desk import PASSWORD, Desk, add_staff, desk
 from tests.served import Served, served
 
-pytestmark = pytest.mark.told_on("sqlite")
-
 SAM, ANN = "sam@example.co.uk", "ann@example.co.uk"
 NEW = "four quite new words"
 

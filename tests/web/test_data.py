@@ -11,8 +11,6 @@ from tests.kit import Clock
 from tests.served import Served, served
 from tests.web.people import ADA, footer, form, fresh, mails, post_mail, unsubscribe, visible
 
-pytestmark = pytest.mark.told_on("sqlite")
-
 PHONE = "+447700900101"
 MAILCHIMP = """
 [brands.rt.targets.mailchimp]

@@ -18,8 +18,6 @@ from prefs.web.console.jobs import Jobs, Tell, apart
 from tests.kit import Clock
 from tests.served import Served, eventually, served
 
-pytestmark = pytest.mark.told_on("sqlite")
-
 
 @pytest.fixture
 def clock() -> Clock:

@@ -21,8 +21,6 @@ from tests.desk import Desk, desk
 from tests.kit import Clock
 from tests.served import Served, served
 
-pytestmark = pytest.mark.told_on("sqlite")
-
 TARGETS = """
 [brands.rt.targets.timely]
 system = "timely"

@@ -13,8 +13,6 @@ from tests.kit import Clock
 from tests.served import Served, eventually, served
 from tests.web.people import ADA, footer, form, fresh, shown, unsubscribe, visible
 
-pytestmark = pytest.mark.told_on("sqlite")
-
 PHONE = "+447700900101"
 DAY = 86400.0
 UNTIL = "2026-04-05"

@@ -32,8 +32,6 @@ from tests.kit import Clock
 from tests.served import PUBLIC, Served, served
 from tests.web.people import ADA, form, mails, post_mail
 
-pytestmark = pytest.mark.told_on("sqlite")
-
 PLAIN = string.ascii_letters
 ACCENTED = "ȧƀƈḓḗƒɠħīĵķŀḿƞǿƥɋřşŧŭṽẇẋẏẑȦƁƇḒḖƑƓĦĪĴĶĿḾȠǾƤɊŘŞŦŬṼẆẊẎẐ"
 TABLE = str.maketrans(PLAIN, ACCENTED)

@@ -15,8 +15,6 @@ from tests.kit import Clock
 from tests.served import PUBLIC, Served, served
 from tests.web.people import ADA, form, forms, fresh, mails, post_mail, unsubscribe, visible
 
-pytestmark = pytest.mark.told_on("sqlite")
-
 NEW, PHONE = "new@example.com", "+447700900105"
 PATH = "/signup?brand=rt"
 LETTER = {"name": "Nora New", "address": "12 Mill Lane\r\nLeeds", "postcode": "LS1 4AB"}

@@ -24,8 +24,6 @@ from tests.served import Served, eventually, served
 from tests.twins.kit import running
 from tests.twins.mailchimp import MailchimpTwin
 
-pytestmark = pytest.mark.told_on("sqlite")
-
 TARGETS = """
 [brands.rt.targets.mailchimp]
 system = "mailchimp"

@@ -25,8 +25,6 @@ from tests.web.people import (
     visible,
 )
 
-pytestmark = pytest.mark.told_on("sqlite")
-
 TARGETS = """
 [brands.rt.targets.mailchimp]
 system = "mailchimp"

@@ -48,16 +48,19 @@ class Clinic:
         self.there.twin.courier.settle()
 
     def settled(self) -> bool:
-        """Whether Ada is off there, or left for later: nothing is due now."""
-        return self.there.off(ADA) or self._left_for_later()
+        """Whether Ada is off there and was read so, or is left for later than the next flip: one
+        that comes before our write was read back is answered by the same push once more."""
+        due = self._due()
+        later = (self.clock() + STEP).timestamp()
+        return all(at > later for at in due) and bool(due or self.there.off(ADA))
 
-    def _left_for_later(self) -> bool:
+    def _due(self) -> list[float]:
+        """When what is open for Ada comes up."""
         hashes = self.service.runtime.keys.hashes(identifiers(ADA)[0])
 
-        def look(conn: Any) -> bool:
+        def look(conn: Any) -> list[float]:
             (owner,) = subjects.owners(conn, "rt", hashes)
-            now = self.clock().timestamp()
-            return all(one.due_at > now for one in marks.of_subject(conn, owner))
+            return [one.due_at for one in marks.of_subject(conn, owner)]
 
         return self.service.runtime.database.read_now(look)
 
