@@ -123,7 +123,11 @@ class Loop:
         if threading.current_thread() is self._thread:
             work.close()
             raise RuntimeError("a job uses the connection that it got, and asks for no other")
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return asyncio.run_coroutine_threadsafe(work, self._loop)
+        except RuntimeError:  # it was closed
+            work.close()
+            raise
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
