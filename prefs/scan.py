@@ -210,18 +210,34 @@ class Scan:
 
     def compare(self, conn: Connection, page: Page) -> list[Finding]:
         """Every slot of a page's records against what stands here; writes nothing."""
-        rows = [self._row(ref, read) for ref, read in page.records]
-        rows = [row for row in rows if row.hashes]
+        rows = self._rows(conn, page)
         known, slots = self._known(conn, rows), self.connector.slots
         found = [one for row in rows for one in self._compare(row, known, slots)]
         return self._doubted(conn, found)
 
-    def _row(self, ref: Ref, read: Observed) -> Row:
-        shown = identifiers_shown(read, self.target.region)
-        hashes = [self.intake.keys.hashes(one)[0] for one in shown]
+    def _rows(self, conn: Connection, page: Page) -> list[Row]:
+        """Of the records that show somebody."""
+        shown = [identifiers_shown(read, self.target.region) for _, read in page.records]
+        controller, keys = self.intake.brands[self.target.brand], self.intake.keys
+        every = [one for of_record in shown for one in of_record]
+        hashes = subjects.hashes_of_known(conn, controller, keys, every)
+        return [
+            self._row(ref, read, of_record, hashes)
+            for (ref, read), of_record in zip(page.records, shown, strict=True)
+            if of_record
+        ]
+
+    def _row(
+        self,
+        ref: Ref,
+        read: Observed,
+        shown: list[Identifier],
+        hashes: Mapping[Identifier, bytes],
+    ) -> Row:
         kinds = self.connector.facts.keys_on
-        keyed = [h for one, h in zip(shown, hashes, strict=True) if one.kind in kinds]
-        return Row(ref, read, shown, hashes, keyed or hashes[:1])
+        own = [hashes[one] for one in shown]
+        keyed = [hashes[one] for one in shown if one.kind in kinds]
+        return Row(ref, read, shown, own, keyed or own[:1])
 
     def _known(self, conn: Connection, rows: Sequence[Row]) -> _Known:
         hashes = {hash_ for row in rows for hash_ in row.hashes}

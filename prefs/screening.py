@@ -247,15 +247,9 @@ def _keep_listed(conn: Connection, job: Job, id_: int, said: Said, bad: int, to:
 
 
 def _hashed(conn: Connection, job: Job, said: Said) -> dict[bytes, Screened]:
-    """By the hash under which each is known, else by that of the newest key."""
-    hashes = {who: job.served.keys.hashes(who) for who in said}
-    wanted = {hash_ for every in hashes.values() for hash_ in every}
-    rows = subjects.find_hashes(conn, job.brand.controller, wanted)
-    known = {hash_ for _, _, hash_, _ in rows}
-    return {
-        next((hash_ for hash_ in every if hash_ in known), every[0]): said[who]
-        for who, every in hashes.items()
-    }
+    keys, controller = job.served.keys, job.brand.controller
+    hashes = subjects.hashes_of_known(conn, controller, keys, said)
+    return {hashes[who]: what for who, what in said.items()}
 
 
 def _stopped(conn: Connection, job: Job, row: Any) -> Stopped | None:

@@ -12,14 +12,16 @@ from pathlib import Path
 
 import pytest
 
+from prefs.core import identity
 from prefs.core.errors import PropagationError, Refused, Temporary
+from prefs.core.keys import Keyring
 from prefs.core.propagation import Outcome, Page, Slot, Target, Value
 from prefs.core.words import Channel, Choice, Source
 from prefs.lanes import Lane, Pace
 from prefs.scan import Direction, Finding, Scan
 from prefs.store import ledger, marks, permissions, subjects
 from prefs.store.marks import Lease
-from tests.kit import EMAIL, TARGET, Clinic, MailingList, clinic, one_round, push_of
+from tests.kit import EMAIL, SECRET, TARGET, Clinic, MailingList, clinic, one_round, push_of
 
 ADA, BOB, CAT = (f"{name}@example.co.uk" for name in ("ada", "bob", "cat"))
 
@@ -334,3 +336,23 @@ def test_seeing_again_what_was_proved_is_no_late_proof(rt: Clinic) -> None:
     walk(rt, there)
     (lag,) = rt.database.read_now(lambda conn: marks.lags(conn, TARGET.label, 0.0))
     assert lag < 1.0
+
+
+def test_a_walk_knows_everybody_after_a_change_of_keys(rt: Clinic) -> None:
+    """Whoever is turned on there is turned off again, and our own `off` is no news."""
+    there = MailingList(rt.clock, held={ADA: Value.ON, BOB: Value.ON})
+    for address in (ADA, BOB):
+        rt.say(address, Source.STAFF)
+    push(rt, there)
+    rt.keys = Keyring([b"another secret of thirty-two bytes", SECRET])
+    rt.intake = replace(rt.intake, keys=rt.keys)
+    rt.clock.forward(60)
+    there.held[ADA] = Value.ON
+    walk(rt, there)
+    assert push(rt, there) == 1
+    assert there.held == {ADA: Value.OFF, BOB: Value.OFF}
+    (bob,) = rt.database.read_now(
+        lambda conn: subjects.owners(conn, "rt", rt.keys.hashes(identity.email(BOB)))
+    )
+    rows = rt.database.read_now(lambda conn: ledger.history(conn, bob))
+    assert [row.source for row in rows] == ["staff"]

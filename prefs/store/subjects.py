@@ -249,6 +249,21 @@ def find_hashes(conn: Connection, controller: str, hashes: Collection[bytes]) ->
     return _found(_FIND.run(conn, hashes, {"controller": controller}))
 
 
+def hashes_of_known(
+    conn: Connection, controller: str, keys: Keyring, identifiers: Iterable[Identifier]
+) -> dict[Identifier, bytes]:
+    """The hash under which each is known, else that of the newest key."""
+    if len(keys.key_ids) == 1:
+        return {one: keys.hash(one) for one in identifiers}
+    hashes = {one: keys.hashes(one) for one in identifiers}
+    rows = find_hashes(conn, controller, {hash_ for every in hashes.values() for hash_ in every})
+    known = {row.hash for row in rows}
+    return {
+        one: next((hash_ for hash_ in every if hash_ in known), every[0])
+        for one, every in hashes.items()
+    }
+
+
 def lock_hashes(conn: Connection, controller: str, hashes: Collection[bytes]) -> list[Found]:
     """The same, kept from every other transaction until the end of this one."""
     return _found(_LOCK_HASHES.run(conn, hashes, {"controller": controller}))
