@@ -69,6 +69,9 @@ log = structlog.get_logger()
 PIECE = 500
 """Marks that one transaction is about, however many a round carries: nobody waits longer for the
 database."""
+TOGETHER = 8
+"""Opt-ins that one reading of wish and lease is good for: about as many as a connector has under
+way at once, whatever its vendor takes in a call."""
 PUSH_BACKS_AN_HOUR = 4
 ALARM_AT = 3
 FOUGHT = "turned on again more than 4 times within an hour: somebody's tool is fighting us"
@@ -81,6 +84,7 @@ OBSERVED_AGAIN = 86400.0
 LOOK_AGAIN = 3600.0
 """Seconds until a task of staff that is past its due time is looked at again."""
 HIDDEN = "the system does not show what is configured here; only our check guards"
+UNNAMED_THERE = "the reply named this record neither as done nor as failed"
 UNANSWERED = "the read says nothing of this record"
 SAID_MISSING = "staff found nobody like that there; whoever appears is looked at again"
 SAID_DONE = "staff say it is done; the next read proves it"
@@ -166,6 +170,7 @@ class Push:
                 await self._apply(lease, _records(cases), planned)
             finally:
                 URGENT.reset(token)
+            _share(_records(cases))
             for part in _pieces(cases):
                 await self.database.write(partial(self._prove, lease=lease, cases=part))
 
@@ -251,7 +256,7 @@ class Push:
         found = await self._read([record.ref for record in records])
         for record in records:
             record.read = found.get(record.ref)
-            self._name(record)
+        await self._name(records)
 
     async def _look_by_id(self, cases: Sequence[Case]) -> None:
         """Whom no search finds a walk may have shown: numbers are typed in many ways. Such a record
@@ -318,15 +323,24 @@ class Push:
                 raise fault
         return done
 
-    def _name(self, record: Record) -> None:
+    async def _name(self, records: Iterable[Record]) -> None:
         """A record that was read by the vendor's id alone is known by the addresses it shows."""
-        if not isinstance(record.read, Observed):
-            return
-        for identifier in identifiers_shown(record.read, self.target.region):
-            hash_ = self.intake.keys.hashes(identifier)[0]
-            record.hashes.add(hash_)
-            if record.hash is None and identifier.kind in self.connector.facts.keys_on:
-                record.hash = hash_
+        shown = [
+            (record, identifiers_shown(record.read, self.target.region))
+            for record in records
+            if isinstance(record.read, Observed)
+        ]
+        every = [one for _, of_record in shown for one in of_record]
+        keys, controller = self.intake.keys, self.controller
+        hashes = await self.database.read(
+            lambda conn: subjects.hashes_of_known(conn, controller, keys, every)
+        )
+        for record, of_record in shown:
+            for identifier in of_record:
+                hash_ = hashes[identifier]
+                record.hashes.add(hash_)
+                if record.hash is None and identifier.kind in self.connector.facts.keys_on:
+                    record.hash = hash_
 
     # --- judge ---------------------------------------------------------------------------------
 
@@ -430,7 +444,8 @@ class Push:
         if ins and not await self._paused(by_ref, ins):
             URGENT.set(False)
             admitted = await self._admitted(by_ref, ins)
-            for part in self._parts(admitted):
+            size = min(TOGETHER, self.connector.facts.write_batch)
+            for part in _parts(admitted, size):
                 await self._send(by_ref, await self._still_wished(lease, by_ref, part))
 
     def _plan(self, record: Record) -> list[Change]:
@@ -601,20 +616,9 @@ class Push:
             raise Lost
         return [c for c in ins if wish(c.slot, records[c.ref].held) is Wish.ON]
 
-    def _parts(self, changes: Sequence[Change]) -> Iterable[Sequence[Change]]:
-        """What goes in one call each; all of one record in the same."""
-        size, part = self.connector.facts.write_batch, list[Change]()
-        for _, group in groupby(changes, key=attrgetter("ref")):
-            of_record = list(group)
-            if part and len(part) + len(of_record) > size:
-                yield part
-                part = []
-            part += of_record
-        if part:
-            yield part
-
     async def _send(self, records: Mapping[Ref, Record], changes: Sequence[Change]) -> None:
-        found = await self._beside(self._parts(changes), partial(self._send_part, records))
+        parts = _parts(changes, self.connector.facts.write_batch)
+        found = await self._beside(parts, partial(self._send_part, records))
         answers = dict(item for part in found for item in part.items())
         await self._read_back(records, changes, answers)
 
@@ -648,8 +652,8 @@ class Push:
         """What the vendor's answer to a write amounts to before any read-back."""
         slot, to = change.slot, change.to
         if answer is None:
-            reason = "the reply named this record neither as done nor as failed"
-            self._note(record, slot, to, Outcome.PENDING, reason, written=to, ended=ended)
+            reason, written = UNNAMED_THERE, self._perhaps(to)
+            self._note(record, slot, to, Outcome.PENDING, reason, written=written, ended=ended)
         elif isinstance(answer, Local):
             self._note(record, slot, to, Outcome.LOCAL, answer.reason)
         elif isinstance(answer, Assisted):
@@ -738,8 +742,14 @@ class Push:
         unclear = fault.unclear and sent
         record.unclear |= unclear
         record.retry_after = max(record.retry_after or 0.0, fault.retry_after or 0.0)
-        written = wished if unclear and wished is not Wish.LEAVE else None
+        written = self._perhaps(wished) if unclear else None
         self._note(record, slot, wished, Outcome.PENDING, str(fault), written=written, ended=ended)
+
+    def _perhaps(self, to: Wish) -> Wish | None:
+        """What a write without a clear answer leaves to remember. Where nothing can be read back,
+        an `off` is one only once the vendor said so: it is sent again until then."""
+        unproved = to is Wish.OFF and self.connector.facts.readback is Readback.NONE
+        return None if unproved or to is Wish.LEAVE else to
 
     def _prove(self, conn: Connection, lease: Lease, cases: Sequence[Case]) -> None:
         """Receipts and cleared marks, under our epoch only; if it is lost, mark again."""
@@ -847,9 +857,10 @@ class Push:
         if fault := _unread(case):
             wait = max(self.backoff.after(case.mark.attempts), fault.retry_after or 0.0)
             return Delay(case.mark, now + wait, Outcome.PENDING, str(fault), unsettled)
-        if unsettled and unsettled > now:
+        if unsettled and unsettled > _known_since(case, now):
+            due = max(unsettled, now)
             reason = "an earlier call may still be at work there; it is read again afterwards"
-            return Delay(case.mark, unsettled, Outcome.PENDING, reason, unsettled)
+            return Delay(case.mark, due, Outcome.PENDING, reason, unsettled)
         return None
 
     def _later(
@@ -873,12 +884,37 @@ class Push:
         return Delay(case.mark, now + wait, proof.outcome, reason, unsettled, urgent=urgent)
 
 
+def _parts(changes: Sequence[Change], size: int) -> Iterable[Sequence[Change]]:
+    """What goes in one call each; all of one record in the same."""
+    part = list[Change]()
+    for _, group in groupby(changes, key=attrgetter("ref")):
+        of_record = list(group)
+        if part and len(part) + len(of_record) > size:
+            yield part
+            part = []
+        part += of_record
+    if part:
+        yield part
+
+
 def _pieces(items: Sequence[T]) -> Iterable[Sequence[T]]:
     return (items[start : start + PIECE] for start in range(0, len(items), PIECE))
 
 
 def _records(cases: Iterable[Case]) -> list[Record]:
     return [record for case in cases for record in case.records]
+
+
+def _share(records: Sequence[Record]) -> None:
+    """People who share an address have one record there, each with a mark: what was sent for one of
+    them is known of all."""
+    carried = {record.ref: record for record in records}
+    for record in records:
+        other = carried[record.ref]
+        record.proofs = {**other.proofs, **record.proofs}
+        record.waits = {**other.waits, **record.waits}
+        record.unclear |= other.unclear
+        record.retry_after = record.retry_after or other.retry_after
 
 
 def _proofs(case: Case, delay: Delay | None) -> Iterable[Proof]:
@@ -945,6 +981,14 @@ def _unread(case: Case) -> Temporary | None:
     return next((read for read in reads if isinstance(read, Temporary)), None)
 
 
+def _known_since(case: Case, now: float) -> float:
+    """When the oldest of what this round read of its records was read; what cannot be read was told
+    just now. A call that could still land after that is not over."""
+    reads = (record.read for record in case.records)
+    times = [r.read_began.timestamp() for r in reads if isinstance(r, Observed | Absent)]
+    return min([now, *times])
+
+
 def _unknown(case: Case) -> bool:
     """Whether this round learnt nothing of one of its records."""
     proofs = [proof for record in case.records for proof in record.proofs.values()]
@@ -962,13 +1006,13 @@ def _settled(slot: Slot) -> Outcome:
 
 
 def _remembered(record: Record, slot: Slot) -> Seen:
-    """What a target that cannot be read was last told."""
+    """What a target that cannot be read was last told. An `off` is told again where a call of ours
+    that we know no end of may have come after it."""
     receipt = record.receipts.get(slot.place)
-    if receipt and receipt.written is Wish.OFF:
-        return Seen(Value.OFF)
+    told_off = receipt is not None and receipt.written is Wish.OFF
     if wish(slot, record.held) is Wish.OFF:
-        return Seen(Value.UNSET)
-    return Seen(Value.SILENT)
+        return Seen(Value.OFF if told_off and not record.maybe_ours else Value.UNSET)
+    return Seen(Value.OFF if told_off else Value.SILENT)
 
 
 def _unread_outcome(record: Record, slot: Slot, wished: Wish) -> tuple[Outcome, str | None]:

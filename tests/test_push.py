@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from prefs.core.errors import PropagationError, Refused, Temporary, Unusable
+from prefs.core.keys import Keyring
 from prefs.core.propagation import (
     Absent,
     Applied,
@@ -28,12 +29,13 @@ from prefs.core.propagation import (
     Wish,
 )
 from prefs.core.words import Basis, Choice, Kind, Source
-from prefs.push import FIGHT, Lost
+from prefs.push import FIGHT, TOGETHER, Lost
 from prefs.store import ledger, marks, permissions, subjects, tasks
 from prefs.store.marks import Proof
 from tests.kit import (
     EMAIL,
     FACTS,
+    SECRET,
     SLOT,
     SMS,
     TARGET,
@@ -753,3 +755,134 @@ def test_however_many_a_round_carries_its_transactions_are_short(
     assert kept == [5, 5, 2]
     assert {receipt(rt, one).outcome for one in MANY} == {Outcome.CONFIRMED}
     assert rt.database.read_now(marks.backlog) == {}
+
+
+UNREAD = replace(FACTS, readback=Readback.NONE)
+
+
+@pytest.mark.parametrize("reply", ["none", "of others"])
+def test_an_off_that_cannot_be_read_is_sent_until_the_vendor_says_so(
+    rt: Clinic, reply: str
+) -> None:
+    there = MailingList(rt.clock, facts=UNREAD, deaf=True)
+    if reply == "none":
+        there.write_fault = Temporary("timed out", unclear=True)
+    there.omits = reply == "of others"
+    rt.say(ADA, Source.ONE_CLICK)
+    for tries in (1, 2, 3):
+        rounds(rt, there)
+        assert len(there.written) == tries
+        assert receipt(rt).outcome == Outcome.PENDING
+        assert len(waiting(rt)) == 1
+        rt.clock.forward(60)
+    there.write_fault, there.omits, there.deaf = None, False, False
+    rounds(rt, there)
+    rt.clock.forward(60)
+    rounds(rt, there)
+    assert there.held[ADA] is Value.OFF
+    assert receipt(rt).outcome == Outcome.ACCEPTED
+    assert waiting(rt) == []
+
+
+def test_an_off_that_cannot_be_read_is_sent_again_once_an_unclear_on_is_over(rt: Clinic) -> None:
+    """It may have landed after the `off`, and nobody can look."""
+    there = MailingList(rt.clock, facts=UNREAD)
+    off = Proof(rt.hash(ADA), SLOT, Wish.OFF, Outcome.ACCEPTED, None, written=Wish.OFF)
+    rt.database.write_now(lambda conn: marks.write_receipts(conn, "rt/list", [off], 0.0))
+    rt.consent(ADA)
+    there.write_fault = Temporary("timed out", unclear=True)
+    rounds(rt, there)
+    assert [change.to for change in there.written] == [Wish.ON]
+    there.write_fault = None
+    rt.say(ADA, Source.ONE_CLICK)
+    rounds(rt, there)
+    there.held[ADA] = Value.ON  # the late `on` lands
+    rt.clock.forward(31)
+    rounds(rt, there)
+    assert there.held[ADA] is Value.OFF
+    assert waiting(rt) == []
+
+
+def test_no_on_goes_out_long_after_its_wish_was_read(rt: Clinic) -> None:
+    """A vendor takes a hundred in a call, and an `on` may be three calls. (Ten are no wave.)"""
+    people = [f"p{number}@example.co.uk" for number in range(10)]
+    there = MailingList(rt.clock, held=dict.fromkeys(people, Value.UNSET))
+    for one in people:
+        rt.consent(one)
+    late: list[str] = []
+
+    def stop_the_others(changes: Sequence[Change]) -> None:
+        if not late:
+            sent = {change.ref.value for change in changes}
+            late.extend(one for one in people if one not in sent)
+            for one in late:
+                rt.say(one, Source.ONE_CLICK)
+
+    there.before_write = stop_the_others
+    rounds(rt, there)
+    assert len(late) == len(people) - TOGETHER
+    on = {change.ref.value for change in there.written if change.to is Wish.ON}
+    assert not on & set(late)
+
+
+def test_a_call_that_lands_after_the_read_is_not_over(rt: Clinic) -> None:
+    """A round takes its time between reading and proving."""
+    there = MailingList(rt.clock, held={ADA: Value.UNSET})
+    there.write_fault = Temporary("timed out", unclear=True)
+    rt.consent(ADA)
+    rounds(rt, there)
+    there.write_fault = None
+    rt.clock.forward(25)
+    rt.say(ADA, Source.ONE_CLICK)
+    there.held[ADA] = Value.OFF
+
+    def take_ten_seconds() -> None:
+        there.before_read = None
+        rt.clock.forward(10)
+
+    there.before_read = take_ten_seconds
+    rounds(rt, there)
+    there.held[ADA] = Value.ON
+    assert len(waiting(rt)) == 1
+    rounds(rt, there)
+    assert there.held[ADA] is Value.OFF
+    assert waiting(rt) == []
+
+
+def test_two_people_with_one_address_are_both_marked_until_it_is_off(rt: Clinic) -> None:
+    there = MailingList(rt.clock, held={ADA: Value.ON}, deaf=True)
+    rt.say(ADA, Source.STAFF, ref="mother")
+    rt.say(ADA, Source.STAFF, ref="daughter")
+    owners = rt.database.read_now(lambda conn: subjects.owners(conn, "rt", [rt.hash(ADA)]))
+    assert len(owners) == 2
+
+    def open_marks() -> list[int]:
+        return rt.database.read_now(
+            lambda conn: [len(marks.of_subject(conn, owner)) for owner in owners]
+        )
+
+    rounds(rt, there)
+    assert open_marks() == [1, 1]
+    there.deaf = False
+    rt.clock.forward(60)
+    rounds(rt, there)
+    assert open_marks() == [0, 0]
+
+
+def new_key(rt: Clinic) -> None:
+    """A newer secret stands first; what was kept under the older one stays as it is."""
+    rt.keys = Keyring([b"another secret of thirty-two bytes", SECRET])
+    rt.intake = replace(rt.intake, keys=rt.keys)
+
+
+def test_a_record_read_by_its_id_is_known_after_a_change_of_keys(rt: Clinic) -> None:
+    there = MailingList(rt.clock, held={ADA: Value.OFF})
+    rt.say(ADA, Source.ONE_CLICK)
+    rounds(rt, there)
+    new_key(rt)
+    rt.clock.forward(60)
+    there.held[ADA] = Value.ON
+    now, hint = rt.clock().timestamp(), [(TARGET.label, 0, f"id-{ADA}")]
+    rt.database.write_now(partial(marks.set_marks, wanted=hint, now=now, urgent=True))
+    rounds(rt, there)
+    assert [change.to for change in there.written] == [Wish.OFF]
