@@ -85,7 +85,7 @@ class Move:
         if make_url(self.source) == make_url(self.target):
             raise Refused("that is the database that it is in already")
         migrate.ensure(self.source)
-        old, new = make_engine(self.source), make_engine(self.target)
+        old, new = make_engine(self.source), make_engine(self.target, patient=True)
         try:
             new.open()
             self._alone()

@@ -15,6 +15,7 @@ from prefs.cli import main
 from prefs.core.errors import SettingsError
 from prefs.move import Refused
 from prefs.store import migrate
+from prefs.store import postgres as engine_of_postgres
 from prefs.store.database import Database
 from tests import empty, postgres
 from tests.served import Served, served
@@ -84,6 +85,22 @@ def test_everything_arrives_and_old_links_work(tmp_path: Path) -> None:
             assert "choice:email:*" in page.text
             assert rt.consent("new@example.com")["outcomes"][0]["result"] == "applied"
         assert run(tmp_path, "ledger", "verify").exit_code == 0
+
+
+def test_a_statement_that_takes_long_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A million people are counted and analysed for longer than a service would wait."""
+    with served(tmp_path) as rt:
+        filled(rt)
+
+    def slowly(conn: Connection) -> None:
+        if conn.dialect.name == "postgresql":
+            conn.exec_driver_sql("SELECT pg_sleep(0.6)")
+
+    monkeypatch.setattr(engine_of_postgres, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(move, "go_on_counting", slowly)
+    assert moved(tmp_path, other(tmp_path))["rows"]["subjects"] == 30
 
 
 def test_the_old_database_says_where_it_went(tmp_path: Path) -> None:

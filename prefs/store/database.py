@@ -142,9 +142,12 @@ class _Write:
         return self.together.run(conn, [self.given])[0]
 
 
-def make_engine(url: str) -> Engine:
+def make_engine(url: str, *, patient: bool = False) -> Engine:
+    """`patient` for work by hand of which one statement may take minutes."""
     parsed = make_url(url)
-    return SQLite(parsed) if parsed.get_backend_name() == "sqlite" else PostgreSQL(parsed)
+    if parsed.get_backend_name() == "sqlite":
+        return SQLite(parsed)
+    return PostgreSQL(parsed, patient=patient)
 
 
 class Database:

@@ -106,7 +106,7 @@ def ensure(url: str) -> None:
 
 @contextmanager
 def _engine(url: str) -> Iterator[Engine]:
-    engine = make_engine(url)
+    engine = make_engine(url, patient=True)
     try:
         yield engine
     finally:

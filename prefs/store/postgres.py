@@ -59,7 +59,8 @@ AND pid <> pg_backend_pid() AND state = 'active' AND wait_event = 'ClientRead'
 AND xact_start < clock_timestamp() - $1::interval
 AND state_change < clock_timestamp() - $1::interval"""
 ANSWER_SECONDS = 15.0
-"""Until a statement that writes is no longer waited for: the way to the server is cut."""
+"""Until a statement that writes is no longer waited for: the way to the server is cut. By hand
+(`patient`) a whole database may be carried over, or get another index, in one."""
 READ_IDLE_MS = 60_000
 """A reader keeps nobody waiting; one that streams may wait for whoever takes its rows."""
 CONNECT_SECONDS = 5.0
@@ -90,7 +91,7 @@ def _settings(*, read_only: bool) -> dict[str, str]:
     }
 
 
-def make_engine(url: URL, *, read_only: bool = False) -> AsyncEngine:
+def make_engine(url: URL, *, read_only: bool = False, patient: bool = False) -> AsyncEngine:
     settings = _settings(read_only=read_only)
     return create_async_engine(
         url.set(drivername="postgresql+asyncpg"),
@@ -101,7 +102,7 @@ def make_engine(url: URL, *, read_only: bool = False) -> AsyncEngine:
         connect_args={
             "server_settings": settings,
             "timeout": CONNECT_SECONDS,
-            "command_timeout": None if read_only else ANSWER_SECONDS,
+            "command_timeout": None if read_only or patient else ANSWER_SECONDS,
         },
     )
 
@@ -139,9 +140,9 @@ class Loop:
 class Side:
     """The writer's or the readers' connections, on a loop of their own."""
 
-    def __init__(self, url: URL, name: str, *, read_only: bool) -> None:
+    def __init__(self, url: URL, name: str, *, read_only: bool, patient: bool = False) -> None:
         self._loop = Loop(name)
-        self._engine = make_engine(url, read_only=read_only)
+        self._engine = make_engine(url, read_only=read_only, patient=patient)
         self._wait = POOL.labels("read" if read_only else "write")
         # Also when nobody closes us: connections that are swept up while their loop runs crash it.
         self._end_loop = weakref.finalize(self, self._loop.close)
@@ -164,8 +165,8 @@ class Side:
 class Writer(Side):
     """Begins and ends its transactions itself; to SQLAlchemy it is as if there were none."""
 
-    def __init__(self, url: URL, name: str) -> None:
-        super().__init__(url, name, read_only=False)
+    def __init__(self, url: URL, name: str, *, patient: bool) -> None:
+        super().__init__(url, name, read_only=False, patient=patient)
 
     def transaction(self, begin: str, work: Callable[[Connection], T]) -> Future[T]:
         return self._loop.submit(self._transaction(begin, work))
@@ -258,8 +259,8 @@ async def _cut_off_frozen(driver: Any) -> bool:
 class PostgreSQL:
     """Implements prefs.store.database.Engine."""
 
-    def __init__(self, url: URL) -> None:
-        self._writer = Writer(url, "prefs-write-io")
+    def __init__(self, url: URL, *, patient: bool = False) -> None:
+        self._writer = Writer(url, "prefs-write-io", patient=patient)
         self._readers = Side(url, "prefs-read-io", read_only=True)
         self._line = Line(url)
         self._closed = False
