@@ -134,6 +134,7 @@ class Lane:
         )
         self.scan = Scan(self.target, self.connector, self.database, self.intake, self.clock)
         self.census = Census(self.target, self.connector, self.database, self.intake, self.clock)
+        # Seconds; stays until a good round, for the next park is twice as long.
         self._parked_for = 0.0
         self._parked_until = 0.0
         self._calm = 1
@@ -234,6 +235,10 @@ class Lane:
         return True
 
     @property
+    def _parked(self) -> bool:
+        return self.clock().timestamp() < self._parked_until
+
+    @property
     def _most(self) -> int:
         return max(CLAIM, self.connector.facts.read_batch)
 
@@ -254,7 +259,7 @@ class Lane:
             return
         middle = len(claimed) // 2
         for half in (claimed[:middle], claimed[middle:]):
-            if not self._parked_for:
+            if not self._parked:
                 await self._try(lease, half)
 
     async def _carry(self, lease: Lease, claimed: Sequence[Mark]) -> None:
@@ -300,9 +305,9 @@ class Lane:
             self._calm = max(1, min(CLAIM, fitting))
 
     async def _anything_due(self, *, urgent: bool = False) -> bool:
-        now = self.clock().timestamp()
-        if now < self._parked_until:
+        if self._parked:
             return False
+        now = self.clock().timestamp()
         return await self.database.read(
             lambda conn: marks.any_due(conn, self.target.label, now, urgent=urgent)
         )

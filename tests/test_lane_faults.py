@@ -14,7 +14,7 @@ import pytest
 
 from prefs.chores import Sweep
 from prefs.core.errors import PropagationError, Unusable
-from prefs.core.propagation import Absent, Container, Observed, Outcome, Page, Ref, Value
+from prefs.core.propagation import Absent, Container, Observed, Outcome, Page, Ref, Target, Value
 from prefs.core.words import Source
 from prefs.lanes import Lane, Pace
 from prefs.store import marks, outbox, subjects
@@ -78,6 +78,21 @@ def run(rt: Clinic, there: MailingList, until: Callable[[], object], **more: Any
     assert until()
 
 
+def lane_of(rt: Clinic, there: MailingList, target: Target = TARGET) -> Lane:
+    """One whose lease outlives what a test waits."""
+    pace = Pace(lease=3600.0)
+    return Lane(target, there, rt.database, rt.intake, rt.clock, pace, "one")
+
+
+def carry(lane: Lane, rounds: int = 1) -> None:
+    async def work() -> None:
+        assert await lane._hold()
+        for _ in range(rounds):
+            await lane._push_once()
+
+    asyncio.run(work())
+
+
 def waiting(rt: Clinic, address: str) -> list[Any]:
     (owner,) = rt.database.read_now(lambda conn: subjects.owners(conn, "rt", [rt.hash(address)]))
     return rt.database.read_now(lambda conn: marks.of_subject(conn, owner))
@@ -113,6 +128,23 @@ def test_the_one_that_we_cannot_handle_is_found_by_halves(rt: Clinic) -> None:
     (mark,) = waiting(rt, there.bad)
     assert mark.outcome == Outcome.PENDING
     assert there.reads < 14
+
+
+def test_a_fault_of_ours_after_a_park_keeps_nobody_else_waiting(rt: Clinic) -> None:
+    refuses = Unusable("the vendor refuses our token (401)")
+    there = Faulty(rt.clock, held=dict.fromkeys((ADA, BOB), Value.ON), read_fault=refuses)
+    for one in (ADA, BOB):
+        rt.say(one, Source.ONE_CLICK)
+    lane = lane_of(rt, there)
+    carry(lane)
+    there.read_fault, there.bad = None, ADA
+    rt.clock.forward(31)
+    carry(lane)
+    assert there.held == {ADA: Value.ON, BOB: Value.OFF}
+    assert waiting(rt, BOB) == []
+    (mark,) = waiting(rt, ADA)
+    assert mark.claimed_epoch is None
+    assert "KeyError" in mark.reason
 
 
 @pytest.mark.parametrize("walks", [True, False])
