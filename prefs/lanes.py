@@ -137,6 +137,7 @@ class Lane:
         # Seconds; stays until a good round, for the next park is twice as long.
         self._parked_for = 0.0
         self._parked_until = 0.0
+        self._parked_reason = ""
         self._calm = 1
         self._leaving = False
 
@@ -255,24 +256,35 @@ class Lane:
         """No other waits for the one that brings up a fault of ours."""
         if len(claimed) == 1:
             log.error("push_failed", target=self.target.label, exc_info=fault)
-            await self._put_off(lease, claimed[0], fault)
+            await self._put_off(lease, self._in_doubt(claimed)[0], fault)
             return
         middle = len(claimed) // 2
         for half in (claimed[:middle], claimed[middle:]):
-            if not self._parked:
-                await self._try(lease, half)
+            await (self._keep if self._parked else self._try)(lease, half)
+
+    def _in_doubt(self, claimed: Sequence[Mark]) -> list[Mark]:
+        """Marks of a round that broke, with what is known of calls still under way: those of a
+        worker that died, and the round's own."""
+        alive = self.target.call_alive or self.connector.facts.call_alive
+        ends = self.clock().timestamp() + alive
+        return [
+            mark._replace(unsettled_until=max(ends, mark.unsettled_until or 0.0))
+            if mark.claimed_before or mark in self.push.wrote
+            else mark
+            for mark in claimed
+        ]
 
     async def _carry(self, lease: Lease, claimed: Sequence[Mark]) -> None:
         try:
             await self._round(lease, claimed)
             self._parked_for = 0.0
         except Unusable as fault:
-            await self._park(lease, claimed, str(fault))
+            await self._park(lease, self._in_doubt(claimed), str(fault))
 
     async def _put_off(self, lease: Lease, mark: Mark, fault: Exception) -> None:
         due = self.clock().timestamp() + self.pace.backoff.after(mark.attempts)
         reason = f"a fault of ours ({type(fault).__name__}): see the log"
-        later = [Delay(mark, due, Outcome.PENDING, reason)]
+        later = [Delay(mark, due, Outcome.PENDING, reason, mark.unsettled_until)]
         await self.database.write(partial(marks.delay, lease=lease, delayed=later))
 
     async def _round(self, lease: Lease, claimed: Sequence[Mark]) -> None:
@@ -315,8 +327,13 @@ class Lane:
     async def _park(self, lease: Lease, claimed: Sequence[Mark], reason: str) -> None:
         """The target refuses us as a whole: keep its marks, try again later, tell a person."""
         self._parked_for = min(max(PARKED_FIRST, self._parked_for * 2), self.pace.max_retry)
-        until = self._parked_until = self.clock().timestamp() + self._parked_for
+        self._parked_until = self.clock().timestamp() + self._parked_for
+        self._parked_reason = reason
         log.error("target_unusable", target=self.target.label, reason=reason)
+        await self._keep(lease, claimed)
+
+    async def _keep(self, lease: Lease, claimed: Sequence[Mark]) -> None:
+        until, reason = self._parked_until, self._parked_reason
         await self.database.write(lambda conn: marks.park(conn, lease, claimed, until, reason))
 
     async def _note_refusal(self, lease: Lease, reason: str) -> None:

@@ -149,6 +149,8 @@ class Push:
     intake: Intake
     clock: Callable[[], datetime]
     backoff: Backoff
+    wrote: set[Mark | None] = field(default_factory=set)
+    """Marks for which the last round may have written."""
 
     @property
     def controller(self) -> str:
@@ -157,6 +159,7 @@ class Push:
     async def run(self, lease: Lease, claimed: Sequence[Mark]) -> None:
         """Carry claimed marks as far as they go now. Raises Unusable when the target refuses us
         as a whole; every mark is kept then."""
+        self.wrote = set()
         urgent = any(mark.urgent for mark in claimed)
         token = URGENT.set(urgent)
         with span("lane.round", target=self.target.label, marks=len(claimed), urgent=urgent):
@@ -436,6 +439,7 @@ class Push:
     async def _apply(
         self, lease: Lease, records: Sequence[Record], planned: Mapping[Ref, Sequence[Change]]
     ) -> None:
+        self.wrote = {record.mark for record in records if planned[record.ref]}
         by_ref = {record.ref: record for record in records}
         outs = [c for changes in planned.values() for c in changes if c.to is Wish.OFF]
         ins = [c for changes in planned.values() for c in changes if c.to is Wish.ON]

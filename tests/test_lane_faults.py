@@ -6,21 +6,37 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
 from prefs.chores import Sweep
-from prefs.core.errors import PropagationError, Unusable
-from prefs.core.propagation import Absent, Container, Observed, Outcome, Page, Ref, Target, Value
+from prefs.core.errors import PropagationError, Temporary, Unusable
+from prefs.core.propagation import (
+    Absent,
+    Applied,
+    Change,
+    Container,
+    Local,
+    Observed,
+    Outcome,
+    Page,
+    Ref,
+    Target,
+    Value,
+)
 from prefs.core.words import Source
 from prefs.lanes import Lane, Pace
 from prefs.store import marks, outbox, subjects
-from tests.kit import TARGET, Clinic, MailingList, clinic
+from tests.kit import FACTS, TARGET, Clinic, MailingList, clinic
 
 ADA, BOB = "ada@example.co.uk", "bob@example.co.uk"
+SLOW = replace(FACTS, call_alive=120.0)
+"""A call may be at work there for longer than the first park."""
+REFUSES = Unusable("the vendor refuses our token (401)")
 
 
 @dataclass
@@ -31,6 +47,8 @@ class Faulty(MailingList):
     reads: int = 0
     walks: bool = True
     lists: bool = True
+    answers: Mapping[str, PropagationError] = field(default_factory=dict)
+    """To writes, by address."""
 
     async def observe(
         self, refs: Sequence[Ref]
@@ -40,6 +58,13 @@ class Faulty(MailingList):
         if self.bad in {ref.value for ref in refs}:
             raise KeyError("a field that was always there")
         return await super().observe(refs)
+
+    async def apply(
+        self, changes: Sequence[Change]
+    ) -> Mapping[Change, Applied | Local | PropagationError]:
+        found = await super().apply([c for c in changes if c.ref.value not in self.answers])
+        failed = [c for c in changes if c.ref.value in self.answers]
+        return {**found, **{c: self.answers[c.ref.value] for c in failed}}
 
     async def scan(self, cursor: str | None) -> AsyncIterator[Page]:
         if not self.walks:
@@ -131,8 +156,7 @@ def test_the_one_that_we_cannot_handle_is_found_by_halves(rt: Clinic) -> None:
 
 
 def test_a_fault_of_ours_after_a_park_keeps_nobody_else_waiting(rt: Clinic) -> None:
-    refuses = Unusable("the vendor refuses our token (401)")
-    there = Faulty(rt.clock, held=dict.fromkeys((ADA, BOB), Value.ON), read_fault=refuses)
+    there = Faulty(rt.clock, held=dict.fromkeys((ADA, BOB), Value.ON), read_fault=REFUSES)
     for one in (ADA, BOB):
         rt.say(one, Source.ONE_CLICK)
     lane = lane_of(rt, there)
@@ -205,3 +229,109 @@ def test_a_lane_that_failed_goes_on_under_another_epoch(rt: Clinic) -> None:
 
     there = MailingList(rt.clock, held={ADA: Value.ON})
     run(rt, there, lambda: epoch(rt) > 1, answer_open=fails)
+
+
+def test_a_call_of_unknown_end_is_waited_for_after_a_park(rt: Clinic) -> None:
+    """It lands after the first equal read."""
+    there = Faulty(rt.clock, held=dict.fromkeys((ADA, BOB), Value.UNSET), facts=SLOW)
+    there.answers = {ADA: Temporary("timed out", unclear=True), BOB: REFUSES}
+    for one in (ADA, BOB):
+        rt.consent(one)
+    lane = lane_of(rt, there)
+    lane._calm = 2
+    carry(lane)
+    there.answers = {}
+    rt.say(ADA, Source.ONE_CLICK)
+    there.held[ADA] = Value.OFF
+    rt.clock.forward(31)
+    carry(lane)
+    there.held[ADA] = Value.ON
+    rt.clock.forward(120)
+    carry(lane)
+    assert there.held[ADA] is Value.OFF
+    assert waiting(rt, ADA) == []
+
+
+@pytest.mark.parametrize(("bad", "fault"), [(ADA, None), ("", REFUSES)])
+def test_the_call_of_a_worker_that_died_is_waited_for_whatever_our_round_met(
+    rt: Clinic, bad: str, fault: PropagationError | None
+) -> None:
+    there = Faulty(rt.clock, held={ADA: Value.OFF}, facts=SLOW, bad=bad, read_fault=fault)
+    rt.say(ADA, Source.ONE_CLICK)
+    claimed_by_another(rt)
+    lane = lane_of(rt, there)
+    carry(lane)
+    there.bad, there.read_fault = "", None
+    rt.clock.forward(31)
+    carry(lane)
+    assert len(waiting(rt, ADA)) == 1
+    rt.clock.forward(120)
+    carry(lane)
+    assert waiting(rt, ADA) == []
+
+
+def claimed_by_another(rt: Clinic) -> None:
+    """A worker that died has claimed what is due."""
+    now = rt.clock().timestamp()
+
+    def die(conn: Connection) -> None:
+        lease = marks.take_lease(conn, TARGET.label, "dead", now, 1.0)
+        assert lease
+        assert marks.claim(conn, lease, now, 10)
+
+    rt.database.write_now(die)
+    rt.clock.forward(2)
+
+
+@pytest.mark.parametrize("wrote", [True, False])
+def test_what_is_known_of_a_call_is_never_shortened(rt: Clinic, wrote: bool) -> None:
+    """By a park, or by a round that broke after it wrote, at a target whose calls end sooner."""
+    unclear = Temporary("timed out", unclear=True)
+    there = Faulty(rt.clock, held={ADA: Value.ON}, facts=SLOW, write_fault=unclear)
+    rt.say(ADA, Source.ONE_CLICK)
+    carry(lane_of(rt, there))
+    (before,) = waiting(rt, ADA)
+    if wrote:
+        there.write_fault, there.before_write = None, broken
+    else:
+        there.read_fault = REFUSES
+    rt.clock.forward(5)
+    carry(lane_of(rt, there, replace(TARGET, call_alive=5.0)))
+    (after,) = waiting(rt, ADA)
+    assert after.reason != before.reason
+    assert after.unsettled_until == before.unsettled_until
+
+
+def broken(_: Sequence[Change]) -> None:
+    raise KeyError("a field that was always there")
+
+
+def test_a_half_that_a_park_leaves_untried_is_parked_too(rt: Clinic) -> None:
+    everybody = [f"p{number}@example.com" for number in range(4)]
+    facts = replace(FACTS, write_batch=1)
+    there = Faulty(rt.clock, held=dict.fromkeys(everybody, Value.ON), facts=facts)
+
+    def last_of_all(changes: Sequence[Change]) -> None:
+        if changes[0].ref.value == everybody[-1]:
+            there.read_fault = REFUSES
+            broken(changes)
+
+    there.before_write = last_of_all
+    for one in everybody:
+        rt.say(one, Source.ONE_CLICK)
+    carry(lane_of(rt, there))
+    kept = [mark for one in everybody for mark in waiting(rt, one)]
+    assert [mark.claimed_epoch for mark in kept] == [None] * 4
+    assert all("401" in mark.reason for mark in kept)
+
+
+def test_a_park_before_any_write_leaves_no_call_to_wait_for(rt: Clinic) -> None:
+    there = Faulty(rt.clock, held={ADA: Value.ON}, read_fault=REFUSES)
+    rt.say(ADA, Source.ONE_CLICK)
+    lane = lane_of(rt, there)
+    carry(lane)
+    assert [mark.unsettled_until for mark in waiting(rt, ADA)] == [None]
+    there.read_fault = None
+    rt.clock.forward(31)
+    carry(lane)
+    assert waiting(rt, ADA) == []

@@ -447,10 +447,12 @@ def any_due(conn: Connection, target: str, now: float, *, urgent: bool = False) 
 def park(
     conn: Connection, lease: Lease, claimed: Iterable[Mark], until: float, reason: str
 ) -> None:
-    """Keep every mark of a target that refuses us as a whole, until the next try."""
+    """Keep every mark of a target that refuses us as a whole, until the next try, with what the
+    claimed ones say of calls still under way."""
     if not set_lane(conn, lease, parked_until=until, parked_reason=reason):
         return
-    delay(conn, lease, [Delay(mark, until, Outcome.REFUSED, reason) for mark in claimed])
+    later = [Delay(mark, until, Outcome.REFUSED, reason, mark.unsettled_until) for mark in claimed]
+    delay(conn, lease, later)
     conn.execute(
         update(marks)
         .where(marks.c.target == lease.target, marks.c.due_at < until)
