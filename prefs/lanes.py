@@ -250,13 +250,13 @@ class Lane:
             raise
         except Exception as fault:  # noqa: BLE001  # the one it is about tells its trace
             log.warning("push_failed", target=self.target.label, fault=type(fault).__name__)
-            await self._by_halves(lease, claimed, fault)
+            await self._by_halves(lease, self._in_doubt(claimed), fault)
 
     async def _by_halves(self, lease: Lease, claimed: Sequence[Mark], fault: Exception) -> None:
         """No other waits for the one that brings up a fault of ours."""
         if len(claimed) == 1:
             log.error("push_failed", target=self.target.label, exc_info=fault)
-            await self._put_off(lease, self._in_doubt(claimed)[0], fault)
+            await self._put_off(lease, claimed[0], fault)
             return
         middle = len(claimed) // 2
         for half in (claimed[:middle], claimed[middle:]):

@@ -232,9 +232,9 @@ class Push:
     ) -> Iterable[Record]:
         """A subject's records: one for each identifier that the target keys on. Where only the
         hash is left, the record is found by the vendor's id."""
-        if mark.vendor_id:
-            yield Record(Ref(None, "", mark.vendor_id), None, mark=mark)
         maybe_ours = mark.claimed_before or mark.unsettled_until is not None
+        if mark.vendor_id:
+            yield Record(Ref(None, "", mark.vendor_id), None, mark=mark, maybe_ours=maybe_ours)
         for one in known:
             if one.kind in self.connector.facts.keys_on:
                 for ref in self._refs(conn, one):
@@ -439,7 +439,7 @@ class Push:
     async def _apply(
         self, lease: Lease, records: Sequence[Record], planned: Mapping[Ref, Sequence[Change]]
     ) -> None:
-        self.wrote = {record.mark for record in records if planned[record.ref]}
+        self.wrote = {record.mark for record in records if planned.get(record.ref)}
         by_ref = {record.ref: record for record in records}
         outs = [c for changes in planned.values() for c in changes if c.to is Wish.OFF]
         ins = [c for changes in planned.values() for c in changes if c.to is Wish.ON]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, delete
 
 from prefs.chores import Sweep
 from prefs.core.errors import PropagationError, Temporary, Unusable
@@ -25,13 +25,15 @@ from prefs.core.propagation import (
     Outcome,
     Page,
     Ref,
+    Slot,
     Target,
     Value,
 )
-from prefs.core.words import Source
+from prefs.core.words import Channel, Source
 from prefs.lanes import Lane, Pace
-from prefs.store import marks, outbox, subjects
-from tests.kit import FACTS, TARGET, Clinic, MailingList, clinic
+from prefs.scan import Scan
+from prefs.store import marks, outbox, schema, subjects
+from tests.kit import EMAIL, FACTS, TARGET, Clinic, MailingList, clinic
 
 ADA, BOB = "ada@example.co.uk", "bob@example.co.uk"
 SLOW = replace(FACTS, call_alive=120.0)
@@ -55,7 +57,7 @@ class Faulty(MailingList):
     ) -> Mapping[Ref, Observed | Absent | PropagationError]:
         await asyncio.sleep(0.005)
         self.reads += 1
-        if self.bad in {ref.value for ref in refs}:
+        if self.bad and self.bad in {ref.value for ref in refs}:
             raise KeyError("a field that was always there")
         return await super().observe(refs)
 
@@ -322,7 +324,100 @@ def test_a_half_that_a_park_leaves_untried_is_parked_too(rt: Clinic) -> None:
     carry(lane_of(rt, there))
     kept = [mark for one in everybody for mark in waiting(rt, one)]
     assert [mark.claimed_epoch for mark in kept] == [None] * 4
-    assert all("401" in mark.reason for mark in kept)
+    assert all("401" in mark.reason and mark.unsettled_until for mark in kept)
+
+
+OFFERS, TREATMENTS = (EMAIL._replace(topic=topic) for topic in ("offers", "treatments"))
+SHARED = Slot("list", Channel.EMAIL, topics=("treatments", "offers"))
+"""One switch there for both."""
+
+
+def half_out(rt: Clinic, there: Faulty, *everybody: str) -> Lane:
+    """People who are on there and consented to treatments; staff say no to offers for them."""
+    lane = lane_of(rt, there)
+    lane._calm = len(everybody)
+    for one in everybody:
+        rt.consent(one, TREATMENTS)
+    carry(lane)
+    rt.clock.forward(5)
+    for one in everybody:
+        rt.say(one, Source.STAFF, scope=OFFERS)
+    return lane
+
+
+def outs(rt: Clinic, address: str) -> tuple[list[Source], list[Source]]:
+    """Who said the outs of offers, and of treatments."""
+    (owner,) = rt.database.read_now(lambda conn: subjects.owners(conn, "rt", [rt.hash(address)]))
+    (one,) = rt.database.read_now(lambda conn: subjects.by_ids(conn, [owner]))
+    offers, treatments = (
+        [o.source for o in one.state.at("rt", s).outs] for s in (OFFERS, TREATMENTS)
+    )
+    return offers, treatments
+
+
+def test_our_own_off_is_no_wish_after_a_round_that_broke(rt: Clinic) -> None:
+    """Ada's is written when Bob's brings up a fault of ours."""
+    facts = replace(FACTS, write_batch=1)
+    held = dict.fromkeys((ADA, BOB), Value.ON)
+    there = Faulty(rt.clock, held=held, slots=(SHARED,), facts=facts)
+    lane = half_out(rt, there, ADA, BOB)
+    there.before_write = lambda changes: broken(changes) if changes[0].ref.value == BOB else None
+    carry(lane)
+    assert there.held == {ADA: Value.OFF, BOB: Value.ON}
+    assert outs(rt, ADA) == ([Source.STAFF], [])
+    rt.clock.forward(31)
+    carry(lane)
+    assert waiting(rt, ADA) == []
+
+
+@pytest.mark.parametrize("walks", [True, False])
+def test_our_own_off_is_no_wish_after_a_park(rt: Clinic, walks: bool) -> None:
+    """Refused when it was to be read back; it may be met by a walk before the next round."""
+    there = Faulty(rt.clock, held={ADA: Value.ON}, slots=(SHARED,))
+    lane = half_out(rt, there, ADA)
+    there.after_write = lambda: setattr(there, "read_fault", REFUSES)
+    carry(lane)
+    assert there.held == {ADA: Value.OFF}
+    there.read_fault = None
+    rt.clock.forward(31)
+    if walks:
+        walk(rt, there, lane)
+    carry(lane)
+    assert outs(rt, ADA) == ([Source.STAFF], [])
+
+
+def walk(rt: Clinic, there: MailingList, lane: Lane) -> None:
+    """The poll of a target at which walks work."""
+    sees = MailingList(rt.clock, held=there.held, slots=there.slots)
+    scan = Scan(TARGET, sees, rt.database, rt.intake, rt.clock)
+    assert lane.lease
+    asyncio.run(scan.run(lane.lease, None))
+
+
+@dataclass
+class ById(Faulty):
+    """Written to by its own id."""
+
+    def _do(self, change: Change) -> None:
+        self.held[(change.ref.vendor_id or "").removeprefix("id-")] = Value.OFF
+
+
+def test_our_own_off_is_no_wish_where_the_vendors_id_is_marked(rt: Clinic) -> None:
+    there = ById(rt.clock, held={ADA: Value.ON}, slots=(SHARED,))
+    lane, now = half_out(rt, there, ADA), rt.clock().timestamp()
+
+    def by_id_alone(conn: Connection) -> None:
+        conn.execute(delete(schema.marks))
+        marks.set_marks(conn, [(TARGET.label, 0, f"id-{ADA}")], now, urgent=True)
+
+    rt.database.write_now(by_id_alone)
+    there.after_write = lambda: setattr(there, "read_fault", REFUSES)
+    carry(lane)
+    assert there.held == {ADA: Value.OFF}
+    there.read_fault = None
+    rt.clock.forward(31)
+    carry(lane)
+    assert outs(rt, ADA) == ([Source.STAFF], [])
 
 
 def test_a_park_before_any_write_leaves_no_call_to_wait_for(rt: Clinic) -> None:

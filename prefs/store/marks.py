@@ -405,21 +405,19 @@ def delay(conn: Connection, lease: Lease, delayed: Iterable[Delay]) -> None:
     )
 
 
+_AT_WORK = or_(marks.c.claimed_epoch.is_not(None), marks.c.unsettled_until.is_not(None))
 _PUSHED = ByKeys(
     select(identifiers.c.hash)
     .join(links, links.c.identifier_id == identifiers.c.id)
     .join(marks, marks.c.subject_id == links.c.subject_id)
-    .where(
-        marks.c.target == bindparam("target"),
-        marks.c.claimed_epoch.is_not(None),
-    ),
+    .where(marks.c.target == bindparam("target"), _AT_WORK),
     identifiers.c.hash,
 )
 _PUSHED_IDS = ByKeys(
     select(marks.c.vendor_id).where(
         marks.c.target == bindparam("target"),
         marks.c.subject_id == 0,
-        marks.c.claimed_epoch.is_not(None),
+        _AT_WORK,
     ),
     marks.c.vendor_id,
 )
@@ -428,7 +426,8 @@ _PUSHED_IDS = ByKeys(
 def pushed_now(
     conn: Connection, target: str, hashes: Collection[bytes], ids: Collection[str]
 ) -> set[bytes | str]:
-    """Which of these hashes and vendor ids a push of this target is about at this moment."""
+    """Which of these hashes and vendor ids a push of this target is about at this moment, or may
+    have written what no push has proved yet."""
     rows = _PUSHED.run(conn, hashes, {"target": target})
     rows += _PUSHED_IDS.run(conn, ids, {"target": target})
     return {name for (name,) in rows}
