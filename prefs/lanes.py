@@ -288,19 +288,21 @@ class Lane:
         await self.database.write(partial(marks.delay, lease=lease, delayed=later))
 
     async def _round(self, lease: Lease, claimed: Sequence[Mark]) -> None:
-        """A round without an out takes no place in the budget that an out waits for. Where nothing
-        may be written, it is only looked."""
+        """A round without an out takes no place in the budget that an out waits for; in a round of
+        outs an `on` waits for no place at all, but for a round without them. Where nothing may be
+        written, it is only looked."""
         carry = self.push.run if self.target.live else self.push.look
+        waits, watch = asyncio.Event(), None
         if claimed[0].urgent:
-            await carry(lease, claimed)
-            return
-        waits = asyncio.Event()
+            waits.set()
+        else:
+            watch = asyncio.create_task(self._watch_for_outs(waits))
         token = OUT_DUE.set(waits.is_set)
-        watch = asyncio.create_task(self._watch_for_outs(waits))
         try:
             await carry(lease, claimed)
         finally:
-            watch.cancel()
+            if watch:
+                watch.cancel()
             OUT_DUE.reset(token)
 
     async def _watch_for_outs(self, waits: asyncio.Event) -> None:

@@ -16,6 +16,8 @@ from sqlalchemy import Connection, delete
 from prefs.chores import Sweep
 from prefs.core.errors import PropagationError, Temporary, Unusable
 from prefs.core.propagation import (
+    OUT_DUE,
+    URGENT,
     Absent,
     Applied,
     Change,
@@ -28,6 +30,7 @@ from prefs.core.propagation import (
     Slot,
     Target,
     Value,
+    Wish,
 )
 from prefs.core.words import Channel, Source
 from prefs.lanes import Lane, Pace
@@ -430,3 +433,21 @@ def test_a_park_before_any_write_leaves_no_call_to_wait_for(rt: Clinic) -> None:
     rt.clock.forward(31)
     carry(lane)
     assert waiting(rt, ADA) == []
+
+
+def test_an_on_among_outs_waits_for_no_place(rt: Clinic) -> None:
+    """It comes again in a round without outs; else whoever opts out meanwhile waited for it."""
+    there = MailingList(rt.clock, held={ADA: Value.ON, BOB: Value.UNSET})
+    rt.say(ADA, Source.ONE_CLICK)
+    bob = rt.consent(BOB).subject_id
+    now, wanted = rt.clock().timestamp(), [(TARGET.label, bob, "")]
+    rt.database.write_now(lambda conn: marks.set_marks(conn, wanted, now, urgent=True))
+    told: dict[Wish, bool] = {}
+
+    def note(changes: Sequence[Change]) -> None:
+        gives_way = OUT_DUE.get()() and not URGENT.get()
+        told.update((change.to, gives_way) for change in changes)
+
+    there.before_write = note
+    carry(lane_of(rt, there))
+    assert told == {Wish.OFF: False, Wish.ON: True}

@@ -27,7 +27,7 @@ URGENT: ContextVar[bool] = ContextVar("urgent", default=False)
 """Set by the lane while it carries an `off`: such calls may use the whole budget."""
 
 OUT_DUE: ContextVar[Callable[[], bool]] = ContextVar("out_due", default=lambda: False)
-"""Set by the lane while it carries no `off`: whether one waits for the end of that round."""
+"""Set by the lane: whether an out waits for the end of its round, or is in it."""
 
 
 UNNAMED = "~"
