@@ -234,14 +234,19 @@ def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> floa
     return min(wait, MOST_PAUSE) if wait > 0 else None
 
 
-PASSING = frozenset({408, 423, 425, 429, 477, 500, 502, 503, 504, 520, 521, 522, 523, 524, 525})
+PASSING = frozenset({408, 423, 425, 429, 477})
+"""Not begun, and worth another try; so is every 5xx."""
+NOT_BEGUN = frozenset({501, 503})
+"""After any other 5xx the vendor may still be at work: a proxy gives up before it does (RFC 9110
+section 15.6.5), and what failed half-way may have done its half."""
 
 
 def fault_of(reply: Reply, what: str = "") -> PropagationError:
     """The error that an answer's status amounts to; `what` is the vendor's reason in safe words."""
     reason = f"HTTP {reply.status}" + (f": {what}" if what else "")
     if reply.status in PASSING or reply.status >= 500:
-        return Temporary(reason, retry_after=retry_after(reply.headers))
+        unclear = reply.status >= 500 and reply.status not in NOT_BEGUN
+        return Temporary(reason, retry_after=retry_after(reply.headers), unclear=unclear)
     if reply.status in (401, 403):
         return Unusable(reason)
     return Refused(reason)

@@ -487,6 +487,19 @@ class ConnectorContract:
         assert answer.unclear
         assert self.held(self.ref(1)) is Value.OFF
 
+    @pytest.mark.parametrize("status", [500, 504])
+    def test_a_write_that_a_server_gave_up_on_is_unclear(self, status: int) -> None:
+        """A proxy answers so while the vendor goes on."""
+        self.put(self.ref(1))
+        self.unset(self.ref(2))
+        self.twin.faults.add(
+            "status", method=self.write_method, path=self.write_path, status=status, times=None
+        )
+        for to, ref in ((Wish.OFF, self.ref(1)), (Wish.ON, self.ref(2))):
+            answer = self.apply(to, ref)[ref]
+            assert isinstance(answer, Temporary)
+            assert answer.unclear
+
     def test_one_bad_item_fails_alone(self) -> None:
         self.needs("bulk")
         refs = [self.ref(number) for number in range(1, 6)]

@@ -174,6 +174,20 @@ def test_a_status_is_a_fault_of_a_kind(status: int, kind: type[PropagationError]
         assert fault.retry_after == 7
 
 
+@pytest.mark.parametrize("status", [408, 423, 425, 429, 477, 501, 503])
+def test_what_says_that_it_was_not_begun_is_clear(status: int) -> None:
+    fault = fault_of(Reply(status, {}, b""))
+    assert isinstance(fault, Temporary)
+    assert not fault.unclear
+
+
+@pytest.mark.parametrize("status", [500, 502, 504, 520, 521, 522, 523, 524, 525, 599])
+def test_behind_another_fault_of_a_server_the_vendor_may_still_be_at_work(status: int) -> None:
+    fault = fault_of(Reply(status, {}, b""))
+    assert isinstance(fault, Temporary)
+    assert fault.unclear
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [
@@ -218,6 +232,14 @@ def test_a_passing_fault_is_tried_again_a_few_times() -> None:
     calls, call = failing(Temporary("HTTP 500"), Temporary("HTTP 500"))
     assert asyncio.run(retried(call)) == "done"
     assert len(calls) == 3
+
+
+def test_what_had_no_clear_end_once_stays_so_over_later_tries() -> None:
+    _, call = failing(Temporary("HTTP 504", unclear=True), *[Temporary("HTTP 503")] * 2)
+    with pytest.raises(Temporary) as caught:
+        asyncio.run(retried(call))
+    assert str(caught.value) == "HTTP 503"
+    assert caught.value.unclear
 
 
 @pytest.mark.parametrize(
