@@ -11,7 +11,17 @@ import pytest
 from connectors import mailchimp
 from connectors.mailchimp import Sdk
 from prefs.core.errors import Refused, Temporary, Unusable
-from prefs.core.propagation import Applied, Connector, Observed, Ref, Seen, Slot, Value, Wish
+from prefs.core.propagation import (
+    Applied,
+    Change,
+    Connector,
+    Observed,
+    Ref,
+    Seen,
+    Slot,
+    Value,
+    Wish,
+)
 from prefs.core.words import Kind, Source
 from tests.connectors.contract import ConnectorContract
 from tests.twins.mailchimp import MailchimpTwin
@@ -293,6 +303,23 @@ class TestMailchimp(ConnectorContract):
         self.twin.faults.add("status", path=self.write_path, status=403, times=None)
         assert isinstance(self.apply(Wish.OFF, self.ref(1))[self.ref(1)], Unusable)
 
+    @pytest.mark.parametrize("body", ["", "{}"])
+    def test_a_retry_after_is_kept_and_holds_every_call(self, body: str) -> None:
+        """The SDK's error drops the headers."""
+        self.put(self.ref(1))
+        asked = {"Retry-After": "7", "Content-Type": "application/problem+json"}
+        self.twin.faults.add("status", path=self.write_path, status=429, body=body, headers=asked)
+
+        async def job(connector: Any) -> tuple[Any, float | None]:
+            change = Change(self.ref(1), self.slot(connector), Wish.OFF)
+            answers = await connector.apply([change])
+            return answers[change], connector._way._budget._wait()
+
+        answer, wait = self.run(job)
+        assert answer.retry_after == 7
+        assert wait
+        assert wait > 5
+
     def test_it_stays_well_below_ten_connections(self) -> None:
         refs = [self.ref(number) for number in range(40)]
         for ref in refs:
@@ -343,8 +370,6 @@ class TestInterests(TestMailchimp):
         self.twin.new_member("a1", self.ref(1).value, interests={"i1": True})
 
         async def job(connector: Connector) -> None:
-            from prefs.core.propagation import Change
-
             (slot,) = [slot for slot in connector.slots if slot.place == "a1:i1"]
             await connector.apply([Change(self.ref(1), slot, Wish.OFF)])
 
