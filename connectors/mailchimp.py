@@ -283,13 +283,14 @@ class Mailchimp:
     # --- writing -------------------------------------------------------------------------------
 
     async def apply(self, changes: Sequence[Change]) -> Mapping[Change, Answer]:
+        """A bulk call names people by their address: who is known by the id alone goes apart."""
         answers: dict[Change, Answer] = {}
         outs = [change for change in changes if change.to is Wish.OFF]
         for audience in self._audiences:
-            of_status = [change for change in outs if change.slot.place == audience]
-            if len(of_status) > 1:
-                answers |= await self._turn_off_together(audience, of_status)
-                outs = [change for change in outs if change not in of_status]
+            spelled = [c for c in outs if c.slot.place == audience and c.ref.value]
+            if len(spelled) > 1:
+                answers |= await self._turn_off_together(audience, spelled)
+                outs = [change for change in outs if change not in spelled]
         rest = [*outs, *(change for change in changes if change.to is Wish.ON)]
         done = await http.spread(rest, self._apply_one, AT_ONCE)
         return answers | dict(zip(rest, done, strict=True))

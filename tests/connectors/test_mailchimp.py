@@ -293,6 +293,17 @@ class TestMailchimp(ConnectorContract):
         assert set(answers) == set(refs)
         assert len(self.twin.writes()) == 1
 
+    def test_whose_spelling_was_erased_is_turned_off_by_the_vendors_id(self) -> None:
+        """A bulk call names people by their address."""
+        refs = self.many(8)
+        erased = [
+            Ref(Kind.EMAIL, "", self.twin.member("a1", ref.value).id) for ref in (refs[1], refs[4])
+        ]
+        for outs in ([*refs[5:], *erased], erased):
+            answers = self.apply(Wish.OFF, *outs)
+            assert answers == dict.fromkeys(outs, Applied())
+        assert [self.held(refs[place]) for place in (1, 4, 5, 6, 7)] == [Value.OFF] * 5
+
     def test_overload_without_a_body_is_no_lost_account(self) -> None:
         self.put(self.ref(1))
         self.twin.faults.add("status", path=self.write_path, status=403, body="", times=None)
