@@ -17,6 +17,7 @@ import re
 import socket
 import ssl
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -290,16 +291,23 @@ async def retried(call: Callable[[], Awaitable[T]], attempts: int = ATTEMPTS) ->
 
 
 async def spread(items: Sequence[T], job: Callable[[T], Awaitable[Any]], at_once: int) -> list[Any]:
-    """Run a job for every item, so many at once; a PropagationError is an answer, not raised."""
+    """Run a job for every item, so many at once; a PropagationError is an answer, not raised. After
+    any other fault no item is begun any more: it is raised when those under way have ended."""
     answers: list[Any] = [None] * len(items)
     left = iter(enumerate(items))
 
     async def carry() -> None:
-        for place, item in left:
-            try:
-                answers[place] = await job(item)
-            except PropagationError as fault:
-                answers[place] = fault
+        try:
+            for place, item in left:
+                try:
+                    answers[place] = await job(item)
+                except PropagationError as fault:
+                    answers[place] = fault
+        finally:
+            deque(left, maxlen=0)
 
-    await asyncio.gather(*(carry() for _ in range(min(at_once, len(items)))))
+    lines = (carry() for _ in range(min(at_once, len(items))))
+    for fault in await asyncio.gather(*lines, return_exceptions=True):
+        if fault:
+            raise fault
     return answers

@@ -11,7 +11,6 @@ https://mailchimp.com/developer/marketing/docs/fundamentals/#api-limits
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import threading
@@ -156,11 +155,12 @@ class Mailchimp:
     # --- reading -------------------------------------------------------------------------------
 
     async def observe(self, refs: Sequence[Ref]) -> Mapping[Ref, Observed | Absent | Failure]:
-        parts = await asyncio.gather(*(self._observe_in(one, refs) for one in self._audiences))
+        read = partial(self._observe_in, refs)
+        parts = await http.spread(list(self._audiences), read, len(self._audiences))
         return {ref: _joined([part[ref] for part in parts]) for ref in refs}
 
     async def _observe_in(
-        self, audience: str, refs: Sequence[Ref]
+        self, refs: Sequence[Ref], audience: str
     ) -> dict[Ref, Observed | Absent | Failure]:
         """By pages as far as these are worth it. Who is on none is asked for by name: a page may
         have shifted past a member, so that only this tells of absence."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -292,6 +293,30 @@ class TestMailchimp(ConnectorContract):
         answers = self.apply(Wish.OFF, *refs)
         assert set(answers) == set(refs)
         assert len(self.twin.writes()) == 1
+
+    def test_a_fault_of_ours_leaves_no_read_of_another_audience_running(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.twin.new_audience("a2")
+        refs, ended = [self.ref(number) for number in range(3)], []
+
+        async def read(connector: Any, audience: str, hash_: str) -> None:
+            if audience == "a1":
+                raise RuntimeError("a fault of ours")
+            await asyncio.sleep(0.01)
+            ended.append(hash_)
+
+        monkeypatch.setattr(mailchimp.Mailchimp, "_read_member", read)
+        topics = self.options()["audiences"]["a1"]
+        both = {**self.options(), "audiences": {"a1": topics, "a2": topics}, "interests": {}}
+        monkeypatch.setattr(self, "options", lambda: both)
+
+        async def job(connector: Connector) -> int:
+            with pytest.raises(RuntimeError, match="of ours"):
+                await connector.observe(refs)
+            return len(ended)
+
+        assert self.run(job) == len(refs)
 
     def test_whose_spelling_was_erased_is_turned_off_by_the_vendors_id(self) -> None:
         """A bulk call names people by their address."""
