@@ -253,6 +253,16 @@ def fault_of(reply: Reply, what: str = "") -> PropagationError:
     return Refused(reason)
 
 
+def gravest(faults: Iterable[PropagationError]) -> PropagationError | None:
+    """Of what failed in several calls for one change: what may still be at work says more than what
+    may be tried again, and that more than a refusal."""
+
+    def gravity(fault: PropagationError) -> tuple[bool, bool]:
+        return isinstance(fault, Temporary) and fault.unclear, not isinstance(fault, Refused)
+
+    return max(faults, key=gravity, default=None)
+
+
 def checked(reply: Reply) -> Any:
     """The JSON of a good answer. Raises what `fault_of` says otherwise."""
     if not 200 <= reply.status < 300:
