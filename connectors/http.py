@@ -78,11 +78,13 @@ class Reply(NamedTuple):
     body: bytes
 
     def json(self) -> Any:
-        """Raises Temporary for a page, a cut answer, or anything else that is no JSON."""
+        """Raises Temporary for a page, a cut answer, or anything else that is no JSON: what was
+        asked for may have been done."""
         try:
             return jsonlib.loads(self.body)
         except ValueError:
-            raise Temporary(f"HTTP {self.status} with an answer that is not JSON") from None
+            reason = f"HTTP {self.status} with an answer that is not JSON"
+            raise Temporary(reason, unclear=True) from None
 
 
 class Undeclared(PropagationError):

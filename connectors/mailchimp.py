@@ -414,7 +414,7 @@ class Mailchimp:
             self._way.pause(fault.reply)
             raise
         if not isinstance(answer, dict):
-            raise Temporary("Mailchimp answered something that is not JSON")
+            raise Temporary("Mailchimp answered something that is not JSON", unclear=True)
         return answer
 
 
