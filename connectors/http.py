@@ -238,7 +238,7 @@ def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> floa
 
 
 PASSING = frozenset({408, 423, 425, 429, 477})
-"""Not begun, and worth another try; so is every 5xx."""
+"""Not begun. Another try may help, as after any 5xx."""
 NOT_BEGUN = frozenset({501, 503})
 """After any other 5xx the vendor may still be at work: a proxy gives up before it does (RFC 9110
 section 15.6.5), and what failed half-way may have done its half."""
