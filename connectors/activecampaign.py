@@ -295,11 +295,8 @@ class ActiveCampaign:
             return Refused(SEVERAL)
         on_list = [contact for contact in holders if _on_list(contact, change.slot.place)]
         done = [await self._tried(contact.id, change) for contact in on_list]
-        failures = [one for one in done if isinstance(one, PropagationError)]
-        if failures:
-            # What may be tried again, or may still be at work, says more than a refusal.
-            return next((one for one in failures if not isinstance(one, Refused)), failures[0])
-        return Applied() if done and all(done) else None
+        failure = http.gravest(one for one in done if isinstance(one, PropagationError))
+        return failure or (Applied() if done and all(done) else None)
 
     def _who(self, contact: Contact) -> tuple[str, str]:
         number = self._phone_key(contact.phone) or contact.phone

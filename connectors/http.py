@@ -17,6 +17,7 @@ import re
 import socket
 import ssl
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -77,11 +78,13 @@ class Reply(NamedTuple):
     body: bytes
 
     def json(self) -> Any:
-        """Raises Temporary for a page, a cut answer, or anything else that is no JSON."""
+        """Raises Temporary for a page, a cut answer, or anything else that is no JSON: what was
+        asked for may have been done."""
         try:
             return jsonlib.loads(self.body)
         except ValueError:
-            raise Temporary(f"HTTP {self.status} with an answer that is not JSON") from None
+            reason = f"HTTP {self.status} with an answer that is not JSON"
+            raise Temporary(reason, unclear=True) from None
 
 
 class Undeclared(PropagationError):
@@ -234,17 +237,32 @@ def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> floa
     return min(wait, MOST_PAUSE) if wait > 0 else None
 
 
-PASSING = frozenset({408, 423, 425, 429, 477, 500, 502, 503, 504, 520, 521, 522, 523, 524, 525})
+PASSING = frozenset({408, 423, 425, 429, 477})
+"""Not begun. Another try may help, as after any 5xx."""
+NOT_BEGUN = frozenset({501, 503})
+"""After any other 5xx the vendor may still be at work: a proxy gives up before it does (RFC 9110
+section 15.6.5), and what failed half-way may have done its half."""
 
 
 def fault_of(reply: Reply, what: str = "") -> PropagationError:
     """The error that an answer's status amounts to; `what` is the vendor's reason in safe words."""
     reason = f"HTTP {reply.status}" + (f": {what}" if what else "")
     if reply.status in PASSING or reply.status >= 500:
-        return Temporary(reason, retry_after=retry_after(reply.headers))
+        unclear = reply.status >= 500 and reply.status not in NOT_BEGUN
+        return Temporary(reason, retry_after=retry_after(reply.headers), unclear=unclear)
     if reply.status in (401, 403):
         return Unusable(reason)
     return Refused(reason)
+
+
+def gravest(faults: Iterable[PropagationError]) -> PropagationError | None:
+    """Of what failed in several calls for one change: what may still be at work says more than what
+    may be tried again, and that more than a refusal."""
+
+    def gravity(fault: PropagationError) -> tuple[bool, bool]:
+        return isinstance(fault, Temporary) and fault.unclear, not isinstance(fault, Refused)
+
+    return max(faults, key=gravity, default=None)
 
 
 def checked(reply: Reply) -> Any:
@@ -285,16 +303,23 @@ async def retried(call: Callable[[], Awaitable[T]], attempts: int = ATTEMPTS) ->
 
 
 async def spread(items: Sequence[T], job: Callable[[T], Awaitable[Any]], at_once: int) -> list[Any]:
-    """Run a job for every item, so many at once; a PropagationError is an answer, not raised."""
+    """Run a job for every item, so many at once; a PropagationError is an answer, not raised. After
+    any other fault no item is begun any more: it is raised when those under way have ended."""
     answers: list[Any] = [None] * len(items)
     left = iter(enumerate(items))
 
     async def carry() -> None:
-        for place, item in left:
-            try:
-                answers[place] = await job(item)
-            except PropagationError as fault:
-                answers[place] = fault
+        try:
+            for place, item in left:
+                try:
+                    answers[place] = await job(item)
+                except PropagationError as fault:
+                    answers[place] = fault
+        finally:
+            deque(left, maxlen=0)
 
-    await asyncio.gather(*(carry() for _ in range(min(at_once, len(items)))))
+    lines = (carry() for _ in range(min(at_once, len(items))))
+    for fault in await asyncio.gather(*lines, return_exceptions=True):
+        if fault:
+            raise fault
     return answers

@@ -11,7 +11,6 @@ https://mailchimp.com/developer/marketing/docs/fundamentals/#api-limits
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import threading
@@ -156,11 +155,12 @@ class Mailchimp:
     # --- reading -------------------------------------------------------------------------------
 
     async def observe(self, refs: Sequence[Ref]) -> Mapping[Ref, Observed | Absent | Failure]:
-        parts = await asyncio.gather(*(self._observe_in(one, refs) for one in self._audiences))
+        read = partial(self._observe_in, refs)
+        parts = await http.spread(list(self._audiences), read, len(self._audiences))
         return {ref: _joined([part[ref] for part in parts]) for ref in refs}
 
     async def _observe_in(
-        self, audience: str, refs: Sequence[Ref]
+        self, refs: Sequence[Ref], audience: str
     ) -> dict[Ref, Observed | Absent | Failure]:
         """By pages as far as these are worth it. Who is on none is asked for by name: a page may
         have shifted past a member, so that only this tells of absence."""
@@ -283,13 +283,14 @@ class Mailchimp:
     # --- writing -------------------------------------------------------------------------------
 
     async def apply(self, changes: Sequence[Change]) -> Mapping[Change, Answer]:
+        """A bulk call names people by their address: who is known by the id alone goes apart."""
         answers: dict[Change, Answer] = {}
         outs = [change for change in changes if change.to is Wish.OFF]
         for audience in self._audiences:
-            of_status = [change for change in outs if change.slot.place == audience]
-            if len(of_status) > 1:
-                answers |= await self._turn_off_together(audience, of_status)
-                outs = [change for change in outs if change not in of_status]
+            spelled = [c for c in outs if c.slot.place == audience and c.ref.value]
+            if len(spelled) > 1:
+                answers |= await self._turn_off_together(audience, spelled)
+                outs = [change for change in outs if change not in spelled]
         rest = [*outs, *(change for change in changes if change.to is Wish.ON)]
         done = await http.spread(rest, self._apply_one, AT_ONCE)
         return answers | dict(zip(rest, done, strict=True))
@@ -405,11 +406,15 @@ class Mailchimp:
         await self._way.close()
 
     async def _call(self, method: str, path: str, name: str, *args: Any, **kwargs: Any) -> Json:
-        answer = await self._way.in_thread(
-            method, path, partial(self._sdk.call, name, *args, **kwargs)
-        )
+        try:
+            answer = await self._way.in_thread(
+                method, path, partial(self._sdk.call, name, *args, **kwargs)
+            )
+        except TooMany as fault:
+            self._way.pause(fault.reply)
+            raise
         if not isinstance(answer, dict):
-            raise Temporary("Mailchimp answered something that is not JSON")
+            raise Temporary("Mailchimp answered something that is not JSON", unclear=True)
         return answer
 
 
@@ -521,12 +526,20 @@ class Compliance(Refused):
     """The person left by themselves, bounced, or is under review: only they can come back."""
 
 
+class TooMany(Temporary):
+    """429: more calls at once than Mailchimp takes."""
+
+    def __init__(self, reply: http.Reply) -> None:
+        super().__init__("HTTP 429", retry_after=http.retry_after(reply.headers))
+        self.reply = reply
+
+
 class Sdk:
-    """mailchimp-marketing 3.0.80 with its three traps covered.
+    """mailchimp-marketing 3.0.80 with its traps covered.
 
     It replaces the text "server" anywhere in a URL by the data centre: naming the centre "server"
     makes that harmless. It returns an answer with an empty body instead of raising, whatever its
-    status. It says an error as text, dict or exception.
+    status, and its errors lack the headers: what is no success is raised before it looks.
     """
 
     def __init__(self, host: str, key: str) -> None:
@@ -538,10 +551,10 @@ class Sdk:
         from mailchimp_marketing.api_client import ApiClientError
 
         try:
-            answer = getattr(self._client().lists, name)(*args, **kwargs)
-        except ApiClientError as fault:
-            raise _fault(fault.status_code, fault.text) from None
-        return _checked(answer)
+            return getattr(self._client().lists, name)(*args, **kwargs)
+        except ApiClientError as error:
+            fault = error.text
+            raise (fault if isinstance(fault, PropagationError) else _transport(fault)) from None
 
     def _client(self) -> Any:
         client = getattr(self._threads, "client", None)
@@ -553,34 +566,37 @@ class Sdk:
                 {"api_key": self._key, "server": "server", "timeout": http.CALL_LIMIT * 7 / 8}
             )
             client.api_client.host = self._host
+            client.api_client.request = partial(_checked, client.api_client.request)
             self._threads.client = client
         return client
 
 
-def _checked(answer: Any) -> Any:
-    status = getattr(answer, "status_code", None)
-    if status is None or 200 <= status < 300:
+def _checked(ask: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """The SDK's call of `requests`. Raises what an answer amounts to that is no success."""
+    answer = ask(*args, **kwargs)
+    if 200 <= answer.status_code < 300:
         return answer
-    raise _fault(status, "")
+    headers = {name.lower(): value for name, value in answer.headers.items()}
+    raise _fault(http.Reply(answer.status_code, headers, answer.content))
 
 
-def _fault(status: int | None, text: Any) -> PropagationError:
+def _fault(reply: http.Reply) -> PropagationError:
     """https://mailchimp.com/developer/marketing/docs/errors/ A 403 without a body comes from
     overload, one with a body from the account."""
-    if status is None:
-        return _transport(text)
-    title = _title(text)
+    title = _title(reply.body)
     if title == COMPLIANCE:
         return Compliance("only the person can come back: they left or bounced at Mailchimp")
     if title == FORGOTTEN:
         return Refused("deleted for ever at Mailchimp: only its own form brings the person back")
-    if status == 404:
+    if reply.status == 404:
         return Gone("Mailchimp has no such member")
-    if status == 403 and not text:
+    if reply.status == 429:
+        return TooMany(reply)
+    if reply.status == 403 and not reply.body:
         return Temporary("HTTP 403 without a body: Mailchimp is overloaded")
-    if status in (401, 403):
-        return Unusable(f"HTTP {status}: Mailchimp refuses this key")
-    return http.fault_of(http.Reply(status, {}, b""))
+    if reply.status in (401, 403):
+        return Unusable(f"HTTP {reply.status}: Mailchimp refuses this key")
+    return http.fault_of(reply)
 
 
 def _transport(fault: Any) -> PropagationError:
@@ -592,10 +608,9 @@ def _transport(fault: Any) -> PropagationError:
     return Temporary("the connection to Mailchimp broke", unclear=not refused)
 
 
-def _title(text: Any) -> str:
-    if isinstance(text, str):
-        try:
-            text = json.loads(text)
-        except ValueError:
-            return ""
-    return str(text.get("title", "")) if isinstance(text, dict) else ""
+def _title(body: bytes) -> str:
+    try:
+        problem = json.loads(body)
+    except ValueError:
+        return ""
+    return str(problem.get("title", "")) if isinstance(problem, dict) else ""

@@ -363,7 +363,7 @@ def _fault(reply: http.Reply) -> PropagationError:
     if code in LIMITS:
         return Temporary(f"Meta limits us (code {code})", retry_after=WAIT)
     if code in (1, 2):
-        return Temporary(f"Meta could not do it now (code {code})")
+        return Temporary(f"Meta could not do it now (code {code})", unclear=True)
     if code == WINDOW_CODE or subcode == WINDOW_SUBCODE:
         return Refused("the person's last message is too long ago")
     if code in (10, 190, 200):

@@ -402,5 +402,5 @@ def _answer(answers: Sequence[Answer | None]) -> Answer | None:
     """Of all clients that share the address: done only when each is."""
     if not answers:
         return Temporary(GONE)
-    failed = next((one for one in answers if one and not isinstance(one, Applied)), None)
+    failed = http.gravest(one for one in answers if isinstance(one, PropagationError))
     return failed or (None if None in answers else Applied())

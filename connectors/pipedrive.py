@@ -378,7 +378,7 @@ class Pipedrive:
         """Every person is written to, also after one that failed."""
         statuses = [change for change in changes if change.slot.place == STATUS]
         answers: dict[Change, Answer] = dict.fromkeys(changes, Applied())
-        failure: Failure | None = None
+        failures: list[Failure] = []
         for person in persons:
             body: dict[str, Any] = {"custom_fields": dict(options)} if options else {}
             if statuses and person.mailable:
@@ -388,10 +388,11 @@ class Pipedrive:
             except Unusable:
                 raise
             except PropagationError as fault:
-                failure = failure or fault
+                failures.append(fault)
                 continue
             if STATUS in body and (kept := _kept(reply, to)):
                 answers |= dict.fromkeys(statuses, kept)
+        failure = http.gravest(failures)
         return dict.fromkeys(changes, failure) if failure else answers
 
     async def _patch(self, person: Person, body: Json, to: Wish) -> Json:

@@ -466,10 +466,11 @@ class ConnectorContract:
 
     @pytest.mark.parametrize("fault", ["html", "cut_json"])
     def test_an_answer_that_is_no_answer(self, fault: str) -> None:
+        """What was asked for may have been done."""
         self.put(self.ref(1))
         self.twin.faults.add(fault, method=self.write_method, path=self.write_path, times=None)
-        answers = self.apply(Wish.OFF, self.ref(1))
-        assert not isinstance(answers.get(self.ref(1)), self.done)
+        answer = self.apply(Wish.OFF, self.ref(1)).get(self.ref(1))
+        assert answer is None or (isinstance(answer, Temporary) and answer.unclear)
 
     def test_a_time_out_after_the_work_is_unclear(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.run(lambda connector: connector.containers())  # a vendor's SDK is imported
@@ -486,6 +487,19 @@ class ConnectorContract:
         assert isinstance(answer, Temporary)
         assert answer.unclear
         assert self.held(self.ref(1)) is Value.OFF
+
+    @pytest.mark.parametrize("status", [500, 504])
+    def test_a_write_that_a_server_gave_up_on_is_unclear(self, status: int) -> None:
+        """A proxy answers so while the vendor goes on."""
+        self.put(self.ref(1))
+        self.unset(self.ref(2))
+        self.twin.faults.add(
+            "status", method=self.write_method, path=self.write_path, status=status, times=None
+        )
+        for to, ref in ((Wish.OFF, self.ref(1)), (Wish.ON, self.ref(2))):
+            answer = self.apply(to, ref)[ref]
+            assert isinstance(answer, Temporary)
+            assert answer.unclear
 
     def test_one_bad_item_fails_alone(self) -> None:
         self.needs("bulk")

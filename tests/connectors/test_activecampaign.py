@@ -303,6 +303,15 @@ class TestActiveCampaign(ConnectorContract):
         self.twin.faults.add("status", path=self.write_path, status=503, times=None)
         assert isinstance(self.apply(Wish.OFF, self.ref(1))[self.ref(1)], Temporary)
 
+    def test_of_several_failures_the_one_that_may_still_be_at_work_is_told(self) -> None:
+        for _ in range(3):
+            self.twin.new_contact(self.ref(1).value, NUMBER, statuses={"1": "2"})
+        for status in (422, 503, 504):
+            self.twin.faults.add("status", path=self.write_path, status=status)
+        answer = self.apply(Wish.ON, self.ref(1))[self.ref(1)]
+        assert isinstance(answer, Temporary)
+        assert answer.unclear
+
     def test_a_shared_number_shows_only_what_all_share(self) -> None:
         for name in ("amy", "bob"):
             self.twin.new_contact(f"{name}@example.com", NUMBER, {"5": "1"})

@@ -140,6 +140,75 @@ def test_no_more_jobs_run_at_once_than_were_asked_for() -> None:
     assert most == 4
 
 
+class Jobs:
+    """Items begun and ended; each waits for its turn of the loop a few times."""
+
+    def __init__(self, broken: int | None = None) -> None:
+        self.begun: list[int] = []
+        self.ended: list[int] = []
+        self._broken = broken
+
+    async def __call__(self, number: int) -> None:
+        self.begun.append(number)
+        await asyncio.sleep(0)
+        if number == self._broken:
+            raise RuntimeError("a fault of ours")
+        for _ in range(5):
+            await asyncio.sleep(0)
+        self.ended.append(number)
+
+
+def test_after_a_fault_no_item_is_begun_and_those_under_way_are_waited_for() -> None:
+    jobs = Jobs(broken=2)
+
+    async def run() -> None:
+        with pytest.raises(RuntimeError, match="of ours"):
+            await http.spread(range(40), jobs, 4)
+        assert sorted(jobs.ended) == [0, 1, 3]
+        await asyncio.sleep(0.01)
+
+    asyncio.run(run())
+    assert jobs.begun == [0, 1, 2, 3]
+
+
+def test_whoever_is_cancelled_leaves_nothing_running() -> None:
+    jobs = Jobs()
+
+    async def run() -> None:
+        spread = asyncio.create_task(http.spread(range(40), jobs, 4))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        spread.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await spread
+        await asyncio.sleep(0.01)
+
+    asyncio.run(run())
+    assert jobs.begun == [0, 1, 2, 3]
+    assert jobs.ended == []
+
+
+def test_a_cancel_ends_those_that_a_fault_left_under_way() -> None:
+    begun: list[int] = []
+
+    async def job(number: int) -> None:
+        begun.append(number)
+        if number == 2:
+            raise RuntimeError("a fault of ours")
+        await asyncio.sleep(60)
+
+    async def run() -> None:
+        spread = asyncio.create_task(http.spread(range(40), job, 4))
+        await asyncio.sleep(0.01)
+        assert not spread.done()
+        spread.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(spread, 5)
+
+    asyncio.run(run())
+    assert begun == [0, 1, 2]
+
+
 @respx.mock
 def test_a_call_has_a_hard_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "CALL_LIMIT", 0.05)
@@ -172,6 +241,20 @@ def test_a_status_is_a_fault_of_a_kind(status: int, kind: type[PropagationError]
     assert "secret" not in str(fault)
     if isinstance(fault, Temporary):
         assert fault.retry_after == 7
+
+
+@pytest.mark.parametrize("status", [408, 423, 425, 429, 477, 501, 503])
+def test_what_says_that_it_was_not_begun_is_clear(status: int) -> None:
+    fault = fault_of(Reply(status, {}, b""))
+    assert isinstance(fault, Temporary)
+    assert not fault.unclear
+
+
+@pytest.mark.parametrize("status", [500, 502, 504, 520, 521, 522, 523, 524, 525, 599])
+def test_behind_another_fault_of_a_server_the_vendor_may_still_be_at_work(status: int) -> None:
+    fault = fault_of(Reply(status, {}, b""))
+    assert isinstance(fault, Temporary)
+    assert fault.unclear
 
 
 @pytest.mark.parametrize(
@@ -218,6 +301,14 @@ def test_a_passing_fault_is_tried_again_a_few_times() -> None:
     calls, call = failing(Temporary("HTTP 500"), Temporary("HTTP 500"))
     assert asyncio.run(retried(call)) == "done"
     assert len(calls) == 3
+
+
+def test_what_had_no_clear_end_once_stays_so_over_later_tries() -> None:
+    _, call = failing(Temporary("HTTP 504", unclear=True), *[Temporary("HTTP 503")] * 2)
+    with pytest.raises(Temporary) as caught:
+        asyncio.run(retried(call))
+    assert str(caught.value) == "HTTP 503"
+    assert caught.value.unclear
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,17 @@ import pytest
 from connectors import mailchimp
 from connectors.mailchimp import Sdk
 from prefs.core.errors import Refused, Temporary, Unusable
-from prefs.core.propagation import Applied, Connector, Observed, Ref, Seen, Slot, Value, Wish
+from prefs.core.propagation import (
+    Applied,
+    Change,
+    Connector,
+    Observed,
+    Ref,
+    Seen,
+    Slot,
+    Value,
+    Wish,
+)
 from prefs.core.words import Kind, Source
 from tests.connectors.contract import ConnectorContract
 from tests.twins.mailchimp import MailchimpTwin
@@ -283,6 +294,41 @@ class TestMailchimp(ConnectorContract):
         assert set(answers) == set(refs)
         assert len(self.twin.writes()) == 1
 
+    def test_a_fault_of_ours_leaves_no_read_of_another_audience_running(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.twin.new_audience("a2")
+        refs, ended = [self.ref(number) for number in range(3)], []
+
+        async def read(connector: Any, audience: str, hash_: str) -> None:
+            if audience == "a1":
+                raise RuntimeError("a fault of ours")
+            await asyncio.sleep(0.01)
+            ended.append(hash_)
+
+        monkeypatch.setattr(mailchimp.Mailchimp, "_read_member", read)
+        topics = self.options()["audiences"]["a1"]
+        both = {**self.options(), "audiences": {"a1": topics, "a2": topics}, "interests": {}}
+        monkeypatch.setattr(self, "options", lambda: both)
+
+        async def job(connector: Connector) -> int:
+            with pytest.raises(RuntimeError, match="of ours"):
+                await connector.observe(refs)
+            return len(ended)
+
+        assert self.run(job) == len(refs)
+
+    def test_whose_spelling_was_erased_is_turned_off_by_the_vendors_id(self) -> None:
+        """A bulk call names people by their address."""
+        refs = self.many(8)
+        erased = [
+            Ref(Kind.EMAIL, "", self.twin.member("a1", ref.value).id) for ref in (refs[1], refs[4])
+        ]
+        for outs in ([*refs[5:], *erased], erased):
+            answers = self.apply(Wish.OFF, *outs)
+            assert answers == dict.fromkeys(outs, Applied())
+        assert [self.held(refs[place]) for place in (1, 4, 5, 6, 7)] == [Value.OFF] * 5
+
     def test_overload_without_a_body_is_no_lost_account(self) -> None:
         self.put(self.ref(1))
         self.twin.faults.add("status", path=self.write_path, status=403, body="", times=None)
@@ -292,6 +338,23 @@ class TestMailchimp(ConnectorContract):
         self.put(self.ref(1))
         self.twin.faults.add("status", path=self.write_path, status=403, times=None)
         assert isinstance(self.apply(Wish.OFF, self.ref(1))[self.ref(1)], Unusable)
+
+    @pytest.mark.parametrize("body", ["", "{}"])
+    def test_a_retry_after_is_kept_and_holds_every_call(self, body: str) -> None:
+        """The SDK's error drops the headers."""
+        self.put(self.ref(1))
+        asked = {"Retry-After": "7", "Content-Type": "application/problem+json"}
+        self.twin.faults.add("status", path=self.write_path, status=429, body=body, headers=asked)
+
+        async def job(connector: Any) -> tuple[Any, float | None]:
+            change = Change(self.ref(1), self.slot(connector), Wish.OFF)
+            answers = await connector.apply([change])
+            return answers[change], connector._way._budget._wait()
+
+        answer, wait = self.run(job)
+        assert answer.retry_after == 7
+        assert wait
+        assert wait > 5
 
     def test_it_stays_well_below_ten_connections(self) -> None:
         refs = [self.ref(number) for number in range(40)]
@@ -343,8 +406,6 @@ class TestInterests(TestMailchimp):
         self.twin.new_member("a1", self.ref(1).value, interests={"i1": True})
 
         async def job(connector: Connector) -> None:
-            from prefs.core.propagation import Change
-
             (slot,) = [slot for slot in connector.slots if slot.place == "a1:i1"]
             await connector.apply([Change(self.ref(1), slot, Wish.OFF)])
 

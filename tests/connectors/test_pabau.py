@@ -287,6 +287,20 @@ class TestPabau(Account):
         bits = [self.twin.flags(id_)["opt_in_sms"] for id_ in (mother, child, other)]
         assert bits == [0, 0, 1]
 
+    def test_a_refusal_of_one_hides_no_write_to_another_that_may_still_be_at_work(self) -> None:
+        for name, status in (("m", 400), ("c", 504)):
+            id_ = self.twin.new_client(f"{name}@example.com", mobile="07700 900101", flags=OFF)
+            path = f".*/clients/{id_}/update"
+            self.twin.faults.add("status", path=path, status=status, times=None)
+
+        async def job(connector: Pabau) -> Any:
+            change = Change(FAMILY, SMS, Wish.ON)
+            return (await connector.apply([change]))[change]
+
+        answer = self.connected(job)
+        assert isinstance(answer, Temporary)
+        assert answer.unclear
+
     def test_one_of_a_family_still_on_is_not_off(self) -> None:
         mother = self.twin.new_client("m@example.com", mobile="07700 900101")
         self.twin.new_client("c@example.com", mobile="07700 900101")

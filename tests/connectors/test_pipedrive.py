@@ -252,6 +252,16 @@ class TestCampaigns(Account):
             assert "may not edit" in str(answer)
             assert self.twin.option(other, "Marketing - email") == "Opted out"
 
+    def test_a_refusal_of_one_hides_no_write_to_another_that_may_still_be_at_work(self) -> None:
+        first = self.twin.new_person(emails=[AMY.value], status="unsubscribed")
+        second = self.twin.new_person(emails=["b@example.com", AMY.value], status="unsubscribed")
+        for number, status in ((first, 403), (second, 504)):
+            path = f"{PERSONS}/{number}$"
+            self.twin.faults.add("status", method="PATCH", path=path, status=status, times=None)
+        answer = self.apply(Wish.ON, AMY)[AMY]
+        assert isinstance(answer, Temporary)
+        assert answer.unclear
+
     def test_identifiers_of_all_of_them_are_shown(self) -> None:
         self.twin.new_person(emails=[AMY.value], phones=["07700 900123"])
         self.twin.new_person(emails=[AMY.value], phones=["+44 7700 900124"])

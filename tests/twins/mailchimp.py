@@ -612,7 +612,8 @@ class MailchimpTwin(Acts):
 
 
 def _bulk_faults(given: Item, audience: Audience) -> list[checks.Fault]:
-    """What makes the whole bulk call wrong; a bad value of an item fails that item only."""
+    """What makes the whole bulk call wrong; a bad value of an item fails that item only. What an
+    empty address does is on no page: here it costs the whole call."""
     faults = checks.faults(given, checks.BULK, ("members",))
     if faults:
         return faults
@@ -623,6 +624,8 @@ def _bulk_faults(given: Item, audience: Audience) -> list[checks.Fault]:
             faults.append((f"members.item:{n}", "Schema describes object"))
         elif unknown := item.keys() - checks.MEMBER.keys():
             faults.append((f"members.item:{n}.{min(unknown)}", "This field is not expected here."))
+        elif item.get("email_address") == "":
+            faults.append((f"members.item:{n}.email_address", "This value should not be blank."))
         else:
             shape = {k: v for k, v in item.items() if k not in ("email_address", "status")}
             faults += checks.member_faults(shape, checks.MEMBER, audience, at=f"members.item:{n}.")

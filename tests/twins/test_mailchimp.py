@@ -288,6 +288,8 @@ def test_bulk_limits(twin: MailchimpTwin) -> None:
     many = [{"email_address": f"p{n}@example.com", "status": "subscribed"} for n in range(501)]
     assert call(twin, "POST", bulk, {"members": many}).status_code == 400
     assert call(twin, "POST", bulk, {"members": [item | {"oops": 1}]}).status_code == 400
+    nobody = {"email_address": "", "status": "unsubscribed"}
+    assert call(twin, "POST", bulk, {"members": [item, nobody]}).status_code == 400
     assert len(twin.audience(LIST).members) == 1
 
 
