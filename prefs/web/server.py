@@ -32,6 +32,7 @@ TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
     b"content-length: 0\r\nconnection: close\r\n\r\n"
 )
+HELD_BYTES = 64 * 1024
 TURN = 0.0005
 """Seconds that a thread computes while another one waits for the interpreter."""
 IDLE_WITHIN = 30
@@ -47,8 +48,9 @@ class TooLarge(Exception):
 
 
 class Joined:
-    """A transport on which the head of an answer leaves with what follows it at once: uvicorn
-    writes them one after the other, each a system call and a packet."""
+    """A transport on which all that is written in one turn of the event loop leaves at its end, in
+    one system call. uvicorn writes the head of an answer and what follows apart; and answers that
+    were worked out together, sent one by one, would each wake a client that has gone to sleep."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
@@ -56,12 +58,11 @@ class Joined:
         self._held = b""
 
     def write(self, data: bytes) -> None:
-        if self._held:
-            data, self._held = self._held + data, b""
-            self._transport.write(data)
-        else:
-            self._held = data
+        if not self._held:
             self._loop.call_soon(self._let_go)
+        self._held += data
+        if len(self._held) > HELD_BYTES:
+            self._let_go()
 
     def close(self) -> None:
         self._let_go()
@@ -88,6 +89,7 @@ class Deadlines(HttpToolsProtocol):
         self._whole = False
         self._ended = False
         self._unfinished_bytes = 0
+        self._may_be_large = False
         self._large = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn itself narrows it
@@ -101,6 +103,7 @@ class Deadlines(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._ended = False  # a request may come whole in one piece: its body is no header
+        self._may_be_large = self._unfinished_bytes + len(data) > HEADER_BYTES
         super().data_received(data)
         if self._in_headers and not self._ended:
             self._unfinished_bytes += len(data)
@@ -111,13 +114,15 @@ class Deadlines(HttpToolsProtocol):
                 self._wait(HEADERS_WITHIN)
 
     def on_headers_complete(self) -> None:
-        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-        if size > HEADER_BYTES:
+        if self._may_be_large and self._header_bytes() > HEADER_BYTES:
             self._large = True
             raise TooLarge
         self._stop_waiting()
         self._in_headers, self._whole = False, False
         super().on_headers_complete()
+
+    def _header_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
 
     def on_message_complete(self) -> None:
         self._in_headers, self._whole = True, True
