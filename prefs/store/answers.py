@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from prefs.core.decision import NOBODY, Ask, Decision, decide
+from functools import lru_cache
+
+from prefs.core.decision import Ask, Decision, decide
 from prefs.store.codec import HeldRow, Views, held_of, read_row, views_about
 
 PLAIN = HeldRow()
+NO_TIME = 0.0
+"""No rule asks for the time where no pause, no register and no restriction is in the row."""
 
 
 class Answers(dict[bytes | None, Decision]):
@@ -15,16 +19,14 @@ class Answers(dict[bytes | None, Decision]):
     def __init__(self, ask: Ask, now: float) -> None:
         self._ask = ask
         self._now = now
-        self._alike: dict[tuple[object, ...], Decision] = {}
+        self._alike = _alike(ask)
 
     def __missing__(self, raw: bytes | None) -> Decision:
         self[raw] = decided = self._decided(raw)
         return decided
 
     def _decided(self, raw: bytes | None) -> Decision:
-        if raw is None:
-            return decide(self._ask, NOBODY, self._now)
-        row = read_row(raw)
+        row = PLAIN if raw is None else read_row(raw)
         views = views_about(row, self._ask.scope)
         if not row.plain:
             return decide(self._ask, held_of(row, views), self._now)
@@ -38,6 +40,12 @@ class Answers(dict[bytes | None, Decision]):
         found = self._alike.get(alike)
         if found is None:
             placed = [(*view[:-1], place) for place, view in enumerate(views)]
-            found = decide(self._ask, held_of(PLAIN, placed), self._now)
+            found = decide(self._ask, held_of(PLAIN, placed), NO_TIME)
             self._alike[alike] = found
         return found
+
+
+@lru_cache(maxsize=512)
+def _alike(ask: Ask) -> dict[tuple[object, ...], Decision]:
+    """What was decided for this question before: there are few kinds of plain rows."""
+    return {}
