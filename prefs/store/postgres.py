@@ -116,22 +116,26 @@ class Loop:
 
     def __init__(self, name: str) -> None:
         self._loop = uvloop.new_event_loop()
+        self._ending = False
+        self._turn = threading.Lock()
         self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
         self._thread.start()
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """A job that waited for another one on its own loop would wait for ever."""
-        if threading.current_thread() is self._thread:
-            work.close()
-            raise RuntimeError("a job uses the connection that it got, and asks for no other")
-        try:
-            return asyncio.run_coroutine_threadsafe(work, self._loop)
-        except RuntimeError:  # it was closed
-            work.close()
-            raise
+        """A job that waited for another one on its own loop would wait for ever. Raises
+        RuntimeError then, and once it is closed: else the job would never begin."""
+        with self._turn:
+            if not self._ending and threading.current_thread() is not self._thread:
+                return asyncio.run_coroutine_threadsafe(work, self._loop)
+        work.close()
+        if self._ending:
+            raise RuntimeError("the database is closed")
+        raise RuntimeError("a job uses the connection that it got, and asks for no other")
 
     def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        with self._turn:
+            self._ending = True
+            self._loop.call_soon_threadsafe(self._loop.stop)
         if threading.current_thread() is not self._thread:
             self._thread.join(10)
             self._loop.close()

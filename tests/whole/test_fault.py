@@ -163,7 +163,7 @@ def test_a_vendors_fault_is_held_and_taken_back_but_no_persons_own_out(clinic: C
 
     clinic.unsubscribes_by_link(LINK_DURING)
     clinic.texts_stop(TEXT_DURING)
-    eventually(lambda: not clinic.due(), 20)
+    eventually(lambda: not clinic.due(), 60)
     assert_held(clinic, set(BY_LINK), set(BY_TEXT))
 
     began = time.monotonic()
