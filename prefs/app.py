@@ -365,8 +365,8 @@ def make_app(runtime: Runtime, *, work: bool) -> Starlette:
     app = Starlette(
         routes=[
             *check.routes,
-            *scrub.routes,
             *preferences.routes,
+            *scrub.routes,
             *people.routes,
             *status.routes,
             *inbox.routes,

@@ -151,8 +151,17 @@ class Keyring:
 
     def encrypt(self, plain: bytes, aad: bytes) -> bytes:
         """key id | nonce | AES-256-GCM text and tag. `aad` ties it to its place."""
-        nonce = os.urandom(NONCE_SIZE)
-        return self.newest_id + nonce + self._newest.cipher.encrypt(nonce, plain, aad)
+        return self.encrypt_all([(plain, aad)])[0]
+
+    def encrypt_all(self, texts: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
+        """The same of many texts, each with its `aad`. Every call for random bytes gives the
+        interpreter to another thread; one is enough for all nonces."""
+        nonces, cipher = os.urandom(NONCE_SIZE * len(texts)), self._newest.cipher
+        made = []
+        for at, (plain, aad) in enumerate(texts):
+            nonce = nonces[at * NONCE_SIZE : (at + 1) * NONCE_SIZE]
+            made.append(self.newest_id + nonce + cipher.encrypt(nonce, plain, aad))
+        return made
 
     def decrypt(self, blob: bytes, aad: bytes) -> bytes:
         """Raises UnknownKey or Unreadable."""

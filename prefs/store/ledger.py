@@ -107,13 +107,25 @@ def add_payload(conn: Connection, keys: Keyring, content: Mapping[str, Any]) -> 
 def add_payloads(
     conn: Connection, keys: Keyring, contents: Sequence[Mapping[str, Any]]
 ) -> list[Payload]:
-    kept, rows = [], []
-    for id_, content in zip(next_numbers(conn, "payload", len(contents)), contents, strict=True):
-        salt, body = secrets.token_bytes(SALT), _pack(content)
-        kept.append(Payload(id_, hashlib.sha256(salt + body).digest()))
-        rows.append({"id": id_, "salt": salt, "body": keys.encrypt(body, aad(id_))})
+    ids = next_numbers(conn, "payload", len(contents))
+    bodies = [_pack(content) for content in contents]
+    salts = _salts(len(contents))
+    sealed = keys.encrypt_all([(body, aad(id_)) for id_, body in zip(ids, bodies, strict=True)])
+    rows = [
+        {"id": id_, "salt": salt, "body": text}
+        for id_, salt, text in zip(ids, salts, sealed, strict=True)
+    ]
     _PAYLOAD.run_many(conn, rows)
-    return kept
+    return [
+        Payload(id_, hashlib.sha256(salt + body).digest())
+        for id_, salt, body in zip(ids, salts, bodies, strict=True)
+    ]
+
+
+def _salts(count: int) -> list[bytes]:
+    """Drawn at once: see Keyring.encrypt_all."""
+    drawn = secrets.token_bytes(SALT * count)
+    return [drawn[at : at + SALT] for at in range(0, len(drawn), SALT)]
 
 
 def aad(payload_id: int) -> bytes:

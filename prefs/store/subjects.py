@@ -293,6 +293,8 @@ def add_identifiers(
 ) -> list[Found]:
     """Keep identifier rows: kind, hash under the newest key (or the one of this id), and what was
     spelled out. One that is kept already stays as it is. Returns those that were added."""
+    new = list(new)
+    spelled = iter(keys.encrypt_all([(o.spelling.encode(), hash_) for _, hash_, o in new if o]))
     rows = _ADD.run_each(
         conn,
         [
@@ -301,7 +303,7 @@ def add_identifiers(
                 "kind": kind.value,
                 "hash": hash_,
                 "key_id": key_id or keys.newest_id,
-                "spelling": keys.encrypt(one.spelling.encode(), hash_) if one else None,
+                "spelling": next(spelled) if one else None,
                 "created_at": now,
             }
             for kind, hash_, one in new
