@@ -89,7 +89,7 @@ class Deadlines(HttpToolsProtocol):
         self._whole = False
         self._ended = False
         self._unfinished_bytes = 0
-        self._may_be_large = False
+        self._came = self._piece = 0
         self._large = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn itself narrows it
@@ -103,7 +103,8 @@ class Deadlines(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._ended = False  # a request may come whole in one piece: its body is no header
-        self._may_be_large = self._unfinished_bytes + len(data) > HEADER_BYTES
+        self._piece = len(data)
+        self._came += self._piece  # since the piece that held the end of the headers before
         super().data_received(data)
         if self._in_headers and not self._ended:
             self._unfinished_bytes += len(data)
@@ -114,9 +115,10 @@ class Deadlines(HttpToolsProtocol):
                 self._wait(HEADERS_WITHIN)
 
     def on_headers_complete(self) -> None:
-        if self._may_be_large and self._header_bytes() > HEADER_BYTES:
+        if self._came > HEADER_BYTES and self._header_bytes() > HEADER_BYTES:
             self._large = True
             raise TooLarge
+        self._came = self._piece
         self._stop_waiting()
         self._in_headers, self._whole = False, False
         super().on_headers_complete()

@@ -184,6 +184,20 @@ def test_headers_over_the_limit_are_refused(service: Served, lines: int) -> None
     assert not out(service)
 
 
+def test_headers_over_the_limit_are_refused_behind_another_request(service: Served) -> None:
+    """Most of them come with the request before, and only their end by itself."""
+    large = post(f"/u/{link(service)}", f"X-Much: {'y' * (server.HEADER_BYTES + 1000)}")
+    before = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    end = large.index(b"\r\n\r\n")
+    with dialled(service) as one:
+        one.sendall(before + large[:end])
+        time.sleep(0.3)
+        one.sendall(large[end:])
+        answer = heard(one)
+    assert b"HTTP/1.1 431" in answer
+    assert not out(service)
+
+
 @pytest.mark.parametrize("items", [1000, 2400, 10_000])
 def test_a_large_body_is_no_large_header(service: Served, items: int) -> None:
     """Whether it comes in one piece or in several, and again on the same connection."""
