@@ -265,8 +265,7 @@ class Lane:
     def _in_doubt(self, claimed: Sequence[Mark]) -> list[Mark]:
         """Marks of a round that broke, with what is known of calls still under way: those of a
         worker that died, and the round's own."""
-        alive = self.target.call_alive or self.connector.facts.call_alive
-        ends = self.clock().timestamp() + alive
+        ends = self.clock().timestamp() + self.push.call_alive
         return [
             mark._replace(unsettled_until=max(ends, mark.unsettled_until or 0.0))
             if mark.claimed_before or mark in self.push.wrote

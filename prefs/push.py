@@ -156,6 +156,11 @@ class Push:
     def controller(self) -> str:
         return self.intake.brands[self.target.brand]
 
+    @property
+    def call_alive(self) -> float:
+        """Seconds that a call without a clear answer may still be at work at the vendor."""
+        return self.target.call_alive or self.connector.facts.call_alive
+
     async def run(self, lease: Lease, claimed: Sequence[Mark]) -> None:
         """Carry claimed marks as far as they go now. Raises Unusable when the target refuses us
         as a whole; every mark is kept then."""
@@ -842,10 +847,9 @@ class Push:
 
     def _delay(self, case: Case, now: float) -> Delay | None:
         """Why this mark must stay, or None when all of it is settled."""
-        alive = self.target.call_alive or self.connector.facts.call_alive
         unsettled = case.mark.unsettled_until
         if case.mark.claimed_before or any(record.unclear for record in case.records):
-            unsettled = now + alive
+            unsettled = now + self.call_alive
         if any(record.stale for record in case.records):
             return Delay(
                 case.mark, now, Outcome.PENDING, "read again: it changed meanwhile", unsettled
