@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from hashlib import sha256
 from typing import Any
 
 import structlog
@@ -44,7 +46,7 @@ RESUME_EVERY = 5.0
 FORGET_EVERY = 3600.0
 OVERDUE_AFTER = 3600.0
 OVERDUE_TASK = "overdue"
-DAY = 86400.0
+HOUR, DAY = 3600.0, 86400.0
 ALARM_WINDOW = 7 * DAY
 """Seconds that an alert about a task may come late: nobody is woken for old ones."""
 
@@ -188,20 +190,28 @@ class Sweep:
             await self.database.write(partial(tell, label=label, reason=reason))
 
     async def _tell_of_tasks(self, now: float) -> None:
-        """One alert for each task of a kind that has one."""
-        kinds = [name for name, kind in KINDS.items() if kind.alarm]
+        """One alert for each task of a kind that has one; those alike are one mail, once an hour:
+        what comes meanwhile is told in the next."""
+        if await self.database.read(partial(self._alarms, now=now)):
+            await self.database.write(partial(self._tell_of_alarms, now=now))
 
-        def untold(conn: Connection) -> list[Any]:
-            rows = tasks.opened_since(conn, kinds, now - ALARM_WINDOW)
-            return [row for row in rows if not events.known(conn, row.brand, _told(row))]
+    def _alarms(self, conn: Connection, now: float) -> dict[tuple[str, str], list[int]]:
+        """Ids of the tasks that the owner was not told of, by brand and text."""
+        kinds = {name: kind.alarm for name, kind in KINDS.items() if kind.alarm}
+        found = defaultdict(list)
+        for row in tasks.untold(conn, kinds, now - ALARM_WINDOW):
+            found[row.brand, kinds[row.kind](tasks.body(self.keys, row))].append(row.id)
+        return {
+            (brand, text): ids
+            for (brand, text), ids in found.items()
+            if not events.known(conn, brand, _alike(text, now))
+        }
 
-        for row in await self.database.read(untold):
-            await self.database.write(partial(self._tell_of_task, row=row, now=now))
-
-    def _tell_of_task(self, conn: Connection, row: Any, now: float) -> None:
-        alarm = KINDS[row.kind].alarm
-        if alarm and events.first_time(conn, row.brand, _told(row), now):
-            self._tell(conn, alarm(tasks.body(self.keys, row)), now)
+    def _tell_of_alarms(self, conn: Connection, now: float) -> None:
+        for (brand, text), ids in self._alarms(conn, now).items():
+            if events.first_time(conn, brand, _alike(text, now), now):
+                tasks.tell(conn, brand, ids, now)
+                self._tell(conn, text if len(ids) == 1 else f"{text} ({len(ids)} tasks)", now)
 
     def _tell(self, conn: Connection, text: str, now: float) -> None:
         for to in self.alert_to:
@@ -209,9 +219,9 @@ class Sweep:
             outbox.add(conn, self.keys, "alert", None, None, {"to": address, "text": text}, now)
 
 
-def _told(row: Any) -> str:
-    """Among events: that the owner was told of a task."""
-    return f"task {row.id}"
+def _alike(text: str, now: float) -> str:
+    """Among events: that this was told in this hour."""
+    return f"alarm {sha256(text.encode()).hexdigest()[:32]} {int(now // HOUR)}"
 
 
 @dataclass

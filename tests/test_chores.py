@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine, event
 
 from prefs.chores import Forgetting, Sealer, Sweep
 from prefs.core.propagation import Target
@@ -161,6 +163,55 @@ def test_an_alert_that_was_told_is_not_written_about_again(
     monkeypatch.setattr(runtime.database, "write", no_write)
     sweep(rt, clock, 5)
     assert len(alerts(rt)) == 1
+
+
+@contextmanager
+def statements() -> Iterator[list[str]]:
+    """What any database is asked meanwhile."""
+    asked: list[str] = []
+
+    def note(_conn: Any, _cursor: Any, text: str, *_: Any) -> None:
+        asked.append(text)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        yield asked
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+
+
+def fight(rt: Served, at: str = "rt/mailchimp") -> None:
+    keys, now = rt.runtime.keys, rt.runtime.clock().timestamp()
+    body = {"target": at, "channel": "email"}
+    rt.runtime.database.write_now(
+        lambda conn: tasks.add(conn, keys, "rt", "push_back_fight", None, body, now, now)
+    )
+
+
+def test_alike_alerts_are_one_mail_an_hour_and_none_is_lost(rt: Served, clock: Clock) -> None:
+    """A tool that turns a thousand people on again is one thing to see to."""
+    clock.forward(HOUR - clock().timestamp() % HOUR)
+    for at in ("rt/mailchimp", "rt/mailchimp", "rt/hubspot"):
+        fight(rt, at)
+    sweep(rt, clock)
+    assert ["(2 tasks)" in one for one in sorted(alerts(rt))] == [False, True]
+    fight(rt)
+    sweep(rt, clock, 5)
+    sweep(rt, clock, HOUR - 10)
+    assert len(alerts(rt)) == 2
+    sweep(rt, clock, 10)
+    sweep(rt, clock, 5)
+    assert len(alerts(rt)) == 3
+    assert "(2 tasks)" not in alerts(rt)[2]
+
+
+def test_what_was_told_is_not_asked_about_one_by_one(rt: Served, clock: Clock) -> None:
+    for _ in range(20):
+        fight(rt)
+    sweep(rt, clock)
+    with statements() as asked:
+        sweep(rt, clock, 5)
+    assert 0 < len(asked) < 20
 
 
 def test_a_target_that_is_only_observed_from_now_on_is_not_said_to_have_confirmed(

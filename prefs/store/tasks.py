@@ -7,19 +7,34 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, delete, func, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    String,
+    cast,
+    delete,
+    exists,
+    func,
+    literal,
+    select,
+    update,
+)
 
 from prefs.core.keys import Keyring
 from prefs.core.propagation import UNNAMED
 from prefs.core.words import Kind
-from prefs.store import marks, subjects
+from prefs.store import dialect, marks, subjects
 from prefs.store.counters import next_numbers
-from prefs.store.schema import tasks
+from prefs.store.schema import OPEN, events, tasks
 
 KEEP = 2 * 365 * 86400.0
 """Seconds that a closed task is kept: it names people, and shows how they were answered."""
 WORKING_DAYS = 2
 """Until a change or a question for staff is due."""
+
+TOLD = "task "
+"""Among events, before a task's id: that the owner was told of it."""
 
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -164,10 +179,25 @@ def open_past(conn: Connection, brand: str, kind: str, now: float) -> list[Any]:
 
 def opened_since(conn: Connection, kinds: Collection[str], since: float) -> list[Any]:
     """Open tasks of these kinds, of any brand."""
-    wanted = select(tasks).where(
-        tasks.c.kind.in_(sorted(kinds)), tasks.c.state == "open", tasks.c.created_at >= since
-    )
-    return list(conn.execute(wanted.order_by(tasks.c.id)))
+    return list(conn.execute(_opened_since(kinds, since).order_by(tasks.c.id)))
+
+
+def _opened_since(kinds: Collection[str], since: float) -> Select[Any]:
+    recent = (OPEN, tasks.c.created_at >= since, tasks.c.kind.in_(sorted(kinds)))
+    return select(tasks).where(*recent)
+
+
+def untold(conn: Connection, kinds: Collection[str], since: float) -> list[Any]:
+    """Of these, the ones that the owner was not told of."""
+    event_key = literal(TOLD) + cast(tasks.c.id, String)
+    told = exists().where(events.c.target == tasks.c.brand, events.c.event_key == event_key)
+    return list(conn.execute(_opened_since(kinds, since).where(~told).order_by(tasks.c.id)))
+
+
+def tell(conn: Connection, brand: str, ids: Collection[int], now: float) -> None:
+    """The owner is told of these."""
+    rows = [{"target": brand, "event_key": f"{TOLD}{id_}", "received_at": now} for id_ in ids]
+    conn.execute(dialect.insert(events).on_conflict_do_nothing(), rows)
 
 
 def body(keys: Keyring, row: Any) -> dict[str, Any]:
