@@ -23,7 +23,8 @@ from prefs.containers import Census
 from prefs.core.errors import PrefsError, Unavailable, Unusable
 from prefs.core.propagation import OUT_DUE, Connector, Outcome, Target, Tended
 from prefs.intake import Intake
-from prefs.push import Backoff, Lost, Push
+from prefs.push.round import Push
+from prefs.push.step import Backoff, Lost
 from prefs.scan import Scan
 from prefs.store import marks
 from prefs.store.database import Store

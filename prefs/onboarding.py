@@ -39,7 +39,7 @@ from prefs.core.propagation import (
 )
 from prefs.core.signals import Evidence, Identifier, Signal, SoftOptIn, Statement
 from prefs.core.words import KIND_OF, Basis, Channel, Choice, Source
-from prefs.push import scopes_of
+from prefs.push.shown import scopes_of
 from prefs.scan import UPLOAD, Finding, Scan
 from prefs.store import containers, ledger, marks
 

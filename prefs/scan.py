@@ -40,7 +40,7 @@ from prefs.core.propagation import (
 from prefs.core.signals import Identifier, Signal
 from prefs.core.words import Source
 from prefs.intake import Intake
-from prefs.push import heard_out, identifiers_shown
+from prefs.push.shown import heard_out, identifiers_shown
 from prefs.store import batches, marks, permissions, subjects
 from prefs.store.database import Store
 from prefs.store.marks import Lease, Proof

@@ -32,7 +32,8 @@ from prefs.core.propagation import (
 from prefs.core.signals import Evidence, Signal, Statement
 from prefs.core.words import Basis, Channel, Choice, Kind, Purpose, Scope, Source
 from prefs.intake import Intake, Recorded, TargetInfo
-from prefs.push import Backoff, Push
+from prefs.push.round import Push
+from prefs.push.step import Backoff
 from prefs.store import marks
 from prefs.store.database import Database
 from tests import empty

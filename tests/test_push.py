@@ -29,7 +29,9 @@ from prefs.core.propagation import (
     Wish,
 )
 from prefs.core.words import Basis, Choice, Kind, Source
-from prefs.push import FIGHT, TOGETHER, Lost
+from prefs.push.fights import TASK as FIGHT
+from prefs.push.step import Lost
+from prefs.push.writing import TOGETHER
 from prefs.store import ledger, marks, permissions, subjects, tasks
 from prefs.store.marks import Proof
 from tests.kit import (
@@ -742,7 +744,7 @@ def test_however_many_a_round_carries_its_transactions_are_short(
     rt: Clinic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever opts out meanwhile waits for one of them."""
-    monkeypatch.setattr("prefs.push.PIECE", 5)
+    monkeypatch.setattr("prefs.push.case.PIECE", 5)
     kept, settle = list[int](), marks.settle
 
     def noted(conn: Any, lease: Any, cleared: Any, delayed: Any) -> None:

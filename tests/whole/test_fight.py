@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from prefs.push import PUSH_BACKS_AN_HOUR
+from prefs.push.fights import PUSH_BACKS_AN_HOUR
 from prefs.store import marks, subjects
 from tests.served import Served, eventually, listening
 from tests.twins.hubspot import HubspotTwin
