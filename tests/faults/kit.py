@@ -58,6 +58,14 @@ def free_port() -> int:
         return port
 
 
+def client_of_threads(seconds: float) -> httpx.Client:
+    """With limits its pool closes what it takes for a spare connection although another thread is
+    about to use it: an answer that came is then never read
+    (https://github.com/encode/httpcore/issues/1110)."""
+    none_is_spare = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    return httpx.Client(timeout=seconds, limits=none_is_spare)
+
+
 def say(figure: str) -> None:
     """A figure of the run, for whoever reads the output (-s)."""
     print(f"\n[faults] {figure}", flush=True)  # noqa: T201  # the run's own report

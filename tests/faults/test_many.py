@@ -23,7 +23,18 @@ from prefs.core import identity
 from prefs.core.decision import NOBODY, Ask, decide
 from prefs.store import ledger, permissions
 from prefs.store.schema import ledger as rows
-from tests.faults.kit import EMAIL, FULL, MAILCHIMP, Installation, address, count, dice, end, say
+from tests.faults.kit import (
+    EMAIL,
+    FULL,
+    MAILCHIMP,
+    Installation,
+    address,
+    client_of_threads,
+    count,
+    dice,
+    end,
+    say,
+)
 from tests.served import eventually
 from tests.twins.kit import running
 from tests.twins.mailchimp import MailchimpTwin
@@ -51,7 +62,7 @@ def click_for(links: Sequence[str], apis: Sequence[Installation], found: Clicked
     """One click after the other at a steady pace, each at the next process."""
     began = time.monotonic()
     turn = cycle(apis)
-    with httpx.Client(timeout=10) as client, ThreadPoolExecutor(32) as clicks:
+    with client_of_threads(10) as client, ThreadPoolExecutor(32) as clicks:
         for number, link in enumerate(links):
             time.sleep(max(0.0, began + number / A_SECOND - time.monotonic()))
             clicks.submit(click, client, next(turn).url + httpx.URL(link).path, number, found)
@@ -167,7 +178,7 @@ def test_opposite_wishes_at_the_same_instant(tmp_path: Path) -> None:
     with ExitStack() as stack:
         for one in apis:
             stack.enter_context(one.serving("--no-work"))
-        client = stack.enter_context(httpx.Client(timeout=30))
+        client = stack.enter_context(client_of_threads(30))
         client.headers["Authorization"] = f"Bearer {key}"
         with ThreadPoolExecutor(32) as pool:
             list(pool.map(lambda n: _pair(client, apis, n), range(2 * PAIRS)))
