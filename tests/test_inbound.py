@@ -29,8 +29,6 @@ from tests.imap import PASSWORD, Post, mail_server
 from tests.kit import Clock
 from tests.served import Served, configure, eventually, listening, served
 
-pytestmark = pytest.mark.told_on("sqlite")
-
 ADA, BOB, PHONE = "ada@example.com", "bob@example.com", "+447700900101"
 INBOX = "unsubscribe@example.co.uk"
 KEY = "a long key of the hook"

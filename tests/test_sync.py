@@ -22,8 +22,6 @@ from tests.twins.hubspot import HubspotTwin
 from tests.twins.kit import running
 from tests.twins.mailchimp import MailchimpTwin
 
-pytestmark = pytest.mark.told_on("sqlite")
-
 PEOPLE = 300
 EMAIL = Scope(Channel.EMAIL, Purpose.MARKETING)
 TARGETS = """

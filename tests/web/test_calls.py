@@ -19,8 +19,6 @@ from tests.desk import Desk, desk, seen
 from tests.kit import Clock
 from tests.served import Served, served
 
-pytestmark = pytest.mark.told_on("sqlite")
-
 ADA, BOB, CAT, DAN, NEW = (f"+44770090010{n}" for n in range(1, 6))
 POST = [{"channel": "post", "purpose": "marketing", "choice": "out"}]
 

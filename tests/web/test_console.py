@@ -31,8 +31,6 @@ from tests.desk import PASSWORD, SAM, Desk, add_staff, desk, hashed, seen
 from tests.kit import Clock
 from tests.served import Served, served
 
-pytestmark = pytest.mark.told_on("sqlite")
-
 ADA, PHONE = "ada@example.com", "+447700900101"
 SECRET = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
 ATTACKS = [

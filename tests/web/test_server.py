@@ -13,8 +13,6 @@ import pytest
 from prefs.web import server
 from tests.served import Served, listening
 
-pytestmark = pytest.mark.told_on("sqlite")
-
 DEADLINE = 0.6
 
 

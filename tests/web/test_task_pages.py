@@ -22,8 +22,6 @@ from tests.kit import Clock
 from tests.served import Served, served
 from tests.twins.timely import COLUMNS, TimelyTwin
 
-pytestmark = pytest.mark.told_on("sqlite")
-
 AMY, PHONE = "amy@example.com", "+447700900101"
 HOUR = 3600.0
 TIMELY = f"""
