@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -44,7 +45,7 @@ class Data:
         return url
 
     def copy(self, url: str) -> str:
-        """For a figure that writes much."""
+        """For a figure that writes much. All of it is on disk before that begins."""
         if not url.startswith("sqlite"):
             return postgres.copy(url)
         made = self.place() / "prefs.db"
@@ -52,6 +53,7 @@ class Data:
         for end in ("", "-wal"):
             with suppress(FileNotFoundError):
                 shutil.copyfile(f"{old}{end}", f"{made}{end}")
+        os.sync()
         return f"sqlite:///{made}"
 
     def drop(self, url: str) -> None:
