@@ -31,9 +31,11 @@ T = TypeVar("T")
 
 SAFE_SQLITE = (3, 51, 3)
 BUSY_MS = 5000
-CACHE_KIB, READ_CACHE_KIB = 64 * 1024, 24 * 1024
+CACHE_KIB, READ_CACHE_KIB = 48 * 1024, 12 * 1024
 """Of the connection that writes, and of each that reads: what those lack the system keeps."""
-CHECKPOINT_PAGES = 4000
+CHECKPOINT_PAGES = 8000
+"""Of the log, before they are copied to the database: the more, the more often one of them is the
+same page again; and the longer the commit that copies them."""
 READERS = 2
 
 log = structlog.get_logger()
