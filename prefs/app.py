@@ -154,13 +154,16 @@ class Runtime:
         self.database.close()
 
 
-def open_runtime(settings: Settings, given: Clock | None = None) -> Runtime:
+def open_runtime(
+    settings: Settings, given: Clock | None = None, *, patient: bool = False
+) -> Runtime:
     """Open the database (an empty one is brought up), check the keys, and hold it against its
     checkpoints. Without a clock it goes by the database's, where that is not on this machine alone.
-    Raises SettingsError."""
+    `patient` for what is done by hand, where one statement may take minutes. Raises
+    SettingsError."""
     migrate.ensure(settings.database)
     keys = Keyring(settings.secret_keys)
-    database = Database(settings.database).open()
+    database = Database(settings.database, patient=patient).open()
     try:
         clock = given or (DatabaseClock(database) if database.many_write else utc_now)
         database.write_now(lambda conn: check_keys(conn, keys, clock().timestamp()))

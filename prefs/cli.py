@@ -112,7 +112,8 @@ def settings_at(path: Path | None) -> Settings:
 
 @contextmanager
 def opened(path: Path | None) -> Iterator[Runtime]:
-    runtime = open_runtime(settings_at(path))
+    """For a command by hand."""
+    runtime = open_runtime(settings_at(path), patient=True)
     try:
         yield runtime
     finally:

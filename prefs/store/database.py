@@ -153,9 +153,9 @@ def make_engine(url: str, *, patient: bool = False) -> Engine:
 class Database:
     """One database, its writer thread and its readers."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, patient: bool = False) -> None:
         self.url = url
-        self.engine = make_engine(url)
+        self.engine = make_engine(url, patient=patient)
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._after_commit: list[Callable[[], None]] = []

@@ -58,9 +58,9 @@ WHERE datname = current_database() AND usename = current_user AND application_na
 AND pid <> pg_backend_pid() AND state = 'active' AND wait_event = 'ClientRead'
 AND xact_start < clock_timestamp() - $1::interval
 AND state_change < clock_timestamp() - $1::interval"""
-ANSWER_SECONDS = 15.0
-"""Until a statement that writes is no longer waited for: the way to the server is cut. By hand
-(`patient`) a whole database may be carried over, or get another index, in one."""
+ANSWER_SECONDS, READ_SECONDS = 15.0, 60.0
+"""Until a statement that writes, or reads, is no longer waited for: the way to the server is cut.
+By hand (`patient`) a whole database may be carried over, or get another index, in one."""
 READ_IDLE_MS = 60_000
 """A reader keeps nobody waiting; one that streams may wait for whoever takes its rows."""
 CONNECT_SECONDS = 5.0
@@ -93,6 +93,7 @@ def _settings(*, read_only: bool) -> dict[str, str]:
 
 def make_engine(url: URL, *, read_only: bool = False, patient: bool = False) -> AsyncEngine:
     settings = _settings(read_only=read_only)
+    answer = READ_SECONDS if read_only else ANSWER_SECONDS
     return create_async_engine(
         url.set(drivername="postgresql+asyncpg"),
         pool_size=READERS if read_only else 1,
@@ -102,7 +103,7 @@ def make_engine(url: URL, *, read_only: bool = False, patient: bool = False) -> 
         connect_args={
             "server_settings": settings,
             "timeout": CONNECT_SECONDS,
-            "command_timeout": None if read_only or patient else ANSWER_SECONDS,
+            "command_timeout": None if patient else answer,
         },
     )
 
@@ -265,7 +266,7 @@ class PostgreSQL:
 
     def __init__(self, url: URL, *, patient: bool = False) -> None:
         self._writer = Writer(url, "prefs-write-io", patient=patient)
-        self._readers = Side(url, "prefs-read-io", read_only=True)
+        self._readers = Side(url, "prefs-read-io", read_only=True, patient=patient)
         self._line = Line(url)
         self._closed = False
 

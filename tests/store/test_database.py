@@ -334,6 +334,31 @@ def test_who_freezes_in_the_midst_of_a_statement_is_cut_off(
     way.close()
 
 
+@pytest.mark.postgresql
+def test_a_read_that_gets_no_answer_is_given_up_and_the_next_one_reads(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a lane that looks whether anything is due would wait for ever, and hold its lease."""
+    monkeypatch.setattr(postgres, "READ_SECONDS", 0.5)
+    way = Halting(make_url(url))
+    with Database(way.url) as database:
+        for _ in range(postgres.READERS + 1):
+            with pytest.raises(Unavailable):
+                database.read_now(lambda conn: conn.execute(text("SELECT 1 AS half_sent")))
+            assert database.read_now(lambda conn: conn.execute(text("SELECT 2")).scalar_one()) == 2
+    way.close()
+
+
+@pytest.mark.postgresql
+def test_by_hand_a_read_may_take_long(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres, "READ_SECONDS", 0.2)
+    slowly = text("SELECT pg_sleep(0.5)")
+    with Database(url, patient=True) as database:
+        database.read_now(lambda conn: conn.execute(slowly))
+    with Database(url) as database, pytest.raises(Unavailable):
+        database.read_now(lambda conn: conn.execute(slowly))
+
+
 def _waits_for(database: Database, statement: str) -> bool:
     """Whether a session waits for the rest of it."""
     asked = text(
