@@ -7,7 +7,7 @@ from functools import partial
 
 from sqlalchemy import Connection
 
-from prefs.core.errors import PropagationError, Temporary, Unusable
+from prefs.core.errors import PropagationError, Temporary
 from prefs.core.propagation import Absent, Observed, Readback, Ref
 from prefs.push.case import Case, Record, pieces, records_of
 from prefs.push.shown import identifiers_shown
@@ -99,19 +99,9 @@ class Reading(Step):
         size = self.connector.facts.read_batch
         unique = list(dict.fromkeys(refs))
         parts = (unique[start : start + size] for start in range(0, len(unique), size))
-        found = dict(item for part in await self.beside(parts, self._ask) for item in part.items())
+        ask = partial(self.ask, self.connector.observe)
+        found = dict(item for part in await self.beside(parts, ask) for item in part.items())
         return {ref: found.get(ref) or Temporary(UNANSWERED) for ref in unique}
-
-    async def _ask(self, part: Sequence[Ref]) -> Mapping[Ref, Observed | Absent | PropagationError]:
-        found: Mapping[Ref, Observed | Absent | PropagationError]
-        try:
-            found = await self.connector.observe(part)
-        except PropagationError as fault:
-            found = dict.fromkeys(part, fault)
-        for answer in found.values():
-            if isinstance(answer, Unusable):
-                raise answer
-        return found
 
     async def _name(self, records: Iterable[Record]) -> None:
         """A record that was read by the vendor's id alone is known by the addresses it shows."""

@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, TypeVar
 
+from prefs.core.errors import PropagationError, Unusable
 from prefs.core.propagation import Connector, Observed, Seen, Slot, Target
 from prefs.intake import Intake
 from prefs.store.database import Store
 
 T = TypeVar("T")
 R = TypeVar("R")
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 class Backoff(NamedTuple):
@@ -58,6 +61,21 @@ class Step:
         delivery facts only."""
         carried = set(self.connector.slots)
         return {slot: seen for slot, seen in read.values.items() if slot in carried}
+
+    async def ask(
+        self, call: Callable[[Sequence[K]], Awaitable[Mapping[K, V]]], asked: Sequence[K]
+    ) -> Mapping[K, V | PropagationError]:
+        """What the connector answers for each; a fault of the whole call is that of each. Raises
+        Unusable."""
+        answers: Mapping[K, V | PropagationError]
+        try:
+            answers = await call(asked)
+        except PropagationError as fault:
+            answers = dict.fromkeys(asked, fault)
+        for answer in answers.values():
+            if isinstance(answer, Unusable):
+                raise answer
+        return answers
 
     async def beside(self, parts: Iterable[T], job: Callable[[T], Awaitable[R]]) -> list[R]:
         """Run for every part, as many at once as the target takes; in any order. After a fault none

@@ -8,7 +8,7 @@ from functools import partial
 from itertools import groupby
 from operator import attrgetter
 
-from prefs.core.errors import PropagationError, Temporary, Unusable
+from prefs.core.errors import PropagationError, Temporary
 from prefs.core.propagation import (
     URGENT,
     Absent,
@@ -69,20 +69,10 @@ class Writing(Step):
         self, records: Mapping[Ref, Record], part: Sequence[Change]
     ) -> Mapping[Change, Answer]:
         with span("lane.apply", changes=len(part)):
-            answers = await self._write(part)
+            answers = await self.ask(self.connector.apply, part)
         ended = self.clock().timestamp()
         for change in part:
             self._settle(records[change.ref], change, answers.get(change), ended)
-        return answers
-
-    async def _write(self, part: Sequence[Change]) -> Mapping[Change, Answer]:
-        try:
-            answers = await self.connector.apply(part)
-        except PropagationError as fault:
-            answers = dict.fromkeys(part, fault)
-        for answer in answers.values():
-            if isinstance(answer, Unusable):
-                raise answer
         return answers
 
     def _settle(
