@@ -219,14 +219,16 @@ def test_a_target_that_is_only_observed_is_read_and_never_written(rt: Clinic) ->
     observed = replace(TARGET, live=False)
     lane = Lane(observed, there, rt.database, rt.intake, rt.clock, Pace(), "one")
 
-    async def a_while() -> None:
+    async def until_it_is_heard() -> None:
         work = asyncio.create_task(lane.run())
-        await asyncio.sleep(0.4)
+        async with asyncio.timeout(10):
+            while word(rt, BOB) != "opted_out":
+                await asyncio.sleep(0.02)
+        await asyncio.sleep(0.2)  # a write would come with it
         work.cancel()
 
-    asyncio.run(a_while())
+    asyncio.run(until_it_is_heard())
     assert there.written == []
-    assert word(rt, BOB) == "opted_out"
 
 
 def test_a_record_is_gone_after_two_complete_walks_that_did_not_see_it(rt: Clinic) -> None:

@@ -159,7 +159,7 @@ async def turns(desk: Desk, *waits: float) -> list[int]:
     counts = []
     for seconds in waits:
         desk.clinic.clock.forward(seconds)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.3)
         counts.append(desk.vendor.looks)
     job.cancel()
     with suppress(asyncio.CancelledError):
