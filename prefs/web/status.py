@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any
 
@@ -30,6 +31,8 @@ from prefs.web.people import json
 _decode_task = msgspec.json.Decoder(TaskBody)
 MOST = 1000
 LAG_WINDOW = 7 * 86400.0
+READY_WITHIN = 2.0
+"""Seconds in which the database answers, or is taken for away: whoever asks who is ready waits."""
 
 
 @needs("check", "rights", "admin")
@@ -153,10 +156,11 @@ async def readyz(request: Request) -> Response:
     """Database and migrations ready, and not told to end; also without a worker."""
     served, leaving = service(request), request.app.state.leaving.is_set()
     try:
-        serves, workers = await served.database.read(
-            lambda conn: (migrate.is_served(conn), _workers(conn, served))
-        )
-    except PrefsError:
+        async with asyncio.timeout(READY_WITHIN):
+            serves, workers = await served.database.read(
+                lambda conn: (migrate.is_served(conn), _workers(conn, served))
+            )
+    except (PrefsError, TimeoutError):
         serves, workers = False, 0
     ready = serves and not leaving
     said = "ready" if ready else "leaving" if leaving else "not ready"

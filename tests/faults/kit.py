@@ -99,6 +99,12 @@ class Installation:
         other.environ = {**self.environ, "PREFS__LISTEN": f"127.0.0.1:{other.port}"}
         return other
 
+    def by(self, database: str) -> Installation:
+        """The same installation, whose database is reached another way."""
+        other = copy(self)
+        other.environ = {**self.environ, "PREFS__DATABASE": database}
+        return other
+
     @contextmanager
     def opened(self) -> Iterator[Runtime]:
         """Its runtime here, beside the processes."""
