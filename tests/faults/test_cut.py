@@ -13,10 +13,10 @@ from sqlalchemy import select
 
 from prefs.store import schema
 from tests.faults.kit import MAILCHIMP, Installation, address, end
-from tests.faults.way import Way
 from tests.served import eventually
 from tests.twins.kit import running
 from tests.twins.mailchimp import MailchimpTwin
+from tests.way import Way
 
 pytestmark = pytest.mark.told_on("postgresql")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +29,7 @@ from tests import empty
 from tests.empty import locked
 from tests.kit import SECRET
 from tests.served import eventually
+from tests.way import Way
 
 
 @pytest.fixture
@@ -278,48 +278,15 @@ def test_the_writer_outlives_whoever_is_told_of_a_commit(database: Database) -> 
     assert database.write_now(add("second")) == "second"
 
 
-class Halting:
-    """Carries a connection to the server until a statement with this word is on its way: its rest
-    never arrives, as if the sender had frozen in the midst of it."""
-
-    WORD = b"half_sent"
-
-    def __init__(self, url: URL) -> None:
-        self._to = (url.host or "", url.port or 5432)
-        self._door = socket.create_server(("127.0.0.1", 0))
-        self.url = url.set(port=self._door.getsockname()[1]).render_as_string(hide_password=False)
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        with suppress(OSError):
-            while True:
-                client, _ = self._door.accept()
-                server = socket.create_connection(self._to)
-                for one, other in ((client, server), (server, client)):
-                    threading.Thread(target=self._carry, args=(one, other), daemon=True).start()
-
-    def _carry(self, one: socket.socket, other: socket.socket) -> None:
-        with suppress(OSError):
-            while data := one.recv(65536):
-                other.sendall(data)
-                if self.WORD in data and other.getpeername() == self._to:
-                    return
-            other.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        self._door.close()
-
-
 @pytest.mark.postgresql
 def test_who_freezes_in_the_midst_of_a_statement_is_cut_off(
     database: Database, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgres, "ANSWER_SECONDS", 1.0)
-    way = Halting(make_url(url))
     said: list[Exception] = []
 
     def half() -> None:
-        with Database(way.url) as frozen:
+        with Way(url, halts=b"half_sent") as way, Database(way.url) as frozen:
             try:
                 frozen.write_now(lambda conn: conn.execute(text("SELECT 1 AS half_sent")))
             except Unavailable as fault:
@@ -331,7 +298,6 @@ def test_who_freezes_in_the_midst_of_a_statement_is_cut_off(
     assert database.write_now(add("second")) == "second"
     writing.join(10)
     assert said
-    way.close()
 
 
 @pytest.mark.postgresql
@@ -340,13 +306,11 @@ def test_a_read_that_gets_no_answer_is_given_up_and_the_next_one_reads(
 ) -> None:
     """Else a lane that looks whether anything is due would wait for ever, and hold its lease."""
     monkeypatch.setattr(postgres, "READ_SECONDS", 0.5)
-    way = Halting(make_url(url))
-    with Database(way.url) as database:
+    with Way(url, halts=b"half_sent") as way, Database(way.url) as database:
         for _ in range(postgres.READERS + 1):
             with pytest.raises(Unavailable):
                 database.read_now(lambda conn: conn.execute(text("SELECT 1 AS half_sent")))
             assert database.read_now(lambda conn: conn.execute(text("SELECT 2")).scalar_one()) == 2
-    way.close()
 
 
 @pytest.mark.postgresql

@@ -12,10 +12,14 @@ from sqlalchemy.engine import make_url
 
 class Way:
     """To a database. While it is cut nothing comes through, either way, and nobody is told: as when
-    a cable is pulled. Once it is mended, what was held up arrives."""
+    a cable is pulled. Once it is mended, what was held up arrives.
 
-    def __init__(self, url: str) -> None:
+    A statement with the word `halts` gets as far as the server; what follows it on that connection
+    never does, as if the sender had frozen in the midst of it."""
+
+    def __init__(self, url: str, halts: bytes | None = None) -> None:
         there = make_url(url)
+        self._halts = halts
         self._to = (there.host or "", there.port or 5432)
         self._door = socket.create_server(("127.0.0.1", 0))
         self._whole = threading.Event()
@@ -50,4 +54,6 @@ class Way:
             while data := one.recv(65536):
                 self._whole.wait()
                 other.sendall(data)
+                if self._halts and self._halts in data and other.getpeername() == self._to:
+                    return
             other.shutdown(socket.SHUT_RDWR)
