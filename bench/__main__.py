@@ -29,7 +29,7 @@ from tests import postgres
 
 HERE = Path(__file__).parent
 FULL = Plan(people=1_000_000, rounds=5, seconds=3.0, once=1000, waiting=10_000)
-QUICK = Plan(people=10_000, rounds=2, seconds=0.4, once=30, waiting=600)
+QUICK = Plan(people=10_000, rounds=2, seconds=0.3, once=20, waiting=600)
 BOTH = ("sqlite", "postgresql")
 
 console = Console(stderr=True)

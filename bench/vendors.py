@@ -266,6 +266,8 @@ TARGETS, WORKERS = 8, 4
 WARM = 50
 """Offs of each target that are carried before: a first call brings in what it needs."""
 LATER = 3600.0
+SOON_DIVIDED = '[worker]\nlease = "6s"\n'
+"""Workers give way to each other three times a lease; all of that is over before marks are due."""
 
 
 def drain_scale(data: Data, plan: Plan) -> list[Figure]:
@@ -313,7 +315,7 @@ def _marks(data: Data, plan: Plan, people: int, each: int, targets: int, workers
             configured("hubspot", url, f"t{number}", FASTEST)
             for number, url in enumerate(left.urls + right.urls)
         )
-        made = Installation(data.folder, url, text)
+        made = Installation(data.folder, url, text + SOON_DIVIDED)
         with opened(made) as runtime:
             settle(runtime)
             with made.working(workers) as pids:
