@@ -18,6 +18,8 @@ from prefs.cli import main
 from tests.served import Served, eventually, served
 from tests.twins.timely import COLUMNS, TimelyTwin
 
+pytestmark = pytest.mark.told_on("sqlite")
+
 ENVIRON = {"PREFS_TEST_KEY": "a secret of thirty-two bytes or more", "HOOK": "a key of the hook"}
 TARGETS = f"""
 [brands.rt.targets.timely]

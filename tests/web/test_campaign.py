@@ -20,6 +20,8 @@ from prefs.web.console import campaign, lists
 from tests.desk import Desk, desk
 from tests.served import Served, served
 
+pytestmark = pytest.mark.told_on("sqlite")
+
 ADA, BOB, CAT = (f"{name}@example.com" for name in ("ada", "bob", "cat"))
 TARGETS = """
 [brands.rt.targets.timely]
