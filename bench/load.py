@@ -67,6 +67,7 @@ class Connection(asyncio.Protocol):
         self.answered(now)
 
     def answered(self, now: float) -> None:
+        """A whole answer came; each kind of client says what it does then."""
         raise NotImplementedError
 
     def connection_lost(self, exc: Exception | None) -> None:

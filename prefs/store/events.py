@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import Connection, delete, select, update
@@ -17,11 +18,19 @@ KEEP = 30 * 86400.0
 
 def first_time(conn: Connection, target: str, event_key: str, now: float) -> bool:
     """True for the first delivery of a vendor event, False for its duplicates."""
-    done = conn.execute(
-        dialect.insert(events).on_conflict_do_nothing(),
-        {"target": target, "event_key": event_key, "received_at": now},
-    )
-    return done.rowcount == 1
+    return conn.execute(_KEEP, _row(target, event_key, now)).rowcount == 1
+
+
+def keep(conn: Connection, target: str, event_keys: Iterable[str], now: float) -> None:
+    """All of these were seen."""
+    conn.execute(_KEEP, [_row(target, event_key, now) for event_key in event_keys])
+
+
+_KEEP = dialect.insert(events).on_conflict_do_nothing()
+
+
+def _row(target: str, event_key: str, now: float) -> dict[str, Any]:
+    return {"target": target, "event_key": event_key, "received_at": now}
 
 
 def known(conn: Connection, target: str, event_key: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -24,8 +24,9 @@ from sqlalchemy import (
 from prefs.core.keys import Keyring
 from prefs.core.propagation import UNNAMED
 from prefs.core.words import Kind
-from prefs.store import dialect, marks, subjects
+from prefs.store import marks, subjects
 from prefs.store.counters import next_numbers
+from prefs.store.events import keep
 from prefs.store.schema import OPEN, events, tasks
 
 KEEP = 2 * 365 * 86400.0
@@ -194,10 +195,9 @@ def untold(conn: Connection, kinds: Collection[str], since: float) -> list[Any]:
     return list(conn.execute(_opened_since(kinds, since).where(~told).order_by(tasks.c.id)))
 
 
-def tell(conn: Connection, brand: str, ids: Collection[int], now: float) -> None:
-    """The owner is told of these."""
-    rows = [{"target": brand, "event_key": f"{TOLD}{id_}", "received_at": now} for id_ in ids]
-    conn.execute(dialect.insert(events).on_conflict_do_nothing(), rows)
+def tell(conn: Connection, brand: str, ids: Iterable[int], now: float) -> None:
+    """The owner is told of these; at least one."""
+    keep(conn, brand, [f"{TOLD}{id_}" for id_ in ids], now)
 
 
 def body(keys: Keyring, row: Any) -> dict[str, Any]:
