@@ -155,15 +155,14 @@ class Runtime:
 
 
 def open_runtime(
-    settings: Settings, given: Clock | None = None, *, patient: bool = False
+    settings: Settings, given: Clock | None = None, *, patient_reads: bool = False
 ) -> Runtime:
     """Open the database (an empty one is brought up), check the keys, and hold it against its
     checkpoints. Without a clock it goes by the database's, where that is not on this machine alone.
-    `patient` for what is done by hand, where one statement may take minutes. Raises
-    SettingsError."""
+    `patient_reads` for what is done by hand, where one may take minutes. Raises SettingsError."""
     migrate.ensure(settings.database)
     keys = Keyring(settings.secret_keys)
-    database = Database(settings.database, patient=patient).open()
+    database = Database(settings.database, patient_reads=patient_reads).open()
     try:
         clock = given or (DatabaseClock(database) if database.many_write else utc_now)
         database.write_now(lambda conn: check_keys(conn, keys, clock().timestamp()))

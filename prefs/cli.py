@@ -113,7 +113,7 @@ def settings_at(path: Path | None) -> Settings:
 @contextmanager
 def opened(path: Path | None) -> Iterator[Runtime]:
     """For a command by hand."""
-    runtime = open_runtime(settings_at(path), patient=True)
+    runtime = open_runtime(settings_at(path), patient_reads=True)
     try:
         yield runtime
     finally:

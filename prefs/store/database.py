@@ -142,20 +142,21 @@ class _Write:
         return self.together.run(conn, [self.given])[0]
 
 
-def make_engine(url: str, *, patient: bool = False) -> Engine:
-    """`patient` for work by hand of which one statement may take minutes."""
+def make_engine(url: str, *, patient: bool = False, patient_reads: bool = False) -> Engine:
+    """`patient` for work by hand of which one statement may take minutes, `patient_reads` where
+    only one that reads may."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
         return SQLite(parsed)
-    return PostgreSQL(parsed, patient=patient)
+    return PostgreSQL(parsed, patient=patient, patient_reads=patient_reads)
 
 
 class Database:
     """One database, its writer thread and its readers."""
 
-    def __init__(self, url: str, *, patient: bool = False) -> None:
+    def __init__(self, url: str, *, patient_reads: bool = False) -> None:
         self.url = url
-        self.engine = make_engine(url, patient=patient)
+        self.engine = make_engine(url, patient_reads=patient_reads)
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._after_commit: list[Callable[[], None]] = []

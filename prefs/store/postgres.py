@@ -60,7 +60,7 @@ AND xact_start < clock_timestamp() - $1::interval
 AND state_change < clock_timestamp() - $1::interval"""
 ANSWER_SECONDS, READ_SECONDS = 15.0, 60.0
 """Until a statement that writes, or reads, is no longer waited for: the way to the server is cut.
-By hand (`patient`) a whole database may be carried over, or get another index, in one."""
+By hand (`patient`) a whole database may be carried over, get another index, or be read, in one."""
 READ_IDLE_MS = 60_000
 """A reader keeps nobody waiting; one that streams may wait for whoever takes its rows."""
 CONNECT_SECONDS = 5.0
@@ -264,9 +264,10 @@ async def _cut_off_frozen(driver: Any) -> bool:
 class PostgreSQL:
     """Implements prefs.store.database.Engine."""
 
-    def __init__(self, url: URL, *, patient: bool = False) -> None:
+    def __init__(self, url: URL, *, patient: bool = False, patient_reads: bool = False) -> None:
+        reads = patient or patient_reads
         self._writer = Writer(url, "prefs-write-io", patient=patient)
-        self._readers = Side(url, "prefs-read-io", read_only=True, patient=patient)
+        self._readers = Side(url, "prefs-read-io", read_only=True, patient=reads)
         self._line = Line(url)
         self._closed = False
 

@@ -317,8 +317,11 @@ def test_a_read_that_gets_no_answer_is_given_up_and_the_next_one_reads(
 def test_by_hand_a_read_may_take_long(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres, "READ_SECONDS", 0.2)
     slowly = text("SELECT pg_sleep(0.5)")
-    with Database(url, patient=True) as database:
+    monkeypatch.setattr(postgres, "ANSWER_SECONDS", 0.2)
+    with Database(url, patient_reads=True) as database:
         database.read_now(lambda conn: conn.execute(slowly))
+        with pytest.raises(Unavailable):
+            database.write_now(lambda conn: conn.execute(slowly))
     with Database(url) as database, pytest.raises(Unavailable):
         database.read_now(lambda conn: conn.execute(slowly))
 
