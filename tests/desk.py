@@ -96,9 +96,9 @@ class Desk:
         assert answer.status_code == status, answer.text
         return str(answer.text)
 
-    def wait(self, path: str, seconds: float = 8.0) -> str:
+    def wait(self, path: str) -> str:
         """The page once no job runs on it."""
-        eventually(lambda: "data-poll" not in self.get(path), seconds)
+        eventually(lambda: "data-poll" not in self.get(path))
         return self.get(path)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -19,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from tests.faults.kit import free_port
+from tests.served import eventually
 
 CONFIG = Path(__file__).resolve().parent.parent / "deploy" / "nginx" / "nginx.conf"
 TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -92,9 +92,10 @@ def running(folder: Path, upstreams: Sequence[int]) -> Iterator[str]:
 
 
 def until_answered(url: str) -> None:
-    for _ in range(200):
+    def answers() -> bool:
         with suppress(httpx.HTTPError):
             httpx.get(f"{url}/healthz", verify=False)
-            return
-        time.sleep(0.02)
-    raise AssertionError("nginx did not start")
+            return True
+        return False
+
+    eventually(answers)

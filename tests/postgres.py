@@ -206,7 +206,7 @@ def _readable(folder: Path) -> Path:
 
 def _until_answered(programs: Path, port: int) -> None:
     ready: list[str | Path] = [programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
-    for _ in range(300):
+    for _ in range(1200):
         if subprocess.run(ready, check=False).returncode == 0:
             return
         time.sleep(0.05)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import ssl
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -680,9 +679,7 @@ def test_the_worker_reads_the_mailbox_by_itself(tmp_path: Path, post: Post) -> N
     with listening(tmp_path, SETTINGS, environ=reading(post.port)) as made:
         eventually(lambda: made.reason(ADA) == "opted_out")
         made.consent(BOB)
-        began = time.monotonic()
         send(made, letter(to=mailto(made, email=BOB)))
-        assert time.monotonic() - began < 2
         assert made.reason(BOB) == "opted_out"
 
 

@@ -258,7 +258,7 @@ def goes_live(clinic: Clinic) -> None:
         )
 
     with listening(clinic.folder, clinic.targets("live"), environ=clinic.environ):
-        eventually(off, 60)
+        eventually(off)
     left = [mailchimp.member("a1", address(n)).status for n in range(40, PROVED)]
     assert set(left) == {"subscribed"}
     flags = [pabau.flags(pabau.with_email(address(n))[0]) for n in range(first + 15, last)]

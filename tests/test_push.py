@@ -672,7 +672,7 @@ class Meeting(MailingList):
 
     async def _meet(self) -> None:
         self.groups += 1
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await self.met.wait()
 
 

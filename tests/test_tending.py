@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from connectors import http
 from prefs import tending
 from prefs.core.errors import PropagationError, Temporary
 from prefs.core.propagation import Tended, Unheard
@@ -336,5 +337,5 @@ def test_a_look_that_hangs_holds_nothing_up(story: Story) -> None:
     with story.service() as service:
         eventually(story.looks)
         service.say(ADA)
-        eventually(lambda: story.twin.status(ADA) == "MANUAL", 5)
+        eventually(lambda: story.twin.status(ADA) == "MANUAL", http.CALL_LIMIT)
         assert len(story.looks()) == 1

@@ -126,7 +126,7 @@ def clinic(folder: Path) -> Iterator[Clinic]:
         for screen in SCREENS:
             add_staff(rt, reception(screen), Role.RECEPTION)
         screen_numbers(rt, folder)
-        eventually(lambda: settled(rt), 60)
+        eventually(lambda: settled(rt))
         yield Clinic(rt, clock, mailchimp)
 
 
@@ -438,7 +438,7 @@ def trouble(clinic: Clinic, cameras: list[Camera]) -> None:
         person(camera, AMELIA[2])
         camera.take("person-waiting")
     clinic.clock.forward(timedelta(hours=25))
-    eventually(lambda: rt.get("/v1/targets").json()["items"][0]["unsafe"], 30)
+    eventually(lambda: rt.get("/v1/targets").json()["items"][0]["unsafe"])
     for camera in cameras:
         sign_in(camera, OWNER)
         camera.go("/staff/systems", "systems-unsafe")

@@ -23,7 +23,7 @@ from prefs.core.words import Channel, Purpose, Scope
 from prefs.links import make_links
 from prefs.store import access
 from tests import empty
-from tests.served import BASE
+from tests.served import BASE, eventually
 
 FULL = os.environ.get("PREFS_FAULTS") == "full"
 SEED = 20260302
@@ -143,13 +143,13 @@ class Installation:
             )
 
     def until_ready(self, process: subprocess.Popen[bytes]) -> None:
-        for _ in range(400):
-            with suppress(httpx.HTTPError):
-                if httpx.get(f"{self.url}/readyz", timeout=1).status_code == 200:
-                    return
+        def ready() -> bool:
             assert process.poll() is None, self.log.read_text()[-2000:]
-            time.sleep(0.02)
-        raise AssertionError("the service did not start")
+            with suppress(httpx.HTTPError):
+                return httpx.get(f"{self.url}/readyz", timeout=5).status_code == 200
+            return False
+
+        eventually(ready)
 
     @contextmanager
     def serving(self, *options: str) -> Iterator[subprocess.Popen[bytes]]:

@@ -32,9 +32,9 @@ def twin() -> Iterator[tuple[MailchimpTwin, str]]:
         yield made, url
 
 
-def follows(twin: MailchimpTwin, number: int, seconds: float) -> None:
+def follows(twin: MailchimpTwin, number: int) -> None:
     member = twin.member("a1", address(number))
-    eventually(lambda: member.status == "unsubscribed", seconds)
+    eventually(lambda: member.status == "unsubscribed")
 
 
 def holder(made: Installation) -> str | None:
@@ -52,7 +52,7 @@ def test_a_worker_that_is_cut_off_is_followed_by_another(
 
     def click() -> int:
         number, link = next(links)
-        assert httpx.post(link, timeout=10).status_code == 200
+        assert httpx.post(link, timeout=60).status_code == 200
         return number
 
     with ExitStack() as stack:
@@ -60,18 +60,18 @@ def test_a_worker_that_is_cut_off_is_followed_by_another(
         stack.enter_context(made.serving("--no-work"))
         first = made.by(way.url).start("work")
         stack.callback(end, first)
-        eventually(lambda: holder(made) is not None, 20)
-        follows(vendor, click(), 20)
+        eventually(lambda: holder(made) is not None)
+        follows(vendor, click())
         held = holder(made)
         second = made.start("work")
         stack.callback(end, second)
         way.cut()
-        follows(vendor, click(), 30)
+        follows(vendor, click())
         assert holder(made) != held
         way.mend()
-        follows(vendor, click(), 20)
+        follows(vendor, click())
         end(second)
-        follows(vendor, click(), 40)
+        follows(vendor, click())
         assert first.poll() is None
 
 
@@ -85,14 +85,14 @@ def test_an_api_process_that_is_cut_off_says_so_and_comes_back(tmp_path: Path) -
         for one in (made, beside):
             stack.enter_context(one.serving("--no-work"))
         there = [f"{beside.url}{httpx.URL(link).path}" for link in links]
-        assert httpx.post(there[0], timeout=10).status_code == 200
+        assert httpx.post(there[0], timeout=60).status_code == 200
         way.cut()
         began = time.monotonic()
         assert httpx.get(f"{beside.url}/readyz", timeout=10).status_code == 503
         assert time.monotonic() - began < 5
         told = httpx.post(there[1], timeout=60)
         assert (told.status_code, "retry-after" in told.headers) == (503, True)
-        assert httpx.post(links[1], timeout=10).status_code == 200
+        assert httpx.post(links[1], timeout=60).status_code == 200
         way.mend()
-        eventually(lambda: httpx.get(f"{beside.url}/readyz", timeout=5).status_code == 200, 40)
-        assert httpx.post(there[2], timeout=20).status_code == 200
+        eventually(lambda: httpx.get(f"{beside.url}/readyz", timeout=5).status_code == 200)
+        assert httpx.post(there[2], timeout=60).status_code == 200

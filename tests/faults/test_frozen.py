@@ -57,7 +57,7 @@ class Scene:
         }
         headers = {"Authorization": f"Bearer {self.key}"}
         answer = httpx.post(
-            f"{self.made.url}/v1/preferences", json=body, headers=headers, timeout=15
+            f"{self.made.url}/v1/preferences", json=body, headers=headers, timeout=60
         )
         answer.raise_for_status()
 
@@ -96,7 +96,7 @@ def one_round(scene: Scene, address: str, moment: float, on_the_way: bool) -> in
     first = scene.made.start("work")
     second: subprocess.Popen[bytes] | None = None
     try:
-        eventually(lambda: (row := scene.lane()) and row.holder and scene.backlog() == 0, 20)
+        eventually(lambda: (row := scene.lane()) and row.holder and scene.backlog() == 0)
         epoch = scene.lane().epoch
         if on_the_way:
             twin.faults.add("late_work", method="POST", path=STATUSES, seconds=3.0 + moment)
@@ -105,20 +105,20 @@ def one_round(scene: Scene, address: str, moment: float, on_the_way: bool) -> in
         scene.say(address, "in")
         sent = len(twin.writes())
         if on_the_way:
-            eventually(lambda: len(twin.writes()) > sent, 10)
+            eventually(lambda: len(twin.writes()) > sent)
         else:
             time.sleep(moment)
         first.send_signal(signal.SIGSTOP)
         before = len(twin.changes(address, "101"))
         scene.say(address, "out")
         second = scene.made.start("work")
-        eventually(lambda: scene.lane().epoch > epoch, 20)
-        eventually(off(scene, address), 30)
+        eventually(lambda: scene.lane().epoch > epoch)
+        eventually(off(scene, address))
         if on_the_way:
-            eventually(lambda: landed(twin, address, before), 15)
+            eventually(lambda: landed(twin, address, before))
         first.send_signal(signal.SIGCONT)
         time.sleep(1.0)
-        eventually(lambda: off(scene, address)() and scene.backlog() == 0, 40)
+        eventually(lambda: off(scene, address)() and scene.backlog() == 0)
         assert scene.outcomes() <= {"confirmed", "absent"}
         return landed(twin, address, before)
     finally:

@@ -56,7 +56,7 @@ def test_an_opt_in_that_is_retried_loses_to_the_opt_out(
     for one in people:
         twin.new_contact(one)
         service.consent(one)
-    eventually(lambda: len(twin.writes()) >= min(PEOPLE, 5), 30)
+    eventually(lambda: len(twin.writes()) >= min(PEOPLE, 5))
     rest = dice(f"race {fault}")
     for one in rest.sample(people, len(people)):
         service.say(one)
@@ -103,7 +103,7 @@ def parallel(service: Served, spellings: tuple[str, str]) -> None:
     statuses: list[int] = []
 
     def post(body: dict[str, Any]) -> None:
-        with httpx.Client(base_url=str(service.client.base_url), timeout=10) as client:
+        with httpx.Client(base_url=str(service.client.base_url), timeout=60) as client:
             barrier.wait()
             whole = {"brand": "rt", "source": "api", **body}
             answer = client.post("/v1/preferences", json=whole, headers=service.headers)

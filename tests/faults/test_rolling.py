@@ -76,7 +76,7 @@ class Load:
             thread.join(60)
 
     def _client(self, numbers: range) -> None:
-        with httpx.Client(base_url=self.url, headers=NAMED, verify=False, timeout=30) as client:
+        with httpx.Client(base_url=self.url, headers=NAMED, verify=False, timeout=60) as client:
             for number in numbers:
                 if self._over.is_set():
                     return
@@ -138,7 +138,7 @@ def until_ready(made: kit.Installation, port: int, process: subprocess.Popen[byt
             return ready(port) == 200
         return False
 
-    eventually(is_ready, 20)
+    eventually(is_ready)
 
 
 @contextmanager
@@ -233,7 +233,7 @@ def test_a_request_in_flight_is_answered_though_the_listener_is_closed(
     process = serve(made, made.port)
     try:
         until_ready(made, made.port, process)
-        with socket.create_connection(("127.0.0.1", made.port), timeout=10) as slow:
+        with socket.create_connection(("127.0.0.1", made.port), timeout=60) as slow:
             head = f"POST {links[0]} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nLi"
             slow.sendall(head.encode())
             process.send_signal(signal.SIGTERM)
@@ -263,7 +263,7 @@ def test_who_comes_between_two_processes_waits_where_the_socket_was_handed_over(
         until_ready(made, made.port, first)
         first.send_signal(signal.SIGINT)
         assert first.wait(20) == 0
-        with socket.create_connection(("127.0.0.1", made.port), timeout=20) as between:
+        with socket.create_connection(("127.0.0.1", made.port), timeout=60) as between:
             between.sendall(f"POST {links[0]} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             second = handed_over(made, port)
             try:
@@ -296,12 +296,12 @@ def test_a_worker_that_ends_frees_its_lanes_for_another_at_once(tmp_path: Path) 
         first = work(made)
         try:
             with made.opened() as runtime:
-                eventually(lambda: holder(runtime), 20)
+                eventually(lambda: holder(runtime))
                 held_by = holder(runtime)
                 second = work(made)
                 try:
                     first.send_signal(signal.SIGTERM)
-                    took = eventually(lambda: holder(runtime) not in (None, held_by), 20)
+                    took = eventually(lambda: holder(runtime) not in (None, held_by))
                     kit.say(f"a lane went from one worker to another after {took:.2f} s")
                     assert first.wait(20) == 0
                 finally:

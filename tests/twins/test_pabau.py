@@ -12,7 +12,7 @@ from tests.served import eventually
 from tests.twins.kit import ActError, running
 from tests.twins.pabau import FLAGS, PabauTwin
 
-HTTP = httpx.Client(timeout=5)
+HTTP = httpx.Client(timeout=60)
 ON = dict.fromkeys(FLAGS, 1)
 OFF = dict.fromkeys(FLAGS, 0)
 

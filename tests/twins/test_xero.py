@@ -18,7 +18,7 @@ from starlette.routing import BaseRoute, Route
 from tests.twins.kit import ActError, Twin, act, running
 from tests.twins.xero import CONTACTS, GROUPS, XeroTwin
 
-HTTP = httpx.Client(timeout=5)
+HTTP = httpx.Client(timeout=60)
 AMY = "amy@example.com"
 SECRET = "twin-signing-key"
 

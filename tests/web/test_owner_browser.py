@@ -105,7 +105,7 @@ def cookie(rt: Served) -> str:
 def opened(browser: Browser, rt: Served, cookie: str, screen: str, **more: Any) -> BrowserContext:
     url = str(rt.client.base_url)
     made = browser.new_context(viewport=SCREENS[screen], base_url=url, **more)
-    made.set_default_timeout(15_000)
+    made.set_default_timeout(60_000)
     made.add_cookies([{"name": "prefs_staff", "value": cookie, "url": f"{url}/staff"}])
     return made
 

@@ -133,7 +133,7 @@ def clinic(tmp_path: Path) -> Iterator[Clinic]:
             place.hears(f"{base}/webhooks/{place.system}/rt/{place.system}?key={HOOK_KEY}")
         of_process = {**os.environ, **environ, "PREFS_CONFIG": str(tmp_path / "prefs.toml")}
         made = Clinic(tmp_path, places, service, of_process)
-        eventually(lambda: polled(service), 60)
+        eventually(lambda: polled(service))
         yield made
 
 
@@ -150,20 +150,20 @@ def strike(clinic: Clinic) -> None:
 def test_a_vendors_fault_is_held_and_taken_back_but_no_persons_own_out(clinic: Clinic) -> None:
     clinic.unsubscribes_by_link(LINK_BEFORE)
     clinic.texts_stop(TEXT_BEFORE)
-    eventually(lambda: not backlog(clinic.service), 20)
+    eventually(lambda: not backlog(clinic.service))
 
     began = time.monotonic()
     strike(clinic)
     took = eventually(lambda: clinic.denied() == set(range(STRUCK)), 90)
     struck = time.monotonic() - began - took
     say("fault", f"{STRUCK} struck in {struck:.1f} s; {took:.1f} s later all of them are denied")
-    eventually(lambda: not clinic.due(), 60)
+    eventually(lambda: not clinic.due())
     assert_held(clinic, {LINK_BEFORE}, {TEXT_BEFORE})
     batch = assert_told(clinic)
 
     clinic.unsubscribes_by_link(LINK_DURING)
     clinic.texts_stop(TEXT_DURING)
-    eventually(lambda: not clinic.due(), 60)
+    eventually(lambda: not clinic.due())
     assert_held(clinic, set(BY_LINK), set(BY_TEXT))
 
     began = time.monotonic()
@@ -204,7 +204,7 @@ def assert_told(clinic: Clinic) -> str:
         letters[:] = [path.read_text() for path in (clinic.folder / "mail").glob("*.eml")]
         return any(batch in one for one in letters)
 
-    eventually(told, 20)
+    eventually(told)
     (letter,) = [one for one in letters if batch in one]
     assert "owner@example.co.uk" in letter
     assert "@example.com" not in letter, "an alert names no person"

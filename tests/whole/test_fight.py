@@ -123,7 +123,7 @@ def test_we_push_back_four_times_an_hour_and_win_when_the_tool_stops(clinic: Cli
 
     clinic.tool_writes()
     clinic.move(3600)
-    eventually(lambda: clinic.there.off(ADA) and not backlog(clinic.service), 20)
+    eventually(lambda: clinic.there.off(ADA) and not backlog(clinic.service))
     assert clinic.outcome() == "confirmed"
     assert reasons(clinic.service, [email(ADA)]) == ["opted_out"]
     assert not clinic.there.off(BOB)

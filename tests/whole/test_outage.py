@@ -126,7 +126,7 @@ def missed(service: Served) -> dict[str, set[str]]:
 @pytest.mark.timeout(400)
 def test_one_round_of_polls_finds_all_who_left_while_we_were_off(clinic: Clinic) -> None:
     with clinic.served() as service:
-        eventually(lambda: polled(service) and not backlog(service), 60)
+        eventually(lambda: polled(service) and not backlog(service))
         assert set(reasons(service, [email(one) for one in EVERYBODY])) == {"consent"}
 
     leave(clinic)
