@@ -16,6 +16,7 @@ import math
 import re
 import socket
 import ssl
+import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
@@ -45,6 +46,10 @@ T = TypeVar("T")
 CALL_LIMIT = 8.0
 """Seconds for one call, below a third of a lease."""
 CONNECT_LIMIT = 3.0
+UNCONFIRMED_LIMIT = 4.0
+"""Seconds until our kernel gives up what the vendor's has not confirmed. By itself it sends that
+again for some two minutes, although the call was given up and its process has ended: an `on` that
+hung in a broken way would come after the `off` that followed it, and after `facts.call_alive`."""
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
 ATTEMPTS = 3
 BACKOFF = 0.2
@@ -68,6 +73,30 @@ for _name in ("httpx", "httpcore", "urllib3", "requests"):
 def _trusted() -> ssl.SSLContext:
     """One for all: to read the certificates takes longer than many a call."""
     return httpx.create_ssl_context(trust_env=False)
+
+
+def socket_options() -> list[tuple[int, int, int]]:
+    """Of every connection to a vendor. TCP_USER_TIMEOUT of tcp(7), in milliseconds: Linux has it,
+    and how long others send again is not ours to say."""
+    options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
+    if sys.platform == "linux":
+        limit = int(UNCONFIRMED_LIMIT * 1000)
+        options.append((socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limit))
+    return options
+
+
+def held(session: Any) -> Any:
+    """A session of `requests`, through which some SDKs speak, with these options."""
+    from requests.adapters import HTTPAdapter
+
+    class Held(HTTPAdapter):
+        def init_poolmanager(self, *args: Any, **more: Any) -> None:
+            super().init_poolmanager(*args, socket_options=socket_options(), **more)
+
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, Held())
+    session.trust_env = False
+    return session
 
 
 class Reply(NamedTuple):
@@ -115,7 +144,9 @@ class Way:
             timeout=httpx.Timeout(CALL_LIMIT, connect=CONNECT_LIMIT),
             follow_redirects=False,
             trust_env=False,
-            verify=_trusted(),
+            transport=httpx.AsyncHTTPTransport(
+                verify=_trusted(), trust_env=False, socket_options=socket_options()
+            ),
         )
 
     async def close(self) -> None:

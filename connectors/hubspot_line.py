@@ -174,7 +174,8 @@ class Contacts:
         from hubspot import HubSpot
 
         retry = Retry(0, redirect=0, raise_on_redirect=False)
-        contacts = HubSpot(host=self._host, retry=retry).crm.contacts
+        more = {"retry": retry, "socket_options": http.socket_options()}
+        contacts = HubSpot(host=self._host, **more).crm.contacts
         basic, batch, search = contacts.basic_api, contacts.batch_api, contacts.search_api
         found = basic.get_by_id, basic.get_page, batch.upsert, search.do_search
         return {call.__name__: call for call in found}

@@ -403,7 +403,7 @@ class Wire:
         logging.getLogger("twilio.http_client").setLevel(logging.WARNING)
         self._inner = import_module("twilio.http.http_client").TwilioHttpClient()
         self._inner.timeout = (http.CONNECT_LIMIT, http.CALL_LIMIT)
-        self._inner.session.trust_env = False
+        http.held(self._inner.session)
         self._faults = import_module("requests.exceptions")
 
     def request(self, method: str, url: str, **more: Any) -> Any:

@@ -18,8 +18,10 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from contextlib import contextmanager
+from functools import cache, partial
 from itertools import count
 from pathlib import Path
 
@@ -151,6 +153,26 @@ def _place() -> str:
 @cache
 def _server() -> str:
     """Starts it; the URL without a database."""
+    url, end = _started("127.0.0.1")
+    atexit.register(end)
+    return url
+
+
+@contextmanager
+def at_host(address: str) -> Iterator[str]:
+    """An empty database on a server of its own that listens at this address of loopback's; its
+    URL."""
+    server, end = _started(address)
+    try:
+        _sql(server, "CREATE DATABASE prefs")
+        migrate.ensure(f"{server}/prefs")
+        yield f"{server}/prefs"
+    finally:
+        end()
+
+
+def _started(address: str) -> tuple[str, Callable[[], None]]:
+    """The URL without a database, and what ends it."""
     folder = Path(tempfile.mkdtemp(prefix="prefs-postgres-", dir=_place()))
     programs, user = _readable(folder), _user()
     data = folder / "data"
@@ -168,9 +190,11 @@ def _server() -> str:
         "--locale=C.UTF-8",
     ]
     subprocess.run([*initdb, "-E", "UTF8"], check=True, capture_output=True, user=user, cwd="/")
-    with socket.create_server(("127.0.0.1", 0)) as free:
+    with (data / "pg_hba.conf").open("a") as told:
+        told.write("host all all 127.0.0.0/8 trust\n")
+    with socket.create_server((address, 0)) as free:
         port = free.getsockname()[1]
-    options = {"listen_addresses": "127.0.0.1", "port": port, "max_connections": 200}
+    options = {"listen_addresses": address, "port": port, "max_connections": 200}
     options |= {"unix_socket_directories": folder, **SETTINGS}
     flags = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
     server = subprocess.Popen(
@@ -180,10 +204,8 @@ def _server() -> str:
         user=user,
         cwd="/",
     )
-    atexit.register(_end, server, folder)
-    url = f"postgresql://prefs@127.0.0.1:{port}"
-    _until_answered(programs, port)
-    return url
+    _until_answered(programs, address, port)
+    return f"postgresql://prefs@{address}:{port}", partial(_end, server, folder)
 
 
 def _user() -> str | None:
@@ -204,8 +226,8 @@ def _readable(folder: Path) -> Path:
     return folder / "wheel" / "pginstall" / "bin"
 
 
-def _until_answered(programs: Path, port: int) -> None:
-    ready: list[str | Path] = [programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
+def _until_answered(programs: Path, address: str, port: int) -> None:
+    ready: list[str | Path] = [programs / "pg_isready", "-q", "-h", address, "-p", str(port)]
     for _ in range(1200):
         if subprocess.run(ready, check=False).returncode == 0:
             return

@@ -276,7 +276,7 @@ def test_a_dry_run_tells_what_the_real_one_does(
 
 # --- killed ------------------------------------------------------------------------------------
 
-PEOPLE = 3000
+PEOPLE = 8_000
 
 
 def test_killed_and_interrupted_it_comes_to_its_end(tmp_path: Path) -> None:

@@ -8,9 +8,12 @@ each system, and the exemptions, are told at the end of a run (summary.py).
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
+import socket
+import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from importlib import import_module
@@ -50,6 +53,7 @@ T = TypeVar("T")
 Answers = Mapping[Change, Any]
 EXEMPT = "exempt: "
 """How the reason of a case that a system is exempt from begins."""
+UNCONFIRMED = (socket.IPPROTO_TCP, getattr(socket, "TCP_USER_TIMEOUT", 0))
 NOWHERE = "http://127.0.0.1:9/webhooks?key=hook-key"
 NEEDS = {
     "calls": "there is an interface to call",
@@ -93,6 +97,15 @@ class Rewritten(NamedTuple):
 
 def now() -> datetime:
     return datetime.now(UTC)
+
+
+def connections_to(url: str) -> Iterator[socket.socket]:
+    """Those of this process that are open."""
+    for one in gc.get_objects():
+        if issubclass(type(one), socket.socket) and one.family == socket.AF_INET:
+            with suppress(OSError):
+                if one.getpeername()[1] == urlsplit(url).port:
+                    yield one
 
 
 class Narrow(TokenBudget):
@@ -487,6 +500,24 @@ class ConnectorContract:
         assert isinstance(answer, Temporary)
         assert answer.unclear
         assert self.held(self.ref(1)) is Value.OFF
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="the option is Linux's")
+    def test_what_hangs_in_a_broken_way_is_given_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """By every connection on which a call comes, long before the call can no longer be alive
+        (what else may happen: tests/faults/test_hosts.py)."""
+        limits: set[int] = set()
+        note = self.twin._note
+
+        def noting(*of: Any) -> Call:
+            limits.update(one.getsockopt(*UNCONFIRMED) for one in connections_to(self.twin.url))
+            noted: Call = note(*of)
+            return noted
+
+        monkeypatch.setattr(self.twin, "_note", noting)
+        self.put(self.ref(1))
+        self.apply(Wish.OFF, self.ref(1))
+        assert limits == {http.UNCONFIRMED_LIMIT * 1000}
+        assert load(self.system).facts.call_alive / 2 > http.CALL_LIMIT + http.UNCONFIRMED_LIMIT
 
     @pytest.mark.parametrize("status", [500, 504])
     def test_a_write_that_a_server_gave_up_on_is_unclear(self, status: int) -> None:

@@ -74,10 +74,12 @@ def say(figure: str) -> None:
 class Installation:
     """A folder with its configuration, on a port of its own."""
 
-    def __init__(self, folder: Path, extra: str, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, folder: Path, extra: str, environ: Mapping[str, str], database: str | None = None
+    ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.database = empty.database(folder)
+        self.database = database or empty.database(folder)
         text = BASE.format(folder=folder, public=self.url, database=self.database)
         text = text.replace('listen = "127.0.0.1:0"', f'listen = "127.0.0.1:{self.port}"')
         text = text.replace('lease = "5s"', 'lease = "2s"\ncall_alive = "2s"')
@@ -93,10 +95,14 @@ class Installation:
 
     def beside(self) -> Installation:
         """The same installation on another port, for another process of the API."""
+        return self.at("127.0.0.1")
+
+    def at(self, host: str) -> Installation:
+        """The same installation at this address, on a port that is free here."""
         other = copy(self)
         other.port = free_port()
-        other.url = f"http://127.0.0.1:{other.port}"
-        other.environ = {**self.environ, "PREFS__LISTEN": f"127.0.0.1:{other.port}"}
+        other.url = f"http://{host}:{other.port}"
+        other.environ = {**self.environ, "PREFS__LISTEN": f"{host}:{other.port}"}
         return other
 
     def by(self, database: str) -> Installation:

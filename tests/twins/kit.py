@@ -663,12 +663,12 @@ class Twin(Generic[S]):
 
 
 @contextlib.contextmanager
-def running(twin: T, port: int = 0) -> Iterator[tuple[T, str]]:
-    """Serve the twin on 127.0.0.1 (port 0: a free one) from a thread: gives (twin, url).
+def running(twin: T, port: int = 0, host: str = "127.0.0.1") -> Iterator[tuple[T, str]]:
+    """Serve the twin there (port 0: a free one) from a thread: gives (twin, url).
 
     At the end the first exception out of the twin's own code, if any, is raised."""
-    listening = socket.create_server(("127.0.0.1", port), backlog=512)
-    twin.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    listening = socket.create_server((host, port), backlog=512)
+    twin.url = f"http://{host}:{listening.getsockname()[1]}"
     twin._halt = None
     config = uvicorn.Config(
         twin.app,
@@ -679,6 +679,7 @@ def running(twin: T, port: int = 0) -> Iterator[tuple[T, str]]:
         proxy_headers=False,
         date_header=False,
         server_header=False,
+        timeout_keep_alive=75,  # as vendors' proxies do (nginx: 75 s), and not uvicorn's 5
         timeout_graceful_shutdown=1,
     )
     with listening, prompt.running(config, listening, twin.name):
