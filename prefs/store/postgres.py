@@ -27,9 +27,9 @@ import structlog
 import uvloop
 from asyncpg import InterfaceError as Refused
 from asyncpg import InternalClientError, PostgresError
-from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy import Connection, bindparam, event, func, select
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from prefs.core.errors import SettingsError, Unavailable
@@ -71,6 +71,14 @@ AWAY = ("08", "25P", "53", LOCKED, "57", "58")
 FAULTS = (DBAPIError, PostgresError, Refused, InternalClientError)
 """SQLAlchemy's, and those of the driver where it runs a statement itself: the last is what it says
 of a server that ended a connection at rest."""
+VANISHED = {
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "25000",
+}
+"""Of a host that is gone without a word the server forgets the sessions after these 25 s: by itself
+it keeps them, and their places among its connections, for two hours."""
 DURABLE = ("fsync", "synchronous_commit", "full_page_writes")
 
 log = structlog.get_logger()
@@ -88,13 +96,14 @@ def _settings(*, read_only: bool) -> dict[str, str]:
         "lock_timeout": str(LOCK_MS),
         "idle_in_transaction_session_timeout": str(READ_IDLE_MS if read_only else IDLE_MS),
         "default_transaction_read_only": "on" if read_only else "off",
+        **VANISHED,
     }
 
 
 def make_engine(url: URL, *, read_only: bool = False, patient: bool = False) -> AsyncEngine:
     settings = _settings(read_only=read_only)
     answer = READ_SECONDS if read_only else ANSWER_SECONDS
-    return create_async_engine(
+    engine = create_async_engine(
         url.set(drivername="postgresql+asyncpg"),
         pool_size=READERS if read_only else 1,
         max_overflow=0,
@@ -106,6 +115,14 @@ def make_engine(url: URL, *, read_only: bool = False, patient: bool = False) -> 
             "command_timeout": None if patient else answer,
         },
     )
+    event.listen(engine.sync_engine, "checkout", _still_open)
+    return engine
+
+
+def _still_open(conn: Any, *_: object) -> None:
+    """SQLAlchemy takes another one then."""
+    if conn.driver_connection.is_closed():
+        raise DisconnectionError
 
 
 class Conflict(Exception):
@@ -181,9 +198,9 @@ class Writer(Side):
         with translated():
             async with self._engine.connect() as conn:
                 self._wait.observe(time.monotonic() - asked)
-                driver: Any = (await conn.get_raw_connection()).driver_connection
+                driver = await _driver(conn)
                 try:
-                    await driver.execute(begin)
+                    driver = await _begun(conn, driver, begin)
                     done = await conn.run_sync(work)
                     await _commit(driver)
                 except BaseException as fault:
@@ -192,6 +209,24 @@ class Writer(Side):
                         raise Conflict from fault
                     raise
                 return done
+
+
+async def _driver(conn: AsyncConnection) -> Any:
+    return (await conn.get_raw_connection()).driver_connection
+
+
+async def _begun(conn: AsyncConnection, driver: Any, begin: str) -> Any:
+    """The driver's connection: another one where this one turns out to be gone, as nothing has been
+    done on it."""
+    try:
+        await driver.execute(begin)
+    except (*FAULTS, OSError):
+        if not driver.is_closed():
+            raise
+        await conn.invalidate()
+        driver = await _driver(conn)
+        await driver.execute(begin)
+    return driver
 
 
 async def _commit(driver: Any) -> None:
@@ -219,16 +254,22 @@ class Line:
         self._driver: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def ask(self, text: str, values: Sequence[object]) -> list[Any]:
-        """The rows; one question at a time."""
+    async def ask(
+        self, text: str, values: Sequence[object], *, once_more: bool = True
+    ) -> list[Any]:
+        """The rows; one question at a time. Where the connection turns out to be gone, another one
+        is asked."""
         with translated():
             driver = await self._opened()
             try:
                 found: list[Any] = await driver.fetch(text, *values, timeout=LOCK_MS / 1000)
-            except BaseException:  # also who is cut off in the midst of an answer
+                return found
+            except BaseException as fault:  # also who is cut off in the midst of an answer
+                was_gone = isinstance(fault, Exception) and driver.is_closed()
                 self.close()
-                raise
-            return found
+                if not (was_gone and once_more):
+                    raise
+        return await self.ask(text, values, once_more=False)
 
     async def _opened(self) -> Any:
         loop = asyncio.get_running_loop()

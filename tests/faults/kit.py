@@ -10,20 +10,24 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy
 from pathlib import Path
 
 import httpx
+from sqlalchemy import func, select
 
 from prefs.app import Runtime, load_settings, open_runtime
 from prefs.core import identity
+from prefs.core.decision import NOBODY, Ask, decide
 from prefs.core.words import Channel, Purpose, Scope
 from prefs.links import make_links
-from prefs.store import access
+from prefs.store import access, ledger, permissions
+from prefs.store.schema import ledger as rows
 from tests import empty
 from tests.served import BASE, eventually
+from tests.twins.mailchimp import MailchimpTwin
 
 FULL = os.environ.get("PREFS_FAULTS") == "full"
 SEED = 20260302
@@ -102,7 +106,8 @@ class Installation:
         other = copy(self)
         other.port = free_port()
         other.url = f"http://{host}:{other.port}"
-        other.environ = {**self.environ, "PREFS__LISTEN": f"{host}:{other.port}"}
+        at = {"PREFS__LISTEN": f"{host}:{other.port}", "PREFS__ALLOWED_HOSTS": f'["{host}"]'}
+        other.environ = {**self.environ, **at}
         return other
 
     def by(self, database: str) -> Installation:
@@ -179,3 +184,46 @@ def end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait(5)
+
+
+def end_all(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    for one in processes:
+        end(one)
+
+
+def off(twin: MailchimpTwin, people: int) -> int:
+    """How many have left."""
+    return sum(twin.member("a1", address(n)).status == "unsubscribed" for n in range(people))
+
+
+def once_each(made: Installation) -> int:
+    """How many people have one applied row, and only one."""
+    wanted = (
+        select(rows.c.subject_id)
+        .where(rows.c.result == "applied")
+        .group_by(rows.c.subject_id)
+        .having(func.count() == 1)
+    )
+    with made.opened() as runtime:
+        return len(runtime.database.read_now(lambda conn: conn.execute(wanted).all()))
+
+
+def check(made: Installation, people: Sequence[int]) -> None:
+    """Everybody is denied; every state is the fold of its rows, every permission row what the
+    states add up to, and the chain holds."""
+    with made.opened() as runtime:
+        hashes = [runtime.keys.hash(identity.email(address(number))) for number in people]
+        read = runtime.database.read_now
+        held = read(lambda conn: permissions.read(conn, "rt", hashes))
+        allowed = [h for h in hashes if decide(Ask(EMAIL), held.get(h, NOBODY), 0.0).allowed]
+        assert allowed == []
+        while runtime.database.write_now(ledger.seal):
+            pass
+        assert list(_findings(runtime)) == []
+
+
+def _findings(runtime: Runtime) -> Iterator[ledger.Finding]:
+    read = runtime.database.read_now
+    found = read(lambda conn: list(ledger.verify(conn, runtime.keys)))
+    yield from (one for one in found if isinstance(one, ledger.Finding))
+    yield from read(lambda conn: list(runtime.intake.verify(conn)))

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,23 +16,19 @@ from pathlib import Path
 
 import httpx
 import pytest
-from sqlalchemy import func, select
 
-from prefs.app import Runtime
-from prefs.core import identity
-from prefs.core.decision import NOBODY, Ask, decide
-from prefs.store import ledger, permissions
-from prefs.store.schema import ledger as rows
 from tests.faults.kit import (
-    EMAIL,
     FULL,
     MAILCHIMP,
     Installation,
     address,
+    check,
     client_of_threads,
     count,
     dice,
-    end,
+    end_all,
+    off,
+    once_each,
     say,
 )
 from tests.served import eventually
@@ -100,7 +96,7 @@ def test_workers_are_killed_and_frozen_and_nothing_is_lost(tmp_path: Path) -> No
         clicking = threading.Thread(target=click_for, args=(links, apis, found))
         clicking.start()
         killed, frozen = trouble(made, workers, clicking)
-        eventually(lambda: _off(twin, people) == len(found.acknowledged), 60 + people / 50)
+        eventually(lambda: off(twin, people) == len(found.acknowledged), 60 + people / 50)
         check(made, range(people))
         assert once_each(made) == people
     say(
@@ -130,43 +126,6 @@ def trouble(
         workers[one].send_signal(signal.SIGCONT)
         clicking.join(KILL_EVERY - 2 * LEASE)
     return killed, frozen
-
-
-def _off(twin: MailchimpTwin, people: int) -> int:
-    return sum(twin.member("a1", address(n)).status == "unsubscribed" for n in range(people))
-
-
-def once_each(made: Installation) -> int:
-    """How many people have one applied row, and only one."""
-    wanted = (
-        select(rows.c.subject_id)
-        .where(rows.c.result == "applied")
-        .group_by(rows.c.subject_id)
-        .having(func.count() == 1)
-    )
-    with made.opened() as runtime:
-        return len(runtime.database.read_now(lambda conn: conn.execute(wanted).all()))
-
-
-def check(made: Installation, people: Sequence[int]) -> None:
-    """Everybody is denied; every state is the fold of its rows, every permission row what the
-    states add up to, and the chain holds."""
-    with made.opened() as runtime:
-        hashes = [runtime.keys.hash(identity.email(address(number))) for number in people]
-        read = runtime.database.read_now
-        held = read(lambda conn: permissions.read(conn, "rt", hashes))
-        allowed = [h for h in hashes if decide(Ask(EMAIL), held.get(h, NOBODY), 0.0).allowed]
-        assert allowed == []
-        while runtime.database.write_now(ledger.seal):
-            pass
-        assert list(_findings(runtime)) == []
-
-
-def _findings(runtime: Runtime) -> Iterator[ledger.Finding]:
-    read = runtime.database.read_now
-    found = read(lambda conn: list(ledger.verify(conn, runtime.keys)))
-    yield from (one for one in found if isinstance(one, ledger.Finding))
-    yield from read(lambda conn: list(runtime.intake.verify(conn)))
 
 
 @pytest.mark.timeout(3000)
@@ -201,8 +160,3 @@ def _pair(client: httpx.Client, apis: Sequence[Installation], turn: int) -> None
     }
     api = apis[(number + out) % len(apis)]
     client.post(f"{api.url}/v1/preferences", json=body).raise_for_status()
-
-
-def end_all(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    for one in processes:
-        end(one)

@@ -187,6 +187,45 @@ def test_a_connection_that_was_cut_off_is_replaced(database: Database) -> None:
     assert database.write_now(add("after")) == "after"
 
 
+END_ALL = text(
+    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+    " AND datname = current_database() AND application_name = 'prefs'"
+)
+
+
+@pytest.mark.postgresql
+def test_connections_that_the_server_ended_at_rest_are_replaced_unnoticed(
+    database: Database, url: str
+) -> None:
+    """As when it was restarted."""
+
+    def read() -> list[set[str]]:
+        together = [database.engine.read(names) for _ in range(postgres.READERS)]
+        return [one.result() for one in together]
+
+    with Database(url) as other:
+        for number in range(10):
+            database.write_now(add(f"before {number}"))
+            read()
+            ended = other.read_now(lambda conn: conn.execute(END_ALL).scalars().all())
+            assert len(ended) > postgres.READERS
+            assert all(ended)
+            database.write_now(add(f"after {number}"))
+            assert {len(one) for one in read()} == {2 * number + 2}
+
+
+@pytest.mark.postgresql
+def test_a_write_that_is_the_first_to_find_its_connection_gone_takes_another(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "_still_open", lambda *_: None)
+    with Database(url) as database, Database(url) as other:
+        for name in ("first", "second", "third"):
+            assert database.write_now(add(name)) == name
+            other.read_now(lambda conn: conn.execute(END_ALL).all())
+        assert other.read_now(names) == {"first", "second", "third"}
+
+
 def test_the_same_key_twice_fails_the_second_alone(database: Database) -> None:
     database.write_now(add("same"))
     with pytest.raises(Exception, match=r"(?i)unique"):
