@@ -331,7 +331,8 @@ class Mailchimp:
     async def _turn_off_together(
         self, audience: str, changes: Sequence[Change]
     ) -> dict[Change, Answer]:
-        """One bulk call. 200 with `errors[]` is how it fails; who is in neither list is unknown."""
+        """One bulk call. 200 with `errors[]` is how it fails; who is in neither list is unknown.
+        Where all of it is refused, each half of it goes again: one member costs nobody else."""
         by_address = {change.ref.value.strip().lower(): change for change in changes}
         members = [
             {"email_address": change.ref.value, "status": "unsubscribed"} for change in changes
@@ -343,7 +344,11 @@ class Mailchimp:
         try:
             answer = await http.retried(call)
         except PropagationError as fault:
-            return dict.fromkeys(changes, fault)
+            if isinstance(fault, Gone) or not isinstance(fault, Refused) or len(changes) == 1:
+                return dict.fromkeys(changes, fault)
+            middle = len(changes) // 2
+            done = await self._turn_off_together(audience, changes[:middle])
+            return done | await self._turn_off_together(audience, changes[middle:])
         answers: dict[Change, Answer] = {}
         for name in ("new_members", "updated_members"):
             for item in _items(answer, name):

@@ -237,6 +237,19 @@ class TestMailchimp(ConnectorContract):
         assert 4 <= self.twin.limits.most_open <= 8
         assert self.twin.limits.refused == 0
 
+    def test_one_member_whom_a_bulk_call_is_refused_for_costs_nobody_else(self) -> None:
+        refs = self.many(4)
+        self.twin.faults.add("status", method="POST", path="/3.0/lists/a1", status=400, times=3)
+        answers = self.apply(Wish.OFF, *refs)
+        assert [type(answers[ref]) for ref in refs] == [Refused, Applied, Applied, Applied]
+        assert [self.held(ref) for ref in refs] == [Value.ON] + 3 * [Value.OFF]
+
+    def test_of_an_audience_that_is_gone_nobody_is_asked_for_one_by_one(self) -> None:
+        refs = self.many(4)
+        self.twin.faults.add("status", method="POST", path="/3.0/lists/a1", status=404, times=None)
+        assert all(isinstance(one, Refused) for one in self.apply(Wish.OFF, *refs).values())
+        assert len(self.twin.writes()) == 1
+
     def test_a_few_of_a_large_audience_are_read_by_name(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
