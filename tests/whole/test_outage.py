@@ -113,13 +113,14 @@ def leave(clinic: Clinic) -> None:
             clinic.move(pace)
 
 
-def missed(service: Served) -> dict[str, set[str]]:
-    """What check answers for those who left somewhere, besides `opted_out`; by where they left."""
+def missed(service: Served) -> dict[str, dict[int, str]]:
+    """Who left somewhere and is answered with anything but `opted_out`; by where they left."""
     found = {}
     for system, numbers in LEAVE.items():
         channel = CHANNEL.get(system, "email")
-        to = [address(number, channel) for number in numbers]
-        found[system] = set(reasons(service, to, channel)) - {"opted_out"}
+        told = reasons(service, [address(number, channel) for number in numbers], channel)
+        pairs = zip(numbers, told, strict=True)
+        found[system] = {number: reason for number, reason in pairs if reason != "opted_out"}
     return {system: rest for system, rest in found.items() if rest}
 
 
