@@ -166,7 +166,7 @@ class Intake:
             subject._replace(
                 state=release(subject.state, entry),
                 revision=subject.revision + 1,
-                last_row_at=now.timestamp(),
+                last_row_at=subject.now(now.timestamp()),
             ),
         )
         self.restored(conn, brand, [subject.id])
@@ -228,7 +228,9 @@ class Intake:
         for entry in ended:
             state = resume(state, entry)
         revision = subject.revision + len(rows)
-        subjects.store(conn, subject._replace(state=state, revision=revision, last_row_at=now))
+        subjects.store(
+            conn, subject._replace(state=state, revision=revision, last_row_at=subject.now(now))
+        )
         for brand in sorted({entry.brand for entry in ended}):
             self.restored(conn, brand, [subject.id])
 

@@ -257,7 +257,7 @@ class Bringing:
         )
         ledger.append(self.conn, [row], payload)
         state = apply(subject.state, entry, judgement)
-        stored = subject._replace(state=state, revision=revision, last_row_at=now)
+        stored = subject._replace(state=state, revision=revision, last_row_at=subject.now(now))
         subjects.store(self.conn, stored)
         sharers = self.intake.refresh(self.conn, controller, [subject.id])
         if judgement.result in (Result.APPLIED, Result.HELD):

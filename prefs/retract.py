@@ -123,7 +123,9 @@ def _undo_one(
 def _refold(conn: Connection, subject: Subject, added: int, now: float) -> None:
     state = ledger.state_of(conn, subject.id)
     revision = subject.revision + added
-    subjects.store(conn, subject._replace(state=state, revision=revision, last_row_at=now))
+    subjects.store(
+        conn, subject._replace(state=state, revision=revision, last_row_at=subject.now(now))
+    )
 
 
 def _restore(conn: Connection, intake: Intake, brand: str, moved: list[int]) -> None:

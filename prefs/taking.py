@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from datetime import datetime
+from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -246,7 +246,7 @@ class Taking:
                 state=state,
                 revision=subject.revision + len(judged),
                 name=subject.name or signal.name if speaks else subject.name,
-                last_row_at=self.at,
+                last_row_at=subject.now(self.at),
             ),
             [
                 self._row(subject, revision, signal, run, *one)
@@ -282,7 +282,7 @@ class Taking:
         statements = self._statements(match, subject, signal)
         ids = self._numbers.take(len(statements))
         return [
-            self._entry(match, signal, id_, brand, statement)
+            self._entry(match, subject, signal, id_, brand, statement)
             for id_, (brand, statement) in zip(ids, statements, strict=True)
         ]
 
@@ -307,11 +307,17 @@ class Taking:
         return [brand for brand, owner in self.brands.items() if owner == self.controller]
 
     def _entry(
-        self, match: _Match, signal: Signal, event_id: int, brand: str, statement: Statement
+        self,
+        match: _Match,
+        subject: Subject,
+        signal: Signal,
+        event_id: int,
+        brand: str,
+        statement: Statement,
     ) -> Entry:
         scope, said = statement
         choice = None if signal.hold else said
-        when = moment(signal.source, choice, signal.occurred_at, self.now)
+        when = moment(signal.source, choice, signal.occurred_at, self._received(subject, choice))
         evidence, token = signal.evidence, signal.token
         known = choice is Choice.IN and self._notice(brand, evidence)
         ends = signal.until and choice is Choice.OUT and scope.purpose is Purpose.MARKETING
@@ -333,6 +339,13 @@ class Taking:
             stop_all=_stops_all(signal),
             until=signal.until.timestamp() if signal.until and ends else None,
         )
+
+    def _received(self, subject: Subject, choice: Choice | None) -> datetime:
+        """What denies and counts from receipt is never older than what was heard before it; what
+        allows gains nothing by that."""
+        if choice is Choice.IN:
+            return self.now
+        return datetime.fromtimestamp(subject.now(self.at), UTC)
 
     def _notice(self, brand: str, evidence: Evidence) -> bool:
         """Whether the notice was known before; with its wording it is from now on."""

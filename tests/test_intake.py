@@ -91,6 +91,25 @@ def test_an_in_of_one_sharer_does_not_lift_anothers_own_out(rt: Clinic) -> None:
     assert word(rt) is Word.OPTED_OUT
 
 
+def test_a_clock_that_is_set_back_makes_no_opt_out_older(rt: Clinic) -> None:
+    """Nor does one that is behind that of the machine which took the consent in."""
+    rt.say(ADA, Source.DOUBLE_OPT_IN, Choice.IN, basis=Basis.CONSENT)
+    rt.clock.at -= timedelta(seconds=5)
+    rt.say(ADA, Source.LINK, scope=SMS)
+    rt.clock.forward(1)
+    out = rt.say(ADA, Source.ONE_CLICK)
+    assert out.outcomes[0].result is Result.APPLIED
+    assert word(rt) is Word.OPTED_OUT
+
+
+def test_a_clock_that_is_set_back_lifts_nothing(rt: Clinic) -> None:
+    rt.say(ADA, Source.ONE_CLICK)
+    rt.clock.at -= timedelta(seconds=5)
+    back = rt.say(ADA, Source.DOUBLE_OPT_IN, Choice.IN, basis=Basis.CONSENT)
+    assert back.outcomes[0].why is Why.OLDER
+    assert word(rt) is Word.OPTED_OUT
+
+
 def test_somebody_new_at_a_suppressed_address_is_denied_too(rt: Clinic) -> None:
     rt.say(ADA, Source.ONE_CLICK, ref="p1")
     new = rt.consent(ADA, ref="p2")

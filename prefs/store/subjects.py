@@ -28,6 +28,11 @@ class Subject(NamedTuple):
     last_row_at: float | None
     created_at: float
 
+    def now(self, clock: float) -> float:
+        """The clock's time, or that of the newest row where the clock is behind it: it was set
+        back, or is another machine's."""
+        return max(clock, self.last_row_at or clock)
+
 
 class Known(NamedTuple):
     """One identifier row. `spelling` is None where only the hash is left."""
