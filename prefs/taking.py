@@ -59,6 +59,9 @@ EVERY_CHANNEL = frozenset(Channel)
 _EVIDENCE = [one.name for one in fields(Evidence)]
 AMBIGUOUS = Judgement(Result.REFUSED, Why.AMBIGUOUS)
 
+Run = tuple[str, str]
+"""Brand and origin."""
+
 
 @dataclass(frozen=True, slots=True)
 class TargetInfo:
@@ -147,7 +150,7 @@ class Taking:
     """`now`, in seconds."""
     circle: Circle = field(init=False)
     _numbers: Numbers = field(init=False)
-    _joined: dict[tuple[str, str], Batch] = field(default_factory=dict)
+    _joined: Mapping[Run | None, Batch] = field(default_factory=dict)
     _notices: dict[tuple[str, str], bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -159,6 +162,7 @@ class Taking:
         fresh = [one for one, first in zip(signals, heard, strict=True) if first]
         brought = [named_of(self.keys, one.identifiers, one.hashes) for one in fresh]
         self._gather(fresh, brought)
+        self._join(fresh)
         taken = [self._take(one, named) for one, named in zip(fresh, brought, strict=True)]
         self._write(taken)
         self._follow(taken)
@@ -170,16 +174,10 @@ class Taking:
         key = signal.event_key
         return key is None or events.first_time(self.conn, origin, key, self.at)
 
-    def _batch(self, signal: Signal) -> Batch | None:
-        """An out that no person and no staff said belongs to a run."""
-        machine = strength(signal.source) is Strength.MACHINE
-        if not machine or all(s.choice is not Choice.OUT for s in signal.statements):
-            return None
-        origin = signal.batch or signal.origin or signal.source.value
-        key = (signal.brand, origin)
-        if key not in self._joined:
-            self._joined[key] = batches.join(self.conn, *key, self.at)
-        return self._joined[key]
+    def _join(self, fresh: Iterable[Signal]) -> None:
+        """The batches that these belong to, in the order in which they are locked."""
+        runs = {run for one in fresh if (run := _run_of(one))}
+        self._joined = {run: batches.join(self.conn, *run, self.at) for run in sorted(runs)}
 
     def _gather(self, fresh: Sequence[Signal], brought: Iterable[list[Named]]) -> None:
         self.circle = Circle(self.conn, self.controller, self.keys, self.at)
@@ -192,7 +190,7 @@ class Taking:
     # --- whom is it about ----------------------------------------------------------------------
 
     def _take(self, signal: Signal, brought: list[Named]) -> _Taken:
-        match, batch = self._match(signal, brought), self._batch(signal)
+        match, batch = self._match(signal, brought), self._joined.get(_run_of(signal))
         run = batch.label if batch else signal.batch
         changes = [self._judge_one(match, subject, signal, run) for subject in match.everyone]
         for change in changes:
@@ -484,6 +482,14 @@ class Taking:
             if one.brand == told.brand and told.system in one.unsubscribes_at:
                 return Keeper(one.label, one.system)
         return None
+
+
+def _run_of(signal: Signal) -> Run | None:
+    """An out that no person and no staff said belongs to a run."""
+    machine = strength(signal.source) is Strength.MACHINE
+    if not machine or all(s.choice is not Choice.OUT for s in signal.statements):
+        return None
+    return signal.brand, signal.batch or signal.origin or signal.source.value
 
 
 def _first(named: Subject, sharers: Iterable[Subject]) -> tuple[Subject, list[Subject]]:

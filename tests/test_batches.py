@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -15,11 +17,12 @@ from prefs import hooks, retract
 from prefs.core import identity
 from prefs.core.errors import NotFound
 from prefs.core.propagation import Value
-from prefs.core.signals import Delivery, Evidence, Recheck
+from prefs.core.signals import Delivery, Evidence, Recheck, Signal, Statement
 from prefs.core.words import Choice, Source
 from prefs.scan import Scan
 from prefs.store import batches, ledger, marks, permissions, subjects, tasks
 from prefs.store.batches import FEW, GATHER, HELD_FOR, PAUSE, Batch
+from prefs.store.database import Database
 from prefs.store.ledger import Finding
 from tests.kit import EMAIL, SMS, TARGET, Clinic, MailingList, clinic, one_round, push_of
 
@@ -136,6 +139,40 @@ def test_many_count_here_at_once_and_wait_elsewhere(rt: Clinic) -> None:
     assert newest(rt).state == batches.WAITING
     (task,) = rt.database.read_now(lambda conn: tasks.listed(conn, "rt", "open", "batch"))
     assert tasks.body(rt.keys, task)["batch"] == newest(rt).label
+
+
+@pytest.mark.postgresql
+def test_processes_that_take_in_at_once_count_into_one_batch(
+    rt: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each reads how many there are before the other has written its own."""
+    both = threading.Barrier(2)
+    join = batches.join
+
+    def joined(conn: Connection, *of: Any) -> Batch:
+        both.wait(10)
+        found = join(conn, *of)
+        time.sleep(0.2)
+        return found
+
+    monkeypatch.setattr(batches, "join", joined)
+    some, others = people(2 * FEW)[::2], people(2 * FEW)[1::2]
+    threads = [threading.Thread(target=at_once, args=(rt, part)) for part in (some, others)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (batch,) = rt.database.read_now(batches.listed)
+    assert (batch.outs, batch.state) == (2 * FEW, batches.WAITING)
+    assert len(rt.database.read_now(lambda conn: tasks.listed(conn, "rt", "open", "batch"))) == 1
+
+
+def at_once(rt: Clinic, addresses: list[str]) -> None:
+    """As a process of its own takes in what programs send it together."""
+    outs = (Statement(EMAIL, Choice.OUT),)
+    said = [Signal("rt", Source.IMPORT, outs, (identity.email(one),)) for one in addresses]
+    with Database(rt.database.url) as database:
+        database.engine.transaction(lambda conn: rt.intake.record_many(conn, said), alone=False)
 
 
 def test_they_go_out_by_themselves_after_four_hours(rt: Clinic) -> None:

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, and_, bindparam, exists, func, insert, or_, s
 
 from prefs.core.errors import NotFound
 from prefs.core.words import PERSONAL, Channel, Choice, Source
+from prefs.store import dialect
 from prefs.store.counters import next_numbers
 from prefs.store.hot import Statement
 from prefs.store.marks import count_records
@@ -78,6 +79,8 @@ def join(conn: Connection, brand: str, origin: str, now: float) -> Batch:
 
 
 def _going_on(conn: Connection, brand: str, origin: str, now: float) -> Batch | None:
+    """Whoever else counts into it waits: who knew the old count too would write it again."""
+    dialect.lock(conn, f"batch {brand} {origin}")
     found = _NEWEST.run(conn, {"brand": brand, "origin": origin, "since": now - PAUSE})
     return Batch(*found[0]) if found else None
 
