@@ -75,6 +75,10 @@ class Engine(Protocol):
     def is_lost(self, fault: Exception) -> bool:
         """Whether the whole transaction is lost, not one statement alone."""
 
+    def was_second(self, fault: Exception) -> bool:
+        """Whether another transaction was the first to write what may be there once only: done
+        anew, what it wrote is found."""
+
 
 class Store(Protocol):
     """What reads and writes: the database, or a lane's side of it."""
@@ -301,7 +305,7 @@ class Database:
         try:
             finished = self._transaction(unit, self._run_whole if _is_one(unit) else self._run_all)
         except _Undone as undone:
-            if len(unit) > 1:
+            if len(unit) > 1 or self.engine.was_second(undone.fault):
                 finished = self._transaction(unit, self._run_each)
             else:
                 finished = [_Done(unit[0], None, undone.fault)]

@@ -66,6 +66,7 @@ READ_IDLE_MS = 60_000
 CONNECT_SECONDS = 5.0
 READERS = 4
 CONFLICTS = ("40001", "40P01")
+TAKEN = "23505"
 AWAY = ("08", "25P", "53", LOCKED, "57", "58")
 """How the codes of faults begin that lose a transaction: connection, resources, locks, shutdown."""
 FAULTS = (DBAPIError, PostgresError, Refused, InternalClientError)
@@ -356,6 +357,11 @@ class PostgreSQL:
         # A value that the driver cannot send is a ValueError too, and loses nothing.
         away = isinstance(fault, (Refused, InternalClientError))
         return away and not isinstance(fault, ValueError)
+
+    @staticmethod
+    def was_second(fault: Exception) -> bool:
+        """The server waits for the first one's end before it says so."""
+        return _state(fault) == TAKEN
 
 
 def _state(fault: BaseException) -> str | None:

@@ -225,6 +225,11 @@ class SQLite:
         """Whether the whole transaction is lost, not one statement alone."""
         return isinstance(fault, (OperationalError, library().OperationalError))
 
+    @staticmethod
+    def was_second(fault: Exception) -> bool:
+        """Nobody else writes meanwhile."""
+        return False
+
 
 @contextmanager
 def translated() -> Iterator[None]:

@@ -112,6 +112,30 @@ def test_a_result_comes_after_the_commit(database: Database, url: str) -> None:
         assert other.read_now(names) == {"seen"}
 
 
+@pytest.mark.postgresql
+def test_who_comes_second_finds_what_the_first_one_wrote(database: Database, url: str) -> None:
+    """Both looked before either had written: two requests with one key, two first ones that name
+    one person."""
+    looked, tries = threading.Barrier(2), list[None]()
+
+    def find_or_add(conn: Connection, given: Sequence[str]) -> list[bool]:
+        found = set(given) <= names(conn)
+        tries.append(None)
+        if len(tries) <= 2:
+            looked.wait(10)
+        if not found:
+            add(given[0])(conn)
+        return [found]
+
+    async def both(other: Database) -> list[bool]:
+        writes = (one.write_with(Together(find_or_add), "once") for one in (database, other))
+        return list(await asyncio.gather(*writes))
+
+    with Database(url) as other:
+        assert sorted(asyncio.run(both(other))) == [False, True]
+    assert len(tries) == 3
+
+
 def test_a_job_that_fails_loses_its_own_writes_only(database: Database) -> None:
     def half(conn: Connection) -> None:
         add("half")(conn)
