@@ -4,7 +4,8 @@ Table by table, in batches, through SQLAlchemy Core (COPY where the target is Po
 digest of every table on its way out and again on the other side. The source is locked for as long:
 whoever would write there is told to try later, so that nothing acknowledged stays behind. A target
 counts as empty until all of it is there and verified; one that a broken-off move left is begun
-anew. The old database is left as it is, and marked: a service that starts on it is refused.
+anew. The old database is left as it is, but for the names of two tables, and marked: a service that
+starts on it is refused, and one that was cut off from it as it moved can do nothing there.
 """
 
 from __future__ import annotations
@@ -181,6 +182,7 @@ def _hold(conn: Connection) -> None:
         conn.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
         names = ", ".join(f'"{table.name}"' for table in metadata.sorted_tables)
         conn.exec_driver_sql(f"LOCK TABLE {names} IN SHARE MODE")
+        conn.exec_driver_sql(f"LOCK TABLE {', '.join(migrate.LEFT)} IN ACCESS EXCLUSIVE MODE")
 
 
 def _bare(url: str) -> str:

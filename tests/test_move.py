@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,28 @@ from click.testing import CliRunner, Result
 from sqlalchemy import Connection, text
 
 from prefs import move
+from prefs.app import utc_now
 from prefs.cli import main
-from prefs.core.errors import SettingsError
+from prefs.core import identity
+from prefs.core.errors import SettingsError, Unavailable
+from prefs.core.keys import Keyring
+from prefs.core.signals import Signal, Statement
+from prefs.core.words import Choice, Source
+from prefs.intake import Intake
 from prefs.move import Refused
 from prefs.store import migrate
 from prefs.store import postgres as engine_of_postgres
-from prefs.store.database import Database
+from prefs.store.database import Database, make_engine
+from prefs.store.permissions import LookUp
 from tests import empty, postgres
+from tests.kit import EMAIL
 from tests.served import Served, served
 
 KEY = "a secret of thirty-two bytes or more"
+ADA = identity.email("ada@example.com")
+OTHERS_GONE = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND application_name = 'prefs' AND pid <> pg_backend_pid()"""
 PEOPLE = [f"p{number}@example.com" for number in range(30)]
 
 
@@ -112,6 +125,30 @@ def test_the_old_database_says_where_it_went(tmp_path: Path) -> None:
         done = run(tmp_path, *command)
         assert done.exit_code == 1
         assert "it was moved to" in done.stderr
+
+
+def test_who_was_cut_off_meanwhile_can_do_nothing_there(tmp_path: Path) -> None:
+    """A process whose connections were gone as the database moved, and which comes back."""
+    with served(tmp_path) as rt:
+        filled(rt)
+    with Database(empty.database(tmp_path)) as left:
+        look_up, keys = LookUp(left), Keyring([KEY.encode()])
+        intake = Intake({"rt": "rt"}, [], keys, utc_now)
+        cut_off(left)
+        moved(tmp_path, other(tmp_path))
+        out = Signal("rt", Source.ONE_CLICK, (Statement(EMAIL, Choice.OUT),), (ADA,))
+        with pytest.raises(Unavailable):
+            left.write_now(lambda conn: intake.record(conn, out))
+        with pytest.raises(Unavailable):
+            asyncio.run(look_up.of("rt", [keys.hash(ADA)]))
+        assert not left.read_now(migrate.is_served)
+
+
+def cut_off(database: Database) -> None:
+    if database.many_write:
+        engine = make_engine(database.url)
+        engine.transaction(lambda conn: conn.exec_driver_sql(OTHERS_GONE))
+        engine.close()
 
 
 def test_a_target_that_holds_something_is_refused(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from prefs.store.database import Engine, make_engine
 
 MOVING, MOVED = "moving", "moved"
 """In the place of a version: a database that is not yet whole, and one that is left behind."""
+LEFT = ("ledger", "permissions")
+"""What whoever records needs, and whoever answers."""
 FOLDER = Path(__file__).parent / "migrations"
 
 
@@ -55,7 +57,10 @@ def stamp(conn: Connection, version: str) -> None:
 
 
 def mark_moved(conn: Connection, to: str) -> None:
-    """Nothing starts on this database any more, and whoever tries is told where it went."""
+    """Nothing starts on this database any more, and whoever tries is told where it went. What was
+    started before, and was cut off meanwhile, can neither record here nor answer."""
+    for name in LEFT:
+        conn.exec_driver_sql(f"ALTER TABLE {name} RENAME TO {name}_left")
     conn.exec_driver_sql("CREATE TABLE moved_to (url TEXT NOT NULL)")
     conn.execute(text("INSERT INTO moved_to VALUES (:url)"), {"url": to})
     stamp(conn, MOVED)
@@ -79,7 +84,7 @@ def is_served(conn: Connection) -> bool:
     """Whether this program works on it: its own version, or one that it does not know, which the
     next release brought while this one still serves. Migrations only add for that reason."""
     version = current(conn)
-    return version == head() or (version is not None and version not in _known())
+    return version == head() or version not in {None, MOVING, MOVED, *_known()}
 
 
 @cache

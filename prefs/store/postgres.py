@@ -67,8 +67,9 @@ CONNECT_SECONDS = 5.0
 READERS = 4
 CONFLICTS = ("40001", "40P01")
 TAKEN = "23505"
-AWAY = ("08", "25P", "53", LOCKED, "57", "58")
-"""How the codes of faults begin that lose a transaction: connection, resources, locks, shutdown."""
+AWAY = ("08", "25P", "42P01", "53", LOCKED, "57", "58")
+"""How the codes of faults begin that lose a transaction: connection, resources, locks, shutdown; no
+such table, as in a database that was moved."""
 FAULTS = (DBAPIError, PostgresError, Refused, InternalClientError)
 """SQLAlchemy's, and those of the driver where it runs a statement itself: the last is what it says
 of a server that ended a connection at rest."""
