@@ -26,7 +26,7 @@ from sqlalchemy import Connection
 from prefs import links
 from prefs.core import identity
 from prefs.core.decision import NOBODY
-from prefs.core.errors import BadIdentifier, PrefsError
+from prefs.core.errors import BadIdentifier, PrefsError, Unavailable
 from prefs.core.words import Channel, Kind, Purpose, Scope
 from prefs.settings import Mail
 from prefs.store import outbox, permissions, subjects, tasks
@@ -88,12 +88,20 @@ class Mailer:
     served: Service
 
     async def run(self) -> None:
-        """Do what is due. Without a way to send, sign-ups are taken all the same."""
+        """Do what is due. Without a way to send, sign-ups are taken all the same. None waits for
+        one that brings up a fault of ours (its brand is configured no more): that is tried again.
+        """
         now = self.served.clock().timestamp()
         kinds = None if self.served.settings.mail else (signup.KIND,)
         rows = await self.served.database.read(lambda conn: outbox.due(conn, now, kinds=kinds))
         for row in rows:
-            await self._handle(row)
+            try:
+                await self._handle(row)
+            except Unavailable:
+                raise
+            except Exception as fault:
+                log.exception("mail_failed", kind=row.kind, fault=type(fault).__name__)
+                await self._put_off(row, f"a fault of ours ({type(fault).__name__})")
 
     async def _handle(self, row: Any) -> None:
         content = outbox.content(self.served.keys, row)
@@ -132,10 +140,13 @@ class Mailer:
                 partial(self._give_up, row=row, content=content, reason=str(fault))
             )
             return
-        wait = min(LONGEST_RETRY, FIRST_RETRY * 2.0**row.attempts)
+        await self._put_off(row, str(fault))
+
+    async def _put_off(self, row: Any, reason: str) -> None:
+        wait = min(LONGEST_RETRY, FIRST_RETRY * 2.0 ** min(row.attempts, ATTEMPTS))
         due = self.served.clock().timestamp() + wait
         await self.served.database.write(
-            partial(outbox.retry, id_=row.id, due_at=due, reason=str(fault))
+            partial(outbox.retry, id_=row.id, due_at=due, reason=reason)
         )
 
     def _give_up(self, conn: Connection, row: Any, content: Mapping[str, Any], reason: str) -> None:

@@ -17,7 +17,8 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from prefs.mailer import Mailer, send
+from prefs.core import identity
+from prefs.mailer import DAY, Mailer, send
 from prefs.store import outbox
 from tests.kit import Clock
 from tests.served import Served, served
@@ -101,6 +102,19 @@ def work(rt: Served, clock: Clock, seconds: float = 0.0) -> None:
 def states(rt: Served) -> list[Any]:
     text = "SELECT state, attempts FROM outbox WHERE kind = 'centre_link' AND hash IS NOT NULL"
     return rt.runtime.database.read_now(lambda conn: list(conn.exec_driver_sql(text)))
+
+
+def test_none_waits_for_one_that_cannot_be_made(rt: Served, postbox: Postbox, clock: Clock) -> None:
+    """Its brand left the configuration while it waited."""
+    keys, database = rt.runtime.keys, rt.runtime.database
+    hash_, now = keys.hash(identity.email(ADA)), clock().timestamp()
+    database.write_now(lambda conn: outbox.add(conn, keys, "centre_link", "gone", hash_, {}, now))
+    ask(rt)
+    work(rt, clock)
+    assert len(postbox.kept) == 1
+    assert sorted(states(rt)) == [("sent", 0), ("waiting", 1)]
+    work(rt, clock, DAY)
+    assert sorted(states(rt)) == [("sent", 0), ("waiting", 2)]
 
 
 def test_a_link_arrives(rt: Served, postbox: Postbox, clock: Clock) -> None:
