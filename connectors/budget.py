@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from prefs.core.errors import Temporary
-from prefs.core.propagation import OUT_DUE, URGENT, Limit
+from prefs.core.propagation import IN_TIME, OUT_DUE, URGENT, Limit
 
 UNTIL_ONE_ENDS = 1.0
 """Seconds at most: whoever waits is woken when a call ends."""
@@ -39,6 +39,8 @@ class TokenBudget:
     async def acquire(self) -> None:
         while True:
             wait = self._wait()
+            if not IN_TIME.get()():
+                raise Temporary("it was too late to set out", retry_after=GIVES_WAY_FOR)
             if wait is None:
                 self._open += 1
                 return

@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
+from connectors.budget import TokenBudget
 from prefs.core.errors import PropagationError, Refused, Temporary, Unusable
 from prefs.core.keys import Keyring
 from prefs.core.propagation import (
     Absent,
     Applied,
     Change,
+    Limit,
     Local,
     Observed,
     Outcome,
@@ -467,6 +469,47 @@ def test_no_on_sets_out_once_the_lease_has_ended(rt: Clinic) -> None:
     rt.consent(ADA)
     with pytest.raises(Lost):
         rounds(rt, there)
+    assert there.written == []
+
+
+@dataclass
+class Rationed(MailingList):
+    """A vendor whose calls wait for a place."""
+
+    budget: TokenBudget = field(default_factory=lambda: TokenBudget(Limit(100)))
+
+    async def apply(
+        self, changes: Sequence[Change]
+    ) -> Mapping[Change, Applied | Local | PropagationError]:
+        try:
+            await self.budget.acquire()
+        except Temporary as fault:
+            return dict.fromkeys(changes, fault)
+        self.budget.release()
+        return await super().apply(changes)
+
+
+def test_an_on_that_waits_for_a_place_does_not_outlast_the_lease(rt: Clinic) -> None:
+    """A worker froze while it waited. Another one carried the opt-out that came, and waited until
+    no earlier call could be alive; then the first one wakes."""
+    there = Rationed(rt.clock, held={ADA: Value.UNSET})
+    followed = MailingList(rt.clock, held=there.held)
+    rt.consent(ADA)
+    there.budget.pause(0.3)
+
+    async def freeze_and_wake() -> None:
+        first = asyncio.create_task(one_round(rt, push_of(rt, there)))
+        await asyncio.sleep(0.1)
+        rt.clock.forward(31)
+        rt.say(ADA, Source.ONE_CLICK)
+        for _ in range(2):
+            await one_round(rt, push_of(rt, followed), holder="two")
+            rt.clock.forward(31)
+        assert rt.database.read_now(marks.backlog) == {}
+        await first
+
+    asyncio.run(freeze_and_wake())
+    assert there.held[ADA] is Value.OFF
     assert there.written == []
 
 

@@ -29,6 +29,10 @@ URGENT: ContextVar[bool] = ContextVar("urgent", default=False)
 OUT_DUE: ContextVar[Callable[[], bool]] = ContextVar("out_due", default=lambda: False)
 """Set by the lane: whether an out waits for the end of its round, or is in it."""
 
+IN_TIME: ContextVar[Callable[[], bool]] = ContextVar("in_time", default=lambda: True)
+"""Set by the lane while it writes an `on`: whether that may still set out. It may not once the
+lease is over under which its wish was read: another worker may have carried an `off` since."""
+
 
 UNNAMED = "~"
 """How a vendor id begins that is ours, where the vendor shows none: it tells people nothing."""
@@ -361,7 +365,8 @@ class Budget(Protocol):
 
     async def acquire(self) -> None:
         """Wait for a place. Calls without URGENT leave half of the budget untouched. Raises
-        Temporary where one of these would wait while an out is due (OUT_DUE)."""
+        Temporary where one of these would wait while an out is due (OUT_DUE), and where it is not
+        IN_TIME any more."""
 
     def release(self) -> None: ...
 

@@ -77,14 +77,16 @@ class Admission(Step):
 
     async def still_wished(
         self, lease: Lease, records: Mapping[Ref, Record], ins: Sequence[Change]
-    ) -> list[Change]:
-        """An `on` goes out only if the wish, read again under a live lease, still says so."""
+    ) -> tuple[list[Change], float]:
+        """An `on` goes out only if the wish, read again under a live lease, still says so; and
+        until that lease ends."""
         fresh = [records[change.ref] for change in ins]
 
-        def read_again(conn: Connection) -> bool:
+        def read_again(conn: Connection) -> float | None:
             self.judging.load(conn, fresh)
-            return marks.holds(conn, lease, self.clock().timestamp())
+            return marks.held_until(conn, lease, self.clock().timestamp())
 
-        if not await self.database.read(read_again):
+        until = await self.database.read(read_again)
+        if until is None:
             raise Lost
-        return [c for c in ins if wish(c.slot, records[c.ref].held) is Wish.ON]
+        return [c for c in ins if wish(c.slot, records[c.ref].held) is Wish.ON], until

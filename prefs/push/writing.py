@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +11,7 @@ from operator import attrgetter
 
 from prefs.core.errors import PropagationError, Temporary
 from prefs.core.propagation import (
+    IN_TIME,
     URGENT,
     Absent,
     Answer,
@@ -57,19 +59,26 @@ class Writing(Step):
             admitted = await self.admission.admitted(by_ref, ins)
             size = min(TOGETHER, self.connector.facts.write_batch)
             for part in _parts(admitted, size):
-                await self._send(by_ref, await self.admission.still_wished(lease, by_ref, part))
+                wished, until = await self.admission.still_wished(lease, by_ref, part)
+                await self._send(by_ref, wished, until)
 
-    async def _send(self, records: Mapping[Ref, Record], changes: Sequence[Change]) -> None:
+    async def _send(
+        self, records: Mapping[Ref, Record], changes: Sequence[Change], until: float = math.inf
+    ) -> None:
         parts = _parts(changes, self.connector.facts.write_batch)
-        found = await self.beside(parts, partial(self._send_part, records))
+        found = await self.beside(parts, partial(self._send_part, records, until))
         answers = dict(item for part in found for item in part.items())
         await self._read_back(records, changes, answers)
 
     async def _send_part(
-        self, records: Mapping[Ref, Record], part: Sequence[Change]
+        self, records: Mapping[Ref, Record], until: float, part: Sequence[Change]
     ) -> Mapping[Change, Answer]:
-        with span("lane.apply", changes=len(part)):
-            answers = await self.ask(self.connector.apply, part)
+        token = IN_TIME.set(lambda: self.clock().timestamp() < until)
+        try:
+            with span("lane.apply", changes=len(part)):
+                answers = await self.ask(self.connector.apply, part)
+        finally:
+            IN_TIME.reset(token)
         ended = self.clock().timestamp()
         for change in part:
             self._settle(records[change.ref], change, answers.get(change), ended)

@@ -171,16 +171,16 @@ def give_lease_up(conn: Connection, lease: Lease) -> None:
     )
 
 
-def holds(conn: Connection, lease: Lease, now: float) -> bool:
-    """Whether the lease is still ours and has time left."""
+def held_until(conn: Connection, lease: Lease, now: float) -> float | None:
+    """When the lease ends, if it is still ours and has time left."""
     row = conn.execute(
         select(lanes.c.epoch, lanes.c.holder, lanes.c.lease_until).where(
             lanes.c.target == lease.target
         )
     ).first()
-    return bool(
-        row and row.epoch == lease.epoch and row.holder == lease.holder and row.lease_until > now
-    )
+    if row is None or (row.epoch, row.holder) != (lease.epoch, lease.holder):
+        return None
+    return float(row.lease_until) if row.lease_until > now else None
 
 
 def lane(conn: Connection, target: str) -> Any | None:
