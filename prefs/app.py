@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import structlog
 from sqlalchemy import Connection
@@ -35,7 +35,7 @@ from prefs.chores import (
     Sweep,
     every,
 )
-from prefs.core.errors import PrefsError, Refused
+from prefs.core.errors import PrefsError, Refused, Unavailable
 from prefs.core.keys import Keyring
 from prefs.core.propagation import Connector, Key, Target, Timed
 from prefs.core.signals import Delivery, Text
@@ -282,25 +282,35 @@ def _make_lane(runtime: Runtime, target: Target, pace: Pace, holder: str, polls:
 
 
 async def _answer_open(lane: Lane) -> None:
-    """Ask the gateway when a kept START was sent, and judge it by that time."""
+    """Ask the gateway when a kept START was sent, and judge it by that time. A fault of ours holds
+    up that one alone: raised, it would end the lane's walks with it, each time anew."""
     now = lane.clock().timestamp()
     label = lane.target.label
     rows = await lane.database.read(lambda conn: events.open_raw(conn, label, now))
     for row in rows:
         try:
-            sent_at = await cast(Timed, lane.connector).message_time(row.message_id)
-        except Refused:
-            await lane.database.write(partial(events.close_raw, id_=row.id))
-            continue
-        except PrefsError as fault:
-            log.warning("message_time_unknown", target=label, reason=str(fault))
+            await _answer_one(lane, row)
+        except Unavailable:
+            raise
+        except Exception as fault:
+            if isinstance(fault, PrefsError):
+                log.warning("message_time_unknown", target=label, reason=str(fault))
+            else:
+                log.exception("start_not_judged", target=label, fault=type(fault).__name__)
             wait = lane.pace.backoff.after(row.attempts)
             await lane.database.write(partial(events.retry_raw, id_=row.id, due_at=now + wait))
-            continue
-        raw = events.read_raw(lane.intake.keys, row)
-        await lane.database.write(
-            partial(_judge_start, lane=lane, id_=row.id, raw=raw, sent_at=sent_at)
-        )
+
+
+async def _answer_one(lane: Lane, row: Any) -> None:
+    try:
+        sent_at = await cast(Timed, lane.connector).message_time(row.message_id)
+    except Refused:
+        await lane.database.write(partial(events.close_raw, id_=row.id))
+        return
+    raw = events.read_raw(lane.intake.keys, row)
+    await lane.database.write(
+        partial(_judge_start, lane=lane, id_=row.id, raw=raw, sent_at=sent_at)
+    )
 
 
 def _judge_start(conn: Connection, lane: Lane, id_: int, raw: bytes, sent_at: datetime) -> None:

@@ -7,12 +7,14 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, delete
+from sqlalchemy import Connection, delete, select
 
+from prefs.app import _answer_open
 from prefs.chores import Sweep
 from prefs.core.errors import PropagationError, Temporary, Unusable
 from prefs.core.propagation import (
@@ -35,7 +37,7 @@ from prefs.core.propagation import (
 from prefs.core.words import Channel, Source
 from prefs.lanes import Lane, Pace
 from prefs.scan import Scan
-from prefs.store import marks, outbox, schema, subjects
+from prefs.store import events, marks, outbox, schema, subjects
 from tests.kit import EMAIL, FACTS, TARGET, Clinic, MailingList, clinic
 
 ADA, BOB = "ada@example.co.uk", "bob@example.co.uk"
@@ -234,6 +236,43 @@ def test_a_lane_that_failed_goes_on_under_another_epoch(rt: Clinic) -> None:
 
     there = MailingList(rt.clock, held={ADA: Value.ON})
     run(rt, there, lambda: epoch(rt) > 1, answer_open=fails)
+
+
+@dataclass
+class Gateway(MailingList):
+    """That brings up a fault of ours when it is asked for the time of one message."""
+
+    async def message_time(self, message_id: str) -> datetime:
+        if message_id == "SM1":
+            raise KeyError("a field that was always there")
+        return self.clock()
+
+
+def test_a_start_that_we_cannot_judge_holds_up_neither_another_nor_a_walk(rt: Clinic) -> None:
+    target, there = replace(TARGET, system="twilio"), Gateway(rt.clock)
+
+    def keep(conn: Connection) -> None:
+        for sid in ("SM1", "SM2"):
+            raw = b"From=%2B447700900101&To=MG1&Body=START&MessageSid=" + sid.encode()
+            now = rt.clock().timestamp()
+            events.keep_raw(conn, rt.keys, target.label, raw, now, message_id=sid)
+
+    def seen(conn: Connection) -> tuple[dict[str, str], bool]:
+        kept = schema.inbox.c
+        states = dict(map(tuple, conn.execute(select(kept.message_id, kept.state))))
+        row = marks.lane(conn, target.label)
+        return states, bool(row and row.walked_at)
+
+    rt.database.write_now(keep)
+    wanted = ({"SM1": "open", "SM2": "kept"}, True)
+    run(
+        rt,
+        there,
+        lambda: rt.database.read_now(seen) == wanted,
+        target=target,
+        answer_open=_answer_open,
+    )
+    assert epoch(rt) == 1
 
 
 def test_a_call_of_unknown_end_is_waited_for_after_a_park(rt: Clinic) -> None:
