@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,18 @@ def at_once(rt: Clinic, addresses: list[str]) -> None:
     said = [Signal("rt", Source.IMPORT, outs, (identity.email(one),)) for one in addresses]
     with Database(rt.database.url) as database:
         database.engine.transaction(lambda conn: rt.intake.record_many(conn, said), alone=False)
+
+
+def test_those_are_held_too_who_are_older_than_their_batch(rt: Clinic) -> None:
+    """By the clock of another process, or because it waited for others before it joined."""
+    crowd = people(FEW + 30)
+    there = MailingList(rt.clock, held=dict.fromkeys(crowd, Value.ON))
+    turn_off(rt, crowd[:1])
+    rt.clock.at -= timedelta(seconds=1)
+    turn_off(rt, crowd[1:])
+    rt.clock.forward(PAUSE)
+    push(rt, there)
+    assert set(there.held.values()) == {Value.ON}
 
 
 def test_they_go_out_by_themselves_after_four_hours(rt: Clinic) -> None:

@@ -63,7 +63,9 @@ _NEWEST = Statement(
 _GROW = Statement(
     update(batches)
     .where(batches.c.id == bindparam("of"))
-    .values(outs=bindparam("new_outs"), last_at=bindparam("now"))
+    .values(
+        outs=bindparam("new_outs"), last_at=bindparam("now"), opened_at=bindparam("new_opened_at")
+    )
 )
 
 
@@ -88,10 +90,12 @@ def _going_on(conn: Connection, brand: str, origin: str, now: float) -> Batch | 
 def grow(
     conn: Connection, batch: Batch, by: int, now: float, *, holds: bool, walking: bool
 ) -> Batch:
-    """Count outs into it; one that `holds` waits: for more, and past its limit for a person."""
-    count = batch.outs + by
-    _GROW.run_many(conn, [{"of": batch.id, "new_outs": count, "now": now}])
-    batch = batch._replace(outs=count)
+    """Count outs into it; one that `holds` waits: for more, and past its limit for a person. Who
+    came in here by another clock, or waited to, may be older than it was: it holds them too."""
+    count, opened_at = batch.outs + by, min(batch.opened_at, now)
+    row = {"of": batch.id, "new_outs": count, "now": now, "new_opened_at": opened_at}
+    _GROW.run_many(conn, [row])
+    batch = batch._replace(outs=count, opened_at=opened_at)
     if not holds or batch.state != OPEN:
         return batch
     if count > FEW and batch.most is None:
