@@ -253,6 +253,26 @@ def test_one_file_is_imported_by_one_process(
     assert run(rt, file)["done_before"] == 1
 
 
+def test_of_two_copies_that_begin_at_once_one_goes_on(
+    rt: Served, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(file, [row(f"twice{next(_numbers)}@example.com")])
+    copy, begun = file.with_name("copy.csv"), importing._begun
+    copy.write_bytes(file.read_bytes())
+
+    def other_first(*args: Any) -> Any:
+        monkeypatch.setattr(importing, "_begun", begun)
+        found = begun(*args)
+        assert run(rt, copy)["rows"] == 1
+        return found
+
+    monkeypatch.setattr(importing, "_begun", other_first)
+    before = in_ledger(rt)
+    with pytest.raises(BadInput, match="by another prefs import"):
+        run(rt, file)
+    assert in_ledger(rt) == before + 1
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_dry_run_tells_what_the_real_one_does(
     rt: Served, file: Path, monkeypatch: pytest.MonkeyPatch, seed: int

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, select, update
 
+from prefs.store import dialect
 from prefs.store.jobs import DONE, RUNNING
 from prefs.store.schema import jobs
 
@@ -30,9 +31,10 @@ def position(conn: Connection, brand: str, digest: str) -> Position | None:
 
 
 def begin(conn: Connection, brand: str, digest: str, at: Position, now: float) -> None:
+    """Of two that begin at once one goes on: `move` says which."""
     row: dict[str, Any] = {"id": _id(brand, digest), "brand": brand, "kind": KIND, "about": digest}
     row |= {"state": RUNNING, "done": at.rows, "step": _text(at), "started_at": now, "beat_at": now}
-    conn.execute(insert(jobs), row)
+    conn.execute(dialect.insert(jobs).on_conflict_do_nothing(), row)
 
 
 def move(
