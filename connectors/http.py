@@ -207,8 +207,18 @@ class Way:
         ):
             raise Undeclared(f"{method.upper()} is not among the declared writes")
         if time.monotonic() > self._host_fine_until:
-            await asyncio.to_thread(refuse_private, self.base)
+            await self._look_up()
             self._host_fine_until = time.monotonic() + HOST_FINE_FOR
+
+    async def _look_up(self) -> None:
+        """Where no name server answers this takes half a minute, in threads of our own: in those
+        that all share, mail and checkpoints would wait for it."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(CONNECT_LIMIT):
+                await loop.run_in_executor(self._threads, refuse_private, self.base)
+        except TimeoutError as fault:
+            raise Temporary("the vendor's host name was not found in time") from fault
 
     async def _in_budget(self, call: Callable[[], Awaitable[T]]) -> T:
         await self._budget.acquire()

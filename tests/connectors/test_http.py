@@ -84,6 +84,31 @@ def test_without_a_configured_base_the_guard_stands_before_every_host() -> None:
         asyncio.run(guarded.send("GET", "/lists/a"))
 
 
+def test_a_name_that_nobody_finds_holds_up_its_own_target_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No name server answers. Mail is read and checkpoints are written in threads of all."""
+    found = threading.Event()
+    monkeypatch.setattr(http, "refuse_private", lambda _: found.wait(30))
+    monkeypatch.setattr(http, "CONNECT_LIMIT", 0.2)
+    guarded = Way(TARGET, TokenBudget(Limit(100)), BASE, WRITES)
+
+    async def call() -> None:
+        sent = [asyncio.create_task(guarded.send("GET", "/lists/a")) for _ in range(100)]
+        await asyncio.sleep(0)
+        try:
+            async with asyncio.timeout(10):
+                await asyncio.to_thread(int)
+                for fault in await asyncio.gather(*sent, return_exceptions=True):
+                    assert isinstance(fault, Temporary)
+                    assert not fault.unclear
+        finally:
+            found.set()
+            await guarded.close()
+
+    asyncio.run(call())
+
+
 # --- what a fault amounts to ---------------------------------------------------------------------
 
 
