@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event
+from sqlalchemy import Connection, Engine, event
 
 from prefs.chores import Forgetting, Sealer, Sweep
 from prefs.core.propagation import Target
-from prefs.store import ledger, marks, outbox, tasks
+from prefs.store import events, ledger, marks, outbox, tasks
+from prefs.store.database import Database
 from prefs.store.marks import Lease
 from tests.kit import Clock
 from tests.served import Served, served
@@ -243,6 +246,30 @@ def test_the_sealer_gives_numbers_without_gaps(rt: Served) -> None:
     items = rt.get("/v1/changes").json()["items"]
     assert [one["n"] for one in items] == list(range(1, number + 1))
     assert number == 6
+
+
+@pytest.mark.postgresql
+def test_an_opt_out_waits_for_no_purge(
+    rt: Served, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of tables with millions of rows that takes seconds."""
+    inside, leave = threading.Event(), threading.Event()
+
+    def slowly(conn: Connection, now: float) -> None:
+        inside.set()
+        while not leave.wait(0.1):  # else the server would take us for frozen
+            conn.exec_driver_sql("SELECT 1")
+
+    monkeypatch.setattr(events, "purge", slowly)
+    with Database(rt.runtime.database.url) as other:
+        purging = threading.Thread(target=lambda: asyncio.run(Forgetting(other, clock).run()))
+        purging.start()
+        assert inside.wait(10)
+        try:
+            rt.say(ADA)
+        finally:
+            leave.set()
+            purging.join()
 
 
 def test_kept_answers_are_forgotten_after_seven_days(rt: Served, clock: Clock) -> None:
