@@ -128,7 +128,8 @@ def _still_open(conn: Any, *_: object) -> None:
 
 
 class Conflict(Exception):
-    """Another transaction was in the way (a deadlock, or one that is cut off): to be done again."""
+    """Another transaction was in the way (a deadlock, or one that is cut off), or the server ended
+    this one before its COMMIT (as we froze in it): to be done again."""
 
 
 class Loop:
@@ -200,14 +201,16 @@ class Writer(Side):
         with translated():
             async with self._engine.connect() as conn:
                 self._wait.observe(time.monotonic() - asked)
-                driver = await _driver(conn)
+                driver, inside = await _driver(conn), False
                 try:
-                    driver = await _begun(conn, driver, begin)
+                    driver, inside = await _begun(conn, driver, begin), True
                     done = await conn.run_sync(work)
+                    inside = False  # what becomes of a COMMIT that was sent nobody knows
                     await _commit(driver)
                 except BaseException as fault:
+                    was_ended = inside and driver.is_closed()
                     await _undo(conn, driver)
-                    if _state(fault) == LOCKED and await _cut_off_frozen(driver):
+                    if was_ended or (_state(fault) == LOCKED and await _cut_off_frozen(driver)):
                         raise Conflict from fault
                     raise
                 return done

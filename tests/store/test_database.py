@@ -211,6 +211,27 @@ def test_a_connection_that_was_cut_off_is_replaced(database: Database) -> None:
     assert database.write_now(add("after")) == "after"
 
 
+@pytest.mark.postgresql
+def test_what_was_cut_off_because_we_froze_is_done_again(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server cannot wait for us, others would: but whoever wrote through us need not know."""
+    monkeypatch.setattr(postgres, "IDLE_MS", 100)
+    tries = list[None]()
+
+    def freezes(conn: Connection) -> str:
+        tries.append(None)
+        add("first")(conn)
+        if len(tries) == 1:
+            time.sleep(0.5)
+        return add("second")(conn)
+
+    with Database(url) as database:
+        assert database.write_now(freezes) == "second"
+        assert database.read_now(names) == {"first", "second"}
+    assert len(tries) == 2
+
+
 END_ALL = text(
     "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
     " AND datname = current_database() AND application_name = 'prefs'"
