@@ -259,7 +259,8 @@ class Scan:
             kept = [known.receipts.get((hash_, slot.place)) for hash_ in row.keyed]
             receipt = next(filter(None, kept), None)
             began = row.read.read_began
-            verdict, source = judge(seen, began, receipt, wished, max(times, default=None))
+            last, now = max(times, default=None), self.clock()
+            verdict, source = judge(seen, began, receipt, wished, last, now)
             if self.connector.facts.assisted and wished is Wish.OFF and verdict is Verdict.OUT:
                 verdict = Verdict.NOTHING  # staff did what we asked for
             id_ = row.read.vendor_id

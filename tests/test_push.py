@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -461,6 +461,17 @@ def test_a_worker_that_lost_its_lease_proves_nothing_and_marks_again(rt: Clinic)
     rt.clock.forward(31)
     asyncio.run(one_round(rt, other, holder="two"))
     assert receipt(rt).outcome == Outcome.CONFIRMED
+
+
+def test_an_opt_out_is_carried_though_the_clock_was_set_back(rt: Clinic) -> None:
+    """No read would be younger than what was heard before, for as long as it was set back by."""
+    there = MailingList(rt.clock, held={ADA: Value.ON})
+    rt.say(ADA, Source.LINK, scope=SMS)
+    rt.clock.at -= timedelta(hours=1)
+    rt.say(ADA, Source.ONE_CLICK)
+    rounds(rt, there)
+    assert there.held[ADA] is Value.OFF
+    assert waiting(rt) == []
 
 
 def test_no_on_sets_out_once_the_lease_has_ended(rt: Clinic) -> None:

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 from urllib.parse import quote
@@ -485,6 +485,10 @@ class Receipt:
     """Why the vendor did not take what we last wished; None where it did."""
 
 
+SKEW = timedelta(seconds=5)
+"""By so much the clocks of two machines may differ."""
+
+
 class Judged(NamedTuple):
     verdict: Verdict
     source: Source | None = None
@@ -496,14 +500,16 @@ def judge(
     receipt: Receipt | None,
     wish: Wish,
     last_row_at: datetime | None,
+    now: datetime,
 ) -> Judged:
     """What a value read at a vendor says to us.
 
     `last_row_at` is when the subject's last ledger row was received: a read that began before it,
-    or before our own last write ended, is too old to tell anything.
+    or before our own last write ended, is too old to tell anything. Not so where that lies ahead
+    of `now`, by a clock that was set back since: every read would be too old until that time comes.
     """
     receipt = receipt or Receipt()
-    if _stale(read_began, receipt.written_ended, last_row_at):
+    if _stale(read_began, now, receipt.written_ended, last_row_at):
         return Judged(Verdict.READ_AGAIN)
     if seen.value is Value.OFF:
         return _judge_off(seen, receipt, wish)
@@ -514,8 +520,8 @@ def judge(
     return Judged(Verdict.NOTHING)
 
 
-def _stale(read_began: datetime, *marks: datetime | None) -> bool:
-    return any(mark is not None and read_began <= mark for mark in marks)
+def _stale(read_began: datetime, now: datetime, *marks: datetime | None) -> bool:
+    return any(mark is not None and read_began <= mark <= now + SKEW for mark in marks)
 
 
 def _judge_off(seen: Seen, receipt: Receipt, wish: Wish) -> Judged:

@@ -60,6 +60,7 @@ class Judging(Step):
                 record.receipts.get(slot.place),
                 wished,
                 record.last_row_at,
+                self.clock(),
             )
             if judged.verdict is Verdict.READ_AGAIN:
                 record.stale = True

@@ -641,11 +641,11 @@ class ConnectorContract:
         assert len(ours) >= 2
         for slot, seen, began in story.seen():
             wish = Wish.OFF if slot == story.slot else Wish.LEAVE
-            judged = judge(seen, began, story.receipt(slot), wish, None)
+            judged = judge(seen, began, story.receipt(slot), wish, None, began)
             assert judged.verdict is Verdict.NOTHING or slot != story.slot
             assert judged.verdict is not Verdict.OUT
         for _, seen, began in ours:
-            assert judge(seen, began, None, Wish.OFF, None).verdict is Verdict.OUT
+            assert judge(seen, began, None, Wish.OFF, None, began).verdict is Verdict.OUT
 
     def test_our_own_writes_are_no_signal_when_a_webhook_tells_them(self) -> None:
         self.needs("webhooks")
