@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from connectors.budget import TokenBudget
 from prefs.core.errors import PropagationError, Refused, Temporary, Unusable
@@ -34,7 +35,7 @@ from prefs.core.words import Basis, Choice, Kind, Source
 from prefs.push.fights import TASK as FIGHT
 from prefs.push.step import Lost
 from prefs.push.writing import TOGETHER
-from prefs.store import ledger, marks, permissions, subjects, tasks
+from prefs.store import ledger, marks, permissions, schema, subjects, tasks
 from prefs.store.marks import Proof
 from tests.kit import (
     EMAIL,
@@ -522,6 +523,27 @@ def test_an_on_that_waits_for_a_place_does_not_outlast_the_lease(rt: Clinic) -> 
     asyncio.run(freeze_and_wake())
     assert there.held[ADA] is Value.OFF
     assert there.written == []
+
+
+def test_an_epoch_that_comes_again_is_another_workers(rt: Clinic) -> None:
+    """The server failed over to a copy that did not know of the first lease yet; what the first
+    worker read was of before."""
+    there = MailingList(rt.clock, held={ADA: Value.ON})
+    rt.say(ADA, Source.ONE_CLICK)
+    forgotten = update(schema.lanes).values(epoch=0, holder=None, lease_until=0.0)
+    now = rt.clock().timestamp()
+
+    def fail_over() -> None:
+        there.after_write = None
+        rt.database.write_now(lambda conn: conn.execute(forgotten))
+        rt.database.write_now(lambda conn: marks.take_lease(conn, TARGET.label, "two", now, 30.0))
+
+    there.after_write = lambda: _in_thread(fail_over)
+    rounds(rt, there)
+    row = rt.database.read_now(lambda conn: marks.lane(conn, TARGET.label))
+    assert row is not None
+    assert (row.holder, row.epoch) == ("two", 1)
+    assert waiting(rt) != []
 
 
 def test_what_was_done_under_a_lost_lease_is_not_proved(rt: Clinic) -> None:

@@ -163,12 +163,14 @@ def _lane(conn: Connection, target: str) -> Any:
     return row
 
 
+def _ours(lease: Lease) -> tuple[ColumnElement[bool], ...]:
+    """An epoch alone may come again: after a failover to a copy that did not know of it yet."""
+    own = lanes.c.epoch == lease.epoch, lanes.c.holder == lease.holder
+    return lanes.c.target == lease.target, *own
+
+
 def give_lease_up(conn: Connection, lease: Lease) -> None:
-    conn.execute(
-        update(lanes)
-        .where(lanes.c.target == lease.target, lanes.c.epoch == lease.epoch)
-        .values(holder=None, lease_until=0.0)
-    )
+    conn.execute(update(lanes).where(*_ours(lease)).values(holder=None, lease_until=0.0))
 
 
 def held_until(conn: Connection, lease: Lease, now: float) -> float | None:
@@ -213,11 +215,7 @@ def holders(conn: Connection, now: float) -> int:
 
 def set_lane(conn: Connection, lease: Lease, **values: Any) -> bool:
     """Change a lane's row under our epoch; False when it is no longer ours."""
-    done = conn.execute(
-        update(lanes)
-        .where(lanes.c.target == lease.target, lanes.c.epoch == lease.epoch)
-        .values(**values)
-    )
+    done = conn.execute(update(lanes).where(*_ours(lease)).values(**values))
     return done.rowcount == 1
 
 
