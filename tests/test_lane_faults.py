@@ -92,13 +92,13 @@ def rt(tmp_path: Path) -> Iterator[Clinic]:
 
 
 def run(rt: Clinic, there: MailingList, until: Callable[[], object], **more: Any) -> None:
-    """Let the lane work until something holds, for a few seconds at most."""
+    """Let the lane work until something holds, for a minute at most."""
     target = more.pop("target", TARGET)
     lane = Lane(target, there, rt.database, rt.intake, rt.clock, Pace(), "one", **more)
 
     async def work() -> None:
         job = asyncio.create_task(lane.run())
-        for _ in range(200):
+        for _ in range(3000):
             if until():
                 break
             await asyncio.sleep(0.02)
@@ -156,7 +156,12 @@ def test_the_one_that_we_cannot_handle_is_found_by_halves(rt: Clinic) -> None:
     for one in everybody:
         rt.say(one, Source.ONE_CLICK)
     others = {one for one in everybody if one != there.bad}
-    run(rt, there, lambda: all(there.held[one] is Value.OFF for one in others))
+
+    def done() -> bool:
+        (mark,) = waiting(rt, there.bad)
+        return all(there.held[one] is Value.OFF for one in others) and bool(mark.outcome)
+
+    run(rt, there, done)
     (mark,) = waiting(rt, there.bad)
     assert mark.outcome == Outcome.PENDING
     assert there.reads < 14

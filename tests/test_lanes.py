@@ -86,7 +86,7 @@ def test_an_out_waits_for_no_long_round_of_others(
             await asyncio.sleep(0.005)
         work.cancel()
 
-    asyncio.run(asyncio.wait_for(an_out_comes_in(), 20))
+    asyncio.run(asyncio.wait_for(an_out_comes_in(), 60))
     assert [change.ref.value for change in there.written] == [ADA]
     assert there.reads < len(OTHERS) / 2
 
@@ -106,7 +106,7 @@ def test_a_round_of_others_that_waits_for_a_place_gives_way_to_an_out(rt: Clinic
             await asyncio.sleep(0.005)
         work.cancel()
 
-    asyncio.run(asyncio.wait_for(an_out_comes_in(), 20))
+    asyncio.run(asyncio.wait_for(an_out_comes_in(), 60))
     assert [change.ref.value for change in there.written] == [ADA]
 
 
