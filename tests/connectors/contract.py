@@ -391,7 +391,7 @@ class ConnectorContract:
             await asyncio.sleep(0.05)
             URGENT.set(True)
             try:
-                return (await asyncio.wait_for(connector.observe([ref]), 10.0))[ref]
+                return (await asyncio.wait_for(connector.observe([ref]), 60.0))[ref]
             finally:
                 calm.cancel()
                 await connector.close()
