@@ -70,12 +70,15 @@ class Replay:
     checkpoints: Checkpoints
     intake: Intake
     tell: Tell = lambda count: None
+    _met: set[bytes] = field(default_factory=set, init=False)
+    """Digests of rows that were missing."""
 
     def run(self, *, apply: bool, accept_damage: bool = False) -> Report:
         """Read the journal from its beginning; with `apply` bring back what is missing, and open
         when all of it is. Safe to repeat, also after one that was broken off. Raises Unavailable
         where the folder stays locked."""
         report = Report(apply)
+        self._met.clear()
         if apply:
             self._rejoin()
         for part in _parts(self._lines(report)):
@@ -104,7 +107,7 @@ class Replay:
 
     def _take(self, part: Sequence[Said | Who], report: Report) -> None:
         database = self.checkpoints.database
-        left = database.read_now(lambda conn: _left(conn, part))
+        left = self._new(database.read_now(lambda conn: _left(conn, part)))
         report.missing += sum(isinstance(one, Said) for one in left)
         if not report.applied or not left:
             for one in left:
@@ -122,6 +125,16 @@ class Replay:
         report.linked += done.linked
         for why in done.left:
             report.leave(why)
+
+    def _new(self, left: Iterable[Said | Who]) -> list[Said | Who]:
+        """A writer that was killed before the seal of its rows has written them again."""
+        new = []
+        for one in left:
+            if isinstance(one, Who) or one.digest not in self._met:
+                new.append(one)
+            if isinstance(one, Said):
+                self._met.add(one.digest)
+        return new
 
     def _foresee(self, one: Said | Who, report: Report) -> None:
         if isinstance(one, Said) and (why := _unfit(self.intake, one)):

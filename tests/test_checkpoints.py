@@ -438,6 +438,28 @@ def rows(rt: Clinic) -> int:
     return rt.database.read_now(lambda conn: int(conn.execute(wanted).scalar_one()))
 
 
+@pytest.mark.parametrize("at_once", [2, 200])
+def test_what_the_journal_says_twice_is_brought_back_once(
+    rt: Clinic, folder: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    """Its writer was killed between the rows and their seal: they are written again."""
+    click(rt, "ann@example.com")
+    keep(rt, folder)
+    backup = restore.take(rt.database)
+    click(rt, "bob@example.com")
+    click(rt, "cas@example.com")
+    keep(rt, folder)
+    path, _ = lines_of(folder)
+    os.truncate(path, path.stat().st_size - 1)
+    keep(rt, folder)
+    assert [one.n for one in said(rt, folder)] == [1, 2, 3, 2, 3]
+    restore.put_back(rt.database, backup)
+    monkeypatch.setattr("prefs.replay.AT_ONCE", at_once)
+    assert replay(rt, folder, apply=False).missing == 2
+    report = replay(rt, folder)
+    assert (report.missing, report.brought, report.opened, rows(rt)) == (2, 2, True, 3)
+
+
 def test_the_same_backup_restored_once_more_is_noticed_again(rt: Clinic, folder: Path) -> None:
     three(rt, folder)
     backup = restore.take(rt.database)
