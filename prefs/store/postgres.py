@@ -30,6 +30,7 @@ from asyncpg import InternalClientError, PostgresError
 from sqlalchemy import Connection, bindparam, event, func, select
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as AllTaken
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from prefs.core.errors import SettingsError, Unavailable
@@ -70,9 +71,10 @@ TAKEN = "23505"
 AWAY = ("08", "25P", "42P01", "53", LOCKED, "57", "58")
 """How the codes of faults begin that lose a transaction: connection, resources, locks, shutdown; no
 such table, as in a database that was moved."""
-FAULTS = (DBAPIError, PostgresError, Refused, InternalClientError)
-"""SQLAlchemy's, and those of the driver where it runs a statement itself: the last is what it says
-of a server that ended a connection at rest."""
+FAULTS = (DBAPIError, AllTaken, PostgresError, Refused, InternalClientError)
+"""SQLAlchemy's (the second where no connection of the pool became free), and those of the driver
+where it runs a statement itself: the last is what it says of a server that ended a connection at
+rest."""
 VANISHED = {
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",

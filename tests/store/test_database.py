@@ -398,6 +398,22 @@ def test_a_read_that_gets_no_answer_is_given_up_and_the_next_one_reads(
 
 
 @pytest.mark.postgresql
+def test_a_read_for_which_no_connection_becomes_free_finds_the_store_away(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while a server hangs that all of them wait for."""
+    monkeypatch.setattr(postgres, "LOCK_MS", 100)
+    with Database(url) as database:
+        slowly = [
+            database.engine.read(lambda conn: conn.execute(text("SELECT pg_sleep(1)")).all())
+            for _ in range(postgres.READERS)
+        ]
+        with pytest.raises(Unavailable):
+            database.read_now(names)
+        assert [len(one.result()) for one in slowly] == [1] * postgres.READERS
+
+
+@pytest.mark.postgresql
 def test_by_hand_a_read_may_take_long(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres, "READ_SECONDS", 0.2)
     slowly = text("SELECT pg_sleep(0.5)")
