@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from functools import update_wrapper
@@ -10,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from prefs.core.errors import Forbidden
+from prefs.core.errors import Forbidden, Unavailable
 from prefs.store import access
 from prefs.store.access import ApiKey
 from prefs.web.context import Service, service
@@ -18,15 +19,18 @@ from prefs.web.problems import Unauthorized
 
 REMEMBERED = 2.0
 """Seconds a key's look-up is reused: so long may a revoked key still work."""
+LOOK_UP_WITHIN = 5.0
+"""Seconds; a store that hangs is away."""
 
 Handler = Callable[[Request, Service, ApiKey], Awaitable[Response]]
 
 
 class KeyCache:
-    """Keys looked up a moment ago."""
+    """Keys looked up a moment ago, and whose each one was when it was looked up last."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[float, ApiKey]] = {}
+        self._last: dict[str, ApiKey] = {}
 
     async def find(self, served: Service, header: str) -> ApiKey | None:
         """Whose key an Authorization header carries."""
@@ -37,20 +41,39 @@ class KeyCache:
         key = _bearer(header)
         if not key:
             return None
-        found = await served.database.read(lambda conn: access.find_key(conn, key))
+        found = await _look_up(served, key)
         self._known = {k: v for k, v in self._known.items() if v[0] > now}
+        self._last.pop(header, None)
         if found:
             self._known[header] = (now + REMEMBERED, found)
+            self._last[header] = found
         return found
+
+    def last(self, header: str) -> ApiKey | None:
+        """For what the store is not needed for: the key may have been revoked since."""
+        return self._last.get(header)
+
+
+async def _look_up(served: Service, key: str) -> ApiKey | None:
+    """Raises Unavailable."""
+    try:
+        async with asyncio.timeout(LOOK_UP_WITHIN):
+            return await served.database.read(lambda conn: access.find_key(conn, key))
+    except TimeoutError:
+        raise Unavailable("the store does not answer in time") from None
 
 
 async def api_key(request: Request, served: Service) -> ApiKey:
-    """The key that the request carries. Raises Unauthorized."""
-    cache: KeyCache = request.app.state.key_cache
-    found = await cache.find(served, _authorization(request.scope["headers"]))
+    """The key that the request carries. Raises Unauthorized, Unavailable."""
+    found = await _cache(request).find(served, _authorization(request.scope["headers"]))
     if found is None:
         raise Unauthorized
     return found
+
+
+def _cache(request: Request) -> KeyCache:
+    cache: KeyCache = request.app.state.key_cache
+    return cache
 
 
 def _authorization(headers: Iterable[tuple[bytes, bytes]]) -> str:
@@ -68,25 +91,33 @@ def _bearer(header: str) -> str | None:
 
 class Guarded:
     """Lets a request in whose key has one of the scopes it needs. An ASGI application, which costs
-    less than a function that Starlette makes one of."""
+    less than a function that Starlette makes one of. `away` answers, without the store, whose key
+    cannot be looked up any more."""
 
-    def __init__(self, handler: Handler, scopes: tuple[str, ...]) -> None:
+    def __init__(self, handler: Handler, scopes: tuple[str, ...], away: Handler | None) -> None:
         self._handler = handler
+        self._away = away
         self.needs = scopes
         update_wrapper(self, handler)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
-        served = service(request)
-        key = await api_key(request, served)
+        served, handler = service(request), self._handler
+        try:
+            key = await api_key(request, served)
+        except Unavailable:
+            last = _cache(request).last(_authorization(scope["headers"]))
+            if last is None or self._away is None:
+                raise
+            key, handler = last, self._away
         if key.scopes.isdisjoint(self.needs):
             raise Forbidden(f"this key lacks the scope {' or '.join(self.needs)}")
-        answer = await self._handler(request, served, key)
+        answer = await handler(request, served, key)
         await answer(scope, receive, send)
 
 
-def needs(*scopes: str) -> Callable[[Handler], Guarded]:
-    return lambda handler: Guarded(handler, scopes)
+def needs(*scopes: str, away: Handler | None = None) -> Callable[[Handler], Guarded]:
+    return lambda handler: Guarded(handler, scopes, away)
 
 
 def same_brand(key: ApiKey, brand: str) -> str:

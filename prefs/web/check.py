@@ -49,27 +49,39 @@ _YES, _NO = CHECKED.labels("yes"), CHECKED.labels("no")
 INVALID = Decision(False, Reason.INVALID_IDENTIFIER)
 
 
-@needs("check")
+async def away(request: Request, served: Service, key: ApiKey) -> Response:
+    """The answer without the store."""
+    body, ask = await _read(request, served, key)
+    return _answer(body, [_degraded(ask)] * len(body.to), degraded=True)
+
+
+@needs("check", away=away)
 async def check(request: Request, served: Service, key: ApiKey) -> Response:
     """Answer for each item of `to`, in the order asked."""
-    body = parse(_decode, await read_body(request, BATCH_LIMIT))
-    brand = same_brand(key, body.brand)
-    if len(body.to) > ITEMS:
-        raise BadInput(f"more than {ITEMS} items; use /v1/scrub", field="$.to", status=413)
-    ask = _ask(served, body)
-    now = served.clock()
-    if body.at and body.at > now:
-        raise BadInput("`at` lies in the future", field="$.at")
+    body, ask = await _read(request, served, key)
+    at = (body.at or served.clock()).timestamp()
     try:
         if body.via is not None:
-            ask = ask._replace(target_unsafe=await _unsafe(served, brand, body.via))
+            ask = ask._replace(target_unsafe=await _unsafe(served, body.brand, body.via))
         with span("decision.batch"):
-            decisions = await _decisions(served, brand, body, ask, (body.at or now).timestamp())
+            decisions = await _decisions(served, body.brand, body, ask, at)
     except Busy:
         raise
     except Unavailable:
         return _answer(body, [_degraded(ask)] * len(body.to), degraded=True)
     return _answer(body, decisions, degraded=ask.paused)
+
+
+async def _read(request: Request, served: Service, key: ApiKey) -> tuple[CheckBody, Ask]:
+    """Raises BadInput, Forbidden."""
+    body = parse(_decode, await read_body(request, BATCH_LIMIT))
+    same_brand(key, body.brand)
+    if len(body.to) > ITEMS:
+        raise BadInput(f"more than {ITEMS} items; use /v1/scrub", field="$.to", status=413)
+    ask = _ask(served, body)
+    if body.at and body.at > served.clock():
+        raise BadInput("`at` lies in the future", field="$.at")
+    return body, ask
 
 
 def _ask(served: Service, body: CheckBody) -> Ask:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 
 from prefs.core.errors import Unavailable
 from prefs.store import ledger
+from prefs.store.database import Database
 from prefs.store.permissions import LookUp
 from prefs.web.check import MANY
 from tests.served import Served, served
@@ -158,6 +160,45 @@ def test_the_store_away_denies_marketing_and_lets_reminders_go(
     assert answer["degraded"] is True
     assert answer["results"][0]["reason"] == "paused"
     assert rt.reason(ADA, purpose="reminders") == "service"
+
+
+def test_the_store_away_for_long_denies_marketing_and_lets_reminders_go(
+    rt: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys cannot be looked up any more either: who had one may go on asking."""
+
+    async def away(*_: object) -> None:
+        raise Unavailable("gone")
+
+    monkeypatch.setattr("prefs.web.auth.REMEMBERED", 0.0)
+    writes = {"Authorization": f"Bearer {rt.key_for('write')}"}
+    never_seen = {"Authorization": f"Bearer {rt.key_for('check')}"}
+    rt.consent(ADA)
+    assert rt.reason(ADA) == "consent"
+    body = {"brand": "rt", "channel": "email", "purpose": "marketing", "to": [ADA]}
+    assert rt.post("/v1/check", body, headers=writes).status_code == 403
+    monkeypatch.setattr(Database, "read", away)
+    answer = rt.post("/v1/check", body).json()
+    assert (answer["degraded"], answer["results"][0]["reason"]) == (True, "paused")
+    assert rt.reason(ADA, purpose="reminders") == "service"
+    assert rt.post("/v1/check", {**body, "brand": "second"}).status_code == 403
+    assert rt.post("/v1/check", body, headers=writes).status_code == 403
+    assert rt.post("/v1/check", body, headers=never_seen).status_code == 503
+    assert rt.get("/v1/targets").status_code == 503
+
+
+def test_a_store_that_hangs_is_away_for_a_check_too(
+    rt: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(*_: object) -> None:
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr("prefs.web.auth.REMEMBERED", 0.0)
+    monkeypatch.setattr("prefs.web.auth.LOOK_UP_WITHIN", 0.1)
+    assert rt.reason(ADA, purpose="reminders") == "service"
+    monkeypatch.setattr(Database, "read", hang)
+    body = {"brand": "rt", "channel": "email", "purpose": "reminders", "to": [ADA]}
+    assert rt.post("/v1/check", body).json()["degraded"] is True
 
 
 @pytest.mark.parametrize(
