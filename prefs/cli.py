@@ -16,11 +16,12 @@ from datetime import datetime
 from functools import partial
 from io import StringIO
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
+from typing import Any, BinaryIO, NamedTuple, NoReturn, TypeVar, cast
 
 import click
 import structlog
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from sqlalchemy import Connection
 from starlette.applications import Starlette
@@ -63,6 +64,7 @@ from prefs.scan import Scan
 from prefs.settings import Address, Brand, Settings
 from prefs.settings import address as host_and_port
 from prefs.store import access, batches, marks, migrate, staff
+from prefs.store.away import explained
 from prefs.store.staff import Role
 from prefs.verify import Place, Verified, verify_large
 from prefs.web import bodies, people
@@ -126,16 +128,19 @@ class Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except SettingsError as fault:
-            for line in fault.faults:
-                err.print(f"[red]error:[/red] {line}", highlight=False)
-            sys.exit(REFUSED)
         except Unavailable as fault:
-            err.print(f"[red]try later:[/red] {fault}", highlight=False)
-            sys.exit(TRY_LATER)
+            _end_with(explained(fault))
         except PrefsError as fault:
-            err.print(f"[red]refused:[/red] {fault}", highlight=False)
-            sys.exit(REFUSED)
+            _end_with(fault)
+
+
+def _end_with(fault: PrefsError) -> NoReturn:
+    lines = fault.faults if isinstance(fault, SettingsError) else [str(fault)]
+    later = isinstance(fault, Unavailable)
+    what = "error" if isinstance(fault, SettingsError) else "try later" if later else "refused"
+    for line in lines:
+        err.print(f"[red]{what}:[/red] {escape(line)}", highlight=False)
+    sys.exit(TRY_LATER if later else REFUSED)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})

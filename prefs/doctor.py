@@ -12,11 +12,12 @@ from sqlalchemy import Connection
 from prefs import checkpoints
 from prefs.checkpoints import Checkpoints, Lack
 from prefs.containers import configured
-from prefs.core.errors import PrefsError
+from prefs.core.errors import PrefsError, Unavailable
 from prefs.core.keys import Keyring
 from prefs.core.propagation import Target
 from prefs.settings import Brand, Settings
 from prefs.store import containers, journals, migrate
+from prefs.store.away import explained
 from prefs.store.database import Database
 from prefs.store.keys import check_keys
 
@@ -77,6 +78,8 @@ def _database(settings: Settings) -> tuple[str, list[str]]:
                     _unclassified(conn, settings) + _paused(conn, lacks) + _wrong(conn, kept),
                 )
             )
+    except Unavailable as fault:
+        return "not opened", str(explained(fault)).splitlines()
     except PrefsError as fault:
         return "not opened", str(fault).splitlines()
 

@@ -399,5 +399,5 @@ def translated() -> Iterator[None]:
         if _state(fault) in CONFLICTS:
             raise Conflict from fault
         what = fault.orig if isinstance(fault, DBAPIError) else fault
-        log.error("store_unavailable", fault=type(what).__name__)
+        log.error("store_unavailable", fault=type(what).__name__, code=_state(fault))
         raise Unavailable("the store is away or locked") from fault
