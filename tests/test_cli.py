@@ -189,10 +189,31 @@ def test_an_older_database_asks_for_migrate(folder: Path) -> None:
     assert answer("migrate") == {"before": None, "after": newest}
     assert answer("migrate") == {"before": newest, "after": newest}
     with sqlite3.connect(folder / "prefs.db") as conn:
-        conn.execute("UPDATE alembic_version SET version_num = '0000'")
+        conn.execute("UPDATE alembic_version SET version_num = '0001'")
     done = run("api-keys", "list")
     assert done.exit_code == 1
     assert "run prefs migrate" in done.stderr
+
+
+@pytest.mark.parametrize("command", [("migrate",), ("api-keys", "list"), ("work",)])
+def test_a_database_of_a_later_release_asks_for_that_release(
+    folder: Path, command: tuple[str, ...]
+) -> None:
+    with sqlite3.connect(folder / "prefs.db") as conn:
+        conn.execute("UPDATE alembic_version SET version_num = '9999'")
+    done = run(*command)
+    assert (done.exit_code, "install that release" in done.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("command", [("migrate",), ("api-keys", "list")])
+def test_a_database_of_something_else_is_left_alone(folder: Path, command: tuple[str, ...]) -> None:
+    (folder / "prefs.db").unlink()
+    with closing(sqlite3.connect(folder / "prefs.db")) as conn:
+        conn.execute("CREATE TABLE orders (id INTEGER)")
+    done = run(*command)
+    assert (done.exit_code, "tables of something else" in done.stderr) == (1, True)
+    with closing(sqlite3.connect(folder / "prefs.db")) as conn:
+        assert conn.execute("SELECT name FROM sqlite_schema").fetchall() == [("orders",)]
 
 
 def test_doctor_tells_webhooks_and_a_missing_key(

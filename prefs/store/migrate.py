@@ -66,9 +66,12 @@ def mark_moved(conn: Connection, to: str) -> None:
     stamp(conn, MOVED)
 
 
-def _refuse_moved(conn: Connection) -> None:
-    """Raises SettingsError."""
-    version = current(conn) if inspect(conn).has_table("alembic_version") else None
+def _refuse_other(conn: Connection) -> None:
+    """Raises SettingsError for what is none of this program's databases, or is none any more."""
+    tables = inspect(conn).get_table_names()
+    version = current(conn) if "alembic_version" in tables else None
+    if tables and version is None:
+        raise SettingsError(["database: holds tables of something else; name an empty one"])
     if version == MOVING:
         raise SettingsError(
             ["database: a move into it was broken off; run prefs move again, on the old one"]
@@ -78,6 +81,11 @@ def _refuse_moved(conn: Connection) -> None:
         raise SettingsError(
             [f"database: it was moved to {to}, and what came in since is only there; name that one"]
         )
+    if version is not None and version not in _known():
+        later = (
+            f"database: its version is {version}, of a later release; this program knows {head()}"
+        )
+        raise SettingsError([f"{later} at most: install that release, or restore the backup"])
 
 
 def is_served(conn: Connection) -> bool:
@@ -120,7 +128,7 @@ def _engine(url: str) -> Iterator[Engine]:
 
 def _upgrade(conn: Connection) -> str | None:
     """Returns the version before."""
-    _refuse_moved(conn)
+    _refuse_other(conn)
     before = current(conn)
     command.upgrade(_config(conn), "head")
     return before
@@ -128,7 +136,7 @@ def _upgrade(conn: Connection) -> str | None:
 
 def _bring_up(conn: Connection) -> tuple[str | None, bool]:
     """Returns the version, and whether the database was empty and is brought up now."""
-    _refuse_moved(conn)
+    _refuse_other(conn)
     version = current(conn)
     empty = version is None and not inspect(conn).get_table_names()
     if empty:

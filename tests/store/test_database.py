@@ -78,7 +78,7 @@ def test_the_migrations_make_the_schema(url: str) -> None:
 
 def test_a_database_of_another_version_is_refused(url: str) -> None:
     with Database(url) as database:
-        other = "UPDATE alembic_version SET version_num = '0000'"
+        other = "UPDATE alembic_version SET version_num = '0001'"
         database.write_now(lambda conn: conn.exec_driver_sql(other))
     with pytest.raises(SettingsError, match="run prefs migrate"):
         migrate.ensure(url)
