@@ -107,9 +107,11 @@ def common(command: F) -> F:
     )(command)
 
 
-def settings_at(path: Path | None) -> Settings:
+def settings_at(path: Path | None, **other: str) -> Settings:
+    """`other` goes over what is configured."""
     chosen = path or click.get_current_context().find_root().params.get("config")
-    return load_settings(Path(chosen or os.environ.get("PREFS_CONFIG", "prefs.toml")), os.environ)
+    environ = {**os.environ, **{f"PREFS__{key.upper()}": text for key, text in other.items()}}
+    return load_settings(Path(chosen or os.environ.get("PREFS_CONFIG", "prefs.toml")), environ)
 
 
 @contextmanager
@@ -132,6 +134,9 @@ class Group(click.Group):
             _end_with(explained(fault))
         except PrefsError as fault:
             _end_with(fault)
+        except KeyboardInterrupt:
+            err.print("[yellow]stopped:[/yellow] give the same command again", highlight=False)
+            sys.exit(TRY_LATER)
 
 
 def _end_with(fault: PrefsError) -> NoReturn:
@@ -265,10 +270,16 @@ def migrate_(path: Path | None, as_json: bool) -> None:
 
 @main.command("move")
 @common
-@click.option("--to", "target", required=True, help="postgresql://USER@HOST/NAME or sqlite:///FILE")
-def move_(path: Path | None, as_json: bool, target: str) -> None:
+@click.option(
+    "--to",
+    "told",
+    required=True,
+    help="As `database` is written: postgresql://USER@HOST/NAME, sqlite:///FILE, file:PATH",
+)
+def move_(path: Path | None, as_json: bool, told: str) -> None:
     """Carry everything over to another, empty database; the service must be stopped."""
     settings = settings_at(path)
+    target = settings_at(path, database=told).database
     with err.status("looking", spinner="dots") as status:
 
         def tell(table: str, rows: int) -> None:
@@ -276,7 +287,8 @@ def move_(path: Path | None, as_json: bool, target: str) -> None:
                 status.update(f"{table}: {rows}")
 
         report = app.make_move(settings, target, tell).run()
-    say(as_json, move.content(report, target), move.shown(report, target))
+    written = told if told.startswith(("env:", "file:")) else move.bare(target)
+    say(as_json, move.content(report, written), move.shown(report, written))
 
 
 @main.command("doctor")

@@ -118,7 +118,7 @@ class Move:
         report.seconds["copy"] = time.monotonic() - began
         self._check(new, digests, report)
         new.transaction(lambda target: migrate.stamp(target, migrate.head()))
-        migrate.mark_moved(conn, _bare(self.target))
+        migrate.mark_moved(conn, bare(self.target))
 
     def _alone(self) -> None:
         """Raises Refused while another process has the source open."""
@@ -185,7 +185,7 @@ def _hold(conn: Connection) -> None:
         conn.exec_driver_sql(f"LOCK TABLE {', '.join(migrate.LEFT)} IN ACCESS EXCLUSIVE MODE")
 
 
-def _bare(url: str) -> str:
+def bare(url: str) -> str:
     """Without the password."""
     return make_url(url).render_as_string(hide_password=True)
 
@@ -256,15 +256,16 @@ def _digest(conn: Connection, table: Table, tell: Tell) -> Digest:
     return digest
 
 
-def content(report: Report, target: str) -> dict[str, Any]:
+def content(report: Report, written: str) -> dict[str, Any]:
+    """`written`: how the configuration names the new database."""
     seconds = {name: round(value, 1) for name, value in report.seconds.items()}
-    return {"rows": report.rows, "seconds": seconds, "database": _bare(target)}
+    return {"rows": report.rows, "seconds": seconds, "database": written}
 
 
-def shown(report: Report, target: str) -> str:
+def shown(report: Report, written: str) -> str:
     total = sum(report.rows.values())
     return (
         f"{total} rows of {len(report.rows)} tables carried over; digests, ledger, states and "
         f"answers agree.\nNow change this line of the configuration, on every machine:\n"
-        f'database = "{_bare(target)}"'
+        f'database = "{written}"'
     )

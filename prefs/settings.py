@@ -10,7 +10,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 from zoneinfo import ZoneInfo
 
 from phonenumbers import SUPPORTED_REGIONS
@@ -250,6 +250,7 @@ def _split(text: str) -> SplitResult | None:
 
 
 SQLITE = "sqlite:///"
+SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 LOGS = ("auto", "json", "text")
 
 
@@ -261,7 +262,17 @@ def _database(top: Table) -> str:
     split = _split(text)
     if text and not (split and split.scheme == "postgresql" and split.path.strip("/")):
         top.fault("database", "write sqlite:///FILE or postgresql://USER@HOST/NAME")
+    if split and split.scheme == "postgresql":
+        _check_options(top, dict(parse_qsl(split.query, keep_blank_values=True)))
     return text
+
+
+def _check_options(top: Table, options: Mapping[str, str]) -> None:
+    if unknown := sorted(options.keys() - {"host", "sslmode"}):
+        fix = "known are host and sslmode; variables like PGSSLROOTCERT tell the others"
+        top.fault("database", f"unknown options {', '.join(unknown)}; {fix}")
+    if options.get("sslmode", SSLMODES[0]) not in SSLMODES:
+        top.fault("database", f"sslmode is one of {', '.join(SSLMODES)}")
 
 
 def _secret_keys(top: Table) -> tuple[bytes, ...]:

@@ -188,6 +188,42 @@ def test_a_move_that_broke_off_is_begun_anew(
     assert moved(tmp_path, url)["rows"]["subjects"] == 30
 
 
+@pytest.mark.parametrize("to", ["nonsense", "sqlite:///", "mysql://prefs@db/prefs"])
+def test_what_is_no_database_is_refused(tmp_path: Path, to: str) -> None:
+    """In memory all of it would be gone, and the old one marked as left."""
+    with served(tmp_path) as rt:
+        filled(rt)
+    done = run(tmp_path, "move", "--to", to)
+    assert (done.exit_code, "write sqlite:///FILE or" in done.stderr) == (1, True)
+    with served(tmp_path) as rt:
+        assert rt.reason(PEOPLE[0]) == "opted_out"
+
+
+def test_the_target_may_stand_in_a_file_as_other_secrets_do(tmp_path: Path) -> None:
+    """On the command line all users of the machine could read its password."""
+    with served(tmp_path) as rt:
+        filled(rt)
+    (tmp_path / "url").write_text(other(tmp_path))
+    assert moved(tmp_path, "file:url")["database"] == "file:url"
+    point_to(tmp_path, "file:url")
+    assert "no: opted_out" in run(tmp_path, "check", PEOPLE[0], "--brand", "rt").stdout
+
+
+def test_a_move_may_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with served(tmp_path) as rt:
+        filled(rt)
+    url = other(tmp_path)
+
+    def stop(_: move.Move) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(move.Move, "_alone", stop)
+        done = run(tmp_path, "move", "--to", url)
+    assert (done.exit_code, "give the same command again" in done.stderr) == (75, True)
+    assert moved(tmp_path, url)["rows"]["subjects"] == 30
+
+
 def test_what_arrives_otherwise_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with served(tmp_path) as rt:
         filled(rt)

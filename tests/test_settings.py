@@ -457,6 +457,24 @@ def test_nothing_at_all_is_missing_everything(tmp_path: Path) -> None:
     assert sorted(missing) == ["brands", "database", "public_url", "secret_keys"]
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("sslmode=verify-full&host=/run/postgresql", None),
+        ("ssl=1&search_path=x", "unknown options search_path, ssl; known are host and sslmode"),
+        ("sslmode=on", "sslmode is one of disable, allow,"),
+    ],
+)
+def test_options_of_the_database(tmp_path: Path, options: str, told: str | None) -> None:
+    url = f"postgresql://prefs@db/prefs?{options}"
+    text = SMALL.replace("sqlite:///prefs.db", url)
+    if told is None:
+        assert loaded(tmp_path, text).database == url
+    else:
+        (found,) = faults(tmp_path, text)
+        assert told in found
+
+
 @pytest.mark.parametrize("database", ["sqlite:///", "sqlite:///:memory:", "postgresql://host", "x"])
 def test_no_database(tmp_path: Path, database: str) -> None:
     found = faults(tmp_path, SMALL.replace("sqlite:///prefs.db", database))

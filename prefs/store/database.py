@@ -27,7 +27,7 @@ from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar, cast
 
 import structlog
 from sqlalchemy import Connection
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 
 from prefs.core.errors import Busy, PrefsError, Unavailable
 from prefs.core.spans import span
@@ -152,7 +152,15 @@ def make_engine(url: str, *, patient: bool = False, patient_reads: bool = False)
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
         return SQLite(parsed)
-    return PostgreSQL(parsed, patient=patient, patient_reads=patient_reads)
+    return PostgreSQL(_spelled(parsed), patient=patient, patient_reads=patient_reads)
+
+
+def _spelled(url: URL) -> URL:
+    """`sslmode` as everybody knows it is the driver's `ssl`."""
+    mode = url.query.get("sslmode")
+    return (
+        url.difference_update_query(["sslmode"]).update_query_dict({"ssl": mode}) if mode else url
+    )
 
 
 class Database:
