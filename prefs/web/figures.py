@@ -21,6 +21,9 @@ from prefs.web.parts import parts_of
 GOOD_FOR = 5.0
 SHARE = 20
 """A reading that took a second is good for twenty."""
+WITHIN = 5.0
+"""Seconds that whoever asks is kept: less than Prometheus waits (10 s), who would take this process
+for the one that does not answer."""
 OVERDUE_AFTER = 3600.0
 
 
@@ -28,19 +31,27 @@ class Figures:
     def __init__(self, served: Service) -> None:
         self._served = served
         self._good_until = 0.0
-        self._one = asyncio.Lock()
+        self._reading: asyncio.Task[None] | None = None
 
     async def refresh(self) -> None:
         """Read anew unless a reading is still good. Where the store is away, the gauges keep what
         they said, and one of them says so."""
-        async with self._one:
-            began = time.monotonic()
-            if began < self._good_until:
+        if self._reading is None or self._reading.done():
+            if time.monotonic() < self._good_until:
                 return
-            up = await self._read()
-            metrics.STORE_UP.set(up)
-            took = time.monotonic() - began
-            self._good_until = time.monotonic() + max(GOOD_FOR, SHARE * took)
+            self._reading = asyncio.create_task(self._read_anew())
+        done, _ = await asyncio.wait([self._reading], timeout=WITHIN)
+        if done:
+            self._reading.result()
+        else:
+            metrics.STORE_UP.set(False)
+
+    async def _read_anew(self) -> None:
+        began = time.monotonic()
+        up = await self._read()
+        metrics.STORE_UP.set(up)
+        ended = time.monotonic()
+        self._good_until = ended + max(GOOD_FOR, SHARE * (ended - began) if up else 0.0)
 
     async def _read(self) -> bool:
         settings, now = self._served.settings, self._served.clock().timestamp()

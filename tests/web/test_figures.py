@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from prefs.core.errors import Unavailable
 from prefs.store import figures, marks, outbox, tasks
 from prefs.store.database import Database
 from tests.kit import Clock
-from tests.served import Served, served
+from tests.served import Served, eventually, served
 
 ADA, BOB = "ada@example.com", "bob@example.com"
 TARGET = """
@@ -133,6 +134,23 @@ def test_a_store_that_is_away_is_said(rt: Served, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(Database, "read", away)
     assert told(rt)["prefs_store_up",] == 0
+
+
+def test_a_store_that_hangs_is_said_in_time_and_soon_again_that_it_answers(
+    rt: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prometheus would take a process that keeps it waiting for one that is down."""
+    answers, true_read = threading.Event(), figures.read
+
+    def hang(*args: Any) -> figures.Figures:
+        answers.wait(30)
+        return true_read(*args)
+
+    monkeypatch.setattr(figures, "read", hang)
+    monkeypatch.setattr("prefs.web.figures.WITHIN", 0.1)
+    assert told(rt)[("prefs_store_up",)] == 0
+    answers.set()
+    eventually(lambda: told(rt)[("prefs_store_up",)] == 1)
 
 
 def test_writes_and_their_commits_are_counted(rt: Served) -> None:
