@@ -43,6 +43,8 @@ SEALER = "the sealer"
 """The name of its lane: a target's has no blank."""
 FORGETTER = "the forgetter"
 """As the sealer's."""
+AFTER_FAULT = 1.0
+"""Seconds until a chore that failed comes again, or a store that is away fills the log."""
 SWEEP_EVERY = 5.0
 RESUME_EVERY = 5.0
 FORGET_EVERY = 3600.0
@@ -56,13 +58,16 @@ ALARM_WINDOW = 7 * DAY
 async def every(seconds: float, chore: Callable[[], Awaitable[None]]) -> None:
     """Run a chore for ever; a fault is logged and the chore comes again."""
     while True:
+        wait = seconds
         try:
             await chore()
         except PrefsError as fault:
             log.warning("chore_failed", reason=str(fault))
+            wait = max(seconds, AFTER_FAULT)
         except Exception as fault:
             log.exception("chore_failed", fault=type(fault).__name__)
-        await asyncio.sleep(seconds)
+            wait = max(seconds, AFTER_FAULT)
+        await asyncio.sleep(wait)
 
 
 @dataclass

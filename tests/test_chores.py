@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, event
 
-from prefs.chores import Forgetting, Sealer, Sweep
+from prefs.chores import AFTER_FAULT, Forgetting, Sealer, Sweep, every
+from prefs.core.errors import Unavailable
 from prefs.core.propagation import Target
 from prefs.store import events, ledger, marks, outbox, tasks
 from prefs.store.database import Database
@@ -236,6 +237,25 @@ def test_a_mark_set_again_does_not_grow_young(rt: Served, clock: Clock) -> None:
     rt.say(ADA, source="staff", evidence={"actor": "Sam", "note": "said so again"})
     sweep(rt, clock, HOUR + 1)
     assert status(rt)["unsafe"] is True
+
+
+def test_a_chore_that_fails_does_not_fill_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    faults = [Unavailable("the store is away"), ValueError("no"), None, None]
+
+    async def chore() -> None:
+        if fault := faults[len(waited)]:
+            raise fault
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == len(faults):
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr("prefs.chores.asyncio.sleep", sleep)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(every(0.25, chore))
+    assert waited == [AFTER_FAULT, AFTER_FAULT, 0.25, 0.25]
 
 
 def test_the_sealer_gives_numbers_without_gaps(rt: Served) -> None:
