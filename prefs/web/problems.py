@@ -7,7 +7,7 @@ from http import HTTPStatus
 import msgspec
 import structlog
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from prefs.core.errors import BadInput, Busy, Forbidden, NotFound, Unavailable, Unverified
@@ -16,6 +16,8 @@ from prefs.logs import REQUEST
 log = structlog.get_logger()
 
 RETRY_AFTER = "5"
+CLIENT_GONE = 499
+"""nginx's word for a caller who went away before the answer."""
 MORE_HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 408: {"Connection": "close"}}
 
 
@@ -84,6 +86,11 @@ def on_unavailable(request: Request, fault: Exception) -> Response:
     )
 
 
+def on_gone(request: Request, fault: Exception) -> Response:
+    """Nobody gets it; counted so, it is no fault of ours."""
+    return Response(status_code=CLIENT_GONE)
+
+
 def on_http(request: Request, fault: Exception) -> Response:
     assert isinstance(fault, HTTPException)  # noqa: S101  # how handlers are registered
     return problem(fault.status_code, fault.detail, headers=dict(fault.headers or {}))
@@ -102,6 +109,7 @@ HANDLERS = {
     Unverified: on_unverified,
     Busy: on_busy,
     Unavailable: on_unavailable,
+    ClientDisconnect: on_gone,
     HTTPException: on_http,
     Exception: on_fault,
 }

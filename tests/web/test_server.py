@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from prefs.metrics import REGISTRY
 from prefs.web import server
-from tests.served import Served, listening
+from tests.served import Served, eventually, listening
 
 DEADLINE = 0.6
 LONG = 8.0
@@ -144,6 +145,31 @@ def test_a_body_that_drips_in_time_is_taken(service: Served) -> None:
             time.sleep(DEADLINE / 12)
         assert slow.recv(65536).startswith(b"HTTP/1.1 200")
     assert out(service)
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/v1/check", "application/json"),
+        ("/v1/scrub?brand=rt&channel=email&purpose=marketing", "text/csv"),
+    ],
+)
+def test_who_goes_away_in_the_midst_is_no_fault_of_ours(
+    service: Served, path: str, kind: str
+) -> None:
+    """Else an alert calls somebody for each."""
+
+    def counted(status: int) -> float:
+        labels = {"route": path.split("?", 1)[0], "status": str(status)}
+        return REGISTRY.get_sample_value("prefs_request_seconds_count", labels) or 0.0
+
+    gone, failed = counted(499), counted(500)
+    authorization = f"Authorization: {service.headers['Authorization']}"
+    with dialled(service) as leaving:
+        leaving.sendall(post(path, authorization, f"Content-Type: {kind}", "Content-Length: 90"))
+        leaving.sendall(b"half of it")
+    eventually(lambda: (counted(499), counted(500)) != (gone, failed))
+    assert (counted(499), counted(500)) == (gone + 1, failed)
 
 
 @pytest.mark.parametrize("size", [40_000, 300_000, 3_000_000])

@@ -100,6 +100,8 @@ class Scrubbing(Response):
             whole = await self._fill(waiting, parts)
             await sending
         except ClientDisconnect:
+            if sending is None:
+                raise
             return
         finally:
             if sending:
