@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import json
 import logging
@@ -76,6 +77,7 @@ from prefs.web.server import config as server_config
 F = TypeVar("F", bound=Callable[..., Any])
 
 REFUSED, TRY_LATER = 1, 75
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 NEW_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
 CARRIED_WITHIN = 1800.0
@@ -134,6 +136,10 @@ class Group(click.Group):
             _end_with(explained(fault))
         except PrefsError as fault:
             _end_with(fault)
+        except OSError as fault:
+            if fault.filename is None and fault.errno not in NO_ROOM:
+                raise
+            _end_with_file(fault)
         except KeyboardInterrupt:
             err.print("[yellow]stopped:[/yellow] give the same command again", highlight=False)
             sys.exit(TRY_LATER)
@@ -146,6 +152,14 @@ def _end_with(fault: PrefsError) -> NoReturn:
     for line in lines:
         err.print(f"[red]{what}:[/red] {escape(line)}", highlight=False)
     sys.exit(TRY_LATER if later else REFUSED)
+
+
+def _end_with_file(fault: OSError) -> NoReturn:
+    """Of a file that was named, or of one beside it that is ours."""
+    name = fault.filename or "a file that is written"
+    line = f"{name}: {fault.strerror}; mend that, then give the same command again"
+    err.print(f"[red]error:[/red] {escape(line)}", highlight=False)
+    sys.exit(TRY_LATER if fault.errno in NO_ROOM else REFUSED)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
@@ -92,6 +93,33 @@ def test_a_file_with_other_columns_is_refused(folder: Path) -> None:
     done = run("import", str(file), "--brand", "rt")
     assert done.exit_code == 1
     assert "unknown: e-mail" in done.stderr
+
+
+LISTING = ("--brand", "rt", "--channel", "email")
+
+
+@pytest.mark.parametrize(
+    "command", [("export",), ("scrub", "people.csv", "--purpose", "marketing")]
+)
+def test_a_file_that_cannot_be_written_is_named(
+    people: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(people.parent)
+    done = run(*command, *LISTING, "--out", "nowhere/out.csv")
+    assert (done.exit_code, "nowhere" in done.stderr) == (1, True)
+    assert "No such file or directory; mend that" in done.stderr
+
+
+def test_a_full_disk_is_no_end_of_an_import(people: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdatasync", full)
+        done = run("import", str(people), "--brand", "rt", "--apply")
+    assert (done.exit_code, "No space left on device; mend that" in done.stderr) == (75, True)
+    report = answer("import", str(people), "--brand", "rt", "--apply", code=1)
+    assert (report["results"], report["rejected"]) == ({"applied": 3}, 2)
 
 
 def test_check_says_no_by_its_exit_code(folder: Path) -> None:
