@@ -85,8 +85,9 @@ CARRIED_WITHIN = 1800.0
 NEXT_TRY_WITHIN = 150.0
 """Seconds that it waits for one more try: longer than an unclear call may live at any vendor."""
 
-out = Console(soft_wrap=True)
-err = Console(stderr=True, soft_wrap=True)
+plain = partial(Console, soft_wrap=True, markup=False, emoji=False)
+"""Names of lists and files stand as they are, whatever brackets they have."""
+out, err = plain(), plain(stderr=True)
 
 
 def say(as_json: bool, content: Any, text: str | Table | None = None) -> None:
@@ -141,7 +142,7 @@ class Group(click.Group):
                 raise
             _end_with_file(fault)
         except KeyboardInterrupt:
-            err.print("[yellow]stopped:[/yellow] give the same command again", highlight=False)
+            err.print("[yellow]stopped:[/yellow] give the same command again", markup=True)
             sys.exit(TRY_LATER)
 
 
@@ -150,7 +151,7 @@ def _end_with(fault: PrefsError) -> NoReturn:
     later = isinstance(fault, Unavailable)
     what = "error" if isinstance(fault, SettingsError) else "try later" if later else "refused"
     for line in lines:
-        err.print(f"[red]{what}:[/red] {escape(line)}", highlight=False)
+        err.print(f"[red]{what}:[/red] {escape(line)}", highlight=False, markup=True)
     sys.exit(TRY_LATER if later else REFUSED)
 
 
@@ -158,7 +159,7 @@ def _end_with_file(fault: OSError) -> NoReturn:
     """Of a file that was named, or of one beside it that is ours."""
     name = fault.filename or "a file that is written"
     line = f"{name}: {fault.strerror}; mend that, then give the same command again"
-    err.print(f"[red]error:[/red] {escape(line)}", highlight=False)
+    err.print(f"[red]error:[/red] {escape(line)}", highlight=False, markup=True)
     sys.exit(TRY_LATER if fault.errno in NO_ROOM else REFUSED)
 
 
@@ -523,7 +524,7 @@ def going_on(*, resumable: bool) -> Iterator[None]:
             yield
     except KeyboardInterrupt:
         how = "the same command goes on where it stopped" if resumable else "nothing was kept"
-        err.print(f"[yellow]stopped:[/yellow] {how}", highlight=False)
+        err.print(f"[yellow]stopped:[/yellow] {how}", markup=True)
         sys.exit(TRY_LATER)
 
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 from sqlalchemy import Connection
 
 from prefs import checkpoints
@@ -140,5 +141,5 @@ def shown(report: dict[str, Any]) -> Table:
     for row in report["webhooks"]:
         table.add_row(row["target"], row["mode"], row["url"], row["events"])
     for finding in report["findings"]:
-        table.add_row("[red]finding[/red]", "", finding, "")
+        table.add_row(Text("finding", "red"), "", finding, "")
     return table

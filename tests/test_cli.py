@@ -95,6 +95,12 @@ def test_a_file_with_other_columns_is_refused(folder: Path) -> None:
     assert "unknown: e-mail" in done.stderr
 
 
+def test_names_stand_as_they_are(people: Path) -> None:
+    file = people.rename(people.parent / "clients [old] :cat:.csv")
+    done = run("import", str(file), "--brand", "rt")
+    assert "clients [old] :cat:.csv.rejected.csv" in done.stdout
+
+
 LISTING = ("--brand", "rt", "--channel", "email")
 
 
@@ -279,10 +285,11 @@ def test_doctor_tells_of_a_list_that_stands_nowhere_until_it_is_configured(
     monkeypatch.setenv("KEAP", "a token of Keap")
     monkeypatch.setenv("HOOK", "a key of the hook")
     with closing(open_runtime(load_settings(path, os.environ))) as runtime:
-        found = [(Container("a2", "VIP offers", sends=True), "unclassified")]
+        found = [(Container("a2", "VIP offers [/old]", sends=True), "unclassified")]
         runtime.database.write_now(lambda conn: containers.keep(conn, "rt/keap", found, 1.0))
     (finding,) = answer("doctor", code=1)["findings"]
-    assert "VIP offers (a2)" in finding
+    assert "VIP offers [/old] (a2)" in finding
+    assert "[/old]" in run("doctor").stdout
     configure(folder, KEAP + 'ignored_containers = ["a2"]\n')
     assert answer("doctor")["findings"] == []
 
