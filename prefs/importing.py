@@ -78,6 +78,7 @@ def run(
             _reject_again(sheet, judge, rejects, start)
         what = "importing" if write else "trying"
         with progress.shown(console, what, sheet.size, start.rows) as tell:
+            tell(start.offset, start.rows)
             job = Job(served, brand, sheet, judge, rejects, start, tell)
             _apply(job, new=begun is None) if write else _try(job)
     return {

@@ -411,7 +411,8 @@ class Taking:
         due = batch.due_at or self.at
         tasks.add(self.conn, self.keys, batch.brand, "batch", None, body, self.at, due)
         merges.run_of_many(self.conn, self.keys, batch.brand, batch.label, self.at)
-        log.error("batch_held", batch=batch.label, origin=batch.origin, limit=batch.most)
+        if self.targets:  # of a dry run nothing waits
+            log.error("batch_held", batch=batch.label, origin=batch.origin, limit=batch.most)
 
     def _marks(self, one: _Taken) -> Iterable[Marking]:
         moved = any(change.changed or change.linked for change in one.changes)

@@ -87,6 +87,19 @@ def test_an_import_done_before_is_not_done_again(people: Path) -> None:
     assert again["results"] == {}
 
 
+def test_an_import_gone_on_with_shows_how_far_it_is(people: Path) -> None:
+    for _ in range(2):
+        done = run("import", str(people), "--brand", "rt", "--apply")
+        assert ("100%" in done.stderr, "5 rows" in done.stderr) == (True, True)
+
+
+def test_a_dry_run_says_of_no_batch_that_it_is_held(folder: Path) -> None:
+    rows = "".join(f"p{n}@example.com,email,marketing,out\n" for n in range(60))
+    (folder / "outs.csv").write_text(f"email,channel,purpose,choice\n{rows}")
+    done = run("import", str(folder / "outs.csv"), "--brand", "rt")
+    assert ("60 applied" in done.stdout, "batch_held" in done.stderr) == (True, False)
+
+
 def test_a_file_with_other_columns_is_refused(folder: Path) -> None:
     file = folder / "wrong.csv"
     file.write_text("e-mail,choice\na@b.example,out\n")
