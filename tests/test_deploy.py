@@ -124,6 +124,16 @@ def test_compose_leaves_time_to_end_and_no_secret_in_the_environment(secrets: Pa
         assert not [name for name in given if "PASSWORD" in name and not name.endswith("_FILE")]
 
 
+def test_every_process_tells_opt_outs_to_a_folder_that_is_not_the_database(secrets: Path) -> None:
+    folder = loaded(secrets, {}).checkpoint
+    assert folder is not None
+    for name, one in OURS.items():
+        assert f"./checkpoints:{folder}" in one["volumes"], name
+    for name in ("prefs-api@.service", "prefs-worker@.service"):
+        (kept,) = said(DEPLOY / "systemd" / name, "StateDirectory")
+        assert str(folder) in {f"/var/lib/{one}" for one in kept.split()}
+
+
 def test_compose_leaves_the_database_durable() -> None:
     said = " ".join(COMPOSE["services"]["db"]["command"])
     assert not re.search(r"fsync|synchronous_commit|full_page_writes", said)
