@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from functools import partial
 from io import StringIO
@@ -208,7 +208,8 @@ def _run(runtime: Runtime, served: Starlette, where: Address | socket.socket) ->
     then waits for the next process and is not refused."""
     host, port = ("", 0) if isinstance(where, socket.socket) else where
     server = Server(server_config(served, host, port), served.state.leaving, runtime.settings.drain)
-    server.run([where] if isinstance(where, socket.socket) else None)
+    with suppress(SystemExit):  # what uvicorn says of a port that it does not get
+        server.run([where] if isinstance(where, socket.socket) else None)
     if not server.started:
         raise SettingsError([f"listen: {host}:{port} cannot be opened; is it in use?"])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import socket
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -112,6 +113,14 @@ def test_names_stand_as_they_are(people: Path) -> None:
     file = people.rename(people.parent / "clients [old] :cat:.csv")
     done = run("import", str(file), "--brand", "rt")
     assert "clients [old] :cat:.csv.rejected.csv" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["serve", "work"])
+def test_a_port_that_is_taken_is_told(folder: Path, command: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = run(command, "--listen", where)
+    assert (done.exit_code, f"{where} cannot be opened" in done.stderr) == (1, True)
 
 
 LISTING = ("--brand", "rt", "--channel", "email")
