@@ -66,6 +66,10 @@ def run(
 ) -> dict[str, Any]:
     """Import the file; a dry run judges every row as if it were written, and writes nothing.
     Raises BadInput for a file that is none, before anything of it is written."""
+    if not file.is_file():
+        raise BadInput(
+            f"{file} is no file but a pipe or a device: an import reads it twice; bring a file"
+        )
     with _alone(file):
         sheet = Sheet.of(file)
         begun = _begun(served, brand, sheet) if write else None

@@ -115,6 +115,12 @@ def test_names_stand_as_they_are(people: Path) -> None:
     assert "clients [old] :cat:.csv.rejected.csv" in done.stdout
 
 
+def test_a_pipe_is_no_file_to_import(folder: Path) -> None:
+    os.mkfifo(folder / "pipe")
+    done = run("import", str(folder / "pipe"), "--brand", "rt")
+    assert (done.exit_code, "bring a file" in done.stderr) == (1, True)
+
+
 @pytest.mark.parametrize("command", ["serve", "work"])
 def test_a_port_that_is_taken_is_told(folder: Path, command: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
