@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 from sqlalchemy import Connection
 
@@ -137,7 +137,8 @@ def _mail_hook(settings: Settings, brand: Brand) -> dict[str, str]:
 
 
 def shown(report: dict[str, Any]) -> Table:
-    table = Table("target", "mode", "webhook", "events", title=report["database"])
+    whole = Column("webhook", overflow="fold")  # an address that is cut is of no use
+    table = Table("target", "mode", whole, "events", title=report["database"])
     for row in report["webhooks"]:
         table.add_row(row["target"], row["mode"], row["url"], row["events"])
     for finding in report["findings"]:

@@ -304,6 +304,8 @@ def test_doctor_tells_each_target_its_webhook_and_no_key(
     (hook,) = answer("doctor")["webhooks"]
     assert hook["url"] == "https://prefs.example.co.uk/webhooks/keap/rt/keap?key=<webhook_key>"
     assert "contactGroup.applied" in hook["events"]
+    shown = [line.split("│") for line in run("doctor").stdout.splitlines() if line[0] == "│"]
+    assert "".join(cells[3].strip() for cells in shown) == hook["url"]
 
 
 def test_doctor_tells_of_a_list_that_stands_nowhere_until_it_is_configured(
