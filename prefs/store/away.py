@@ -19,6 +19,7 @@ LASTING = {
 """By how the server's code begins (https://www.postgresql.org/docs/current/errcodes-appendix.html):
 what stays so until somebody changes it."""
 PASSING = {
+    "08": "the connection to the server broke",
     "53300": "the server has no connection left; stop a process, or raise max_connections",
     "53": "the server lacks disk or memory; its log says which",
     "57": "the server starts, stops, or ended the connection",
