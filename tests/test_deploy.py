@@ -188,6 +188,20 @@ def test_a_unit_comes_again_and_leaves_time_to_end(name: str, secrets: Path) -> 
     assert int(time) > loaded(secrets, {}).drain + DUTY
 
 
+def test_by_hand_the_secrets_are_those_of_a_unit(secrets: Path) -> None:
+    page = (ROOT / "docs" / "running.md").read_text()
+    (block,) = re.findall(r"```\n(cd /var/lib/prefs .+?)```", page, re.DOTALL)
+    script = block.replace("/etc/prefs/secrets", str(secrets)).replace("/var/lib/prefs", "/")
+    script = script.replace("runuser -u prefs -- /opt/prefs/bin/prefs doctor", "env -0")
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    environ = dict(one.split("=", 1) for one in done.stdout.split("\0") if one)
+    settings = load_settings(DEPLOY / "prefs.toml", environ)
+    assert settings.secret_keys == (SECRETS["prefs_key"].encode(),)
+    assert settings.database == SECRETS["database_url"]
+    assert settings.mail is not None
+    assert settings.mail.send == SECRETS["smtp_url"]
+
+
 def test_systemd_takes_the_units(tmp_path: Path) -> None:
     verify = program("systemd-analyze")
     for file in (DEPLOY / "systemd").iterdir():
