@@ -28,6 +28,7 @@ from sqlalchemy import Connection
 from starlette.applications import Starlette
 
 from prefs import (
+    __version__,
     app,
     doctor,
     exporting,
@@ -165,7 +166,7 @@ def _end_with_file(fault: OSError) -> NoReturn:
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--config", type=click.Path(dir_okay=False), default=None, help="Configuration file.")
-@click.version_option(package_name="prefs")
+@click.version_option(__version__, prog_name="prefs")
 def main(config: str | None) -> None:
     """Marketing preferences in one place, followed by every system, with proof."""
     set_up_logs(logging.WARNING)

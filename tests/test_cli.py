@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import sqlite3
+import tomllib
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -343,6 +344,13 @@ def test_every_fault_of_the_configuration_is_told_at_once(
     assert done.exit_code == 1
     assert "PREFS_TEST_KEY" in done.stderr
     assert "colour" in done.stderr.lower()
+
+
+def test_the_version_is_told_where_nothing_is_installed_too() -> None:
+    """As in a checkout and in the image."""
+    project = Path(__file__).parent.parent / "pyproject.toml"
+    version = tomllib.loads(project.read_text())["project"]["version"]
+    assert run("--version").stdout == f"prefs, version {version}\n"
 
 
 def test_every_command_has_help(folder: Path) -> None:
