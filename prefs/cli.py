@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import gc
 import json
 import logging
@@ -66,7 +65,7 @@ from prefs.scan import Scan
 from prefs.settings import Address, Brand, Settings
 from prefs.settings import address as host_and_port
 from prefs.store import access, batches, marks, migrate, staff
-from prefs.store.away import explained
+from prefs.store.away import NO_ROOM, explained
 from prefs.store.staff import Role
 from prefs.verify import Place, Verified, verify_large
 from prefs.web import bodies, people
@@ -78,7 +77,6 @@ from prefs.web.server import config as server_config
 F = TypeVar("F", bound=Callable[..., Any])
 
 REFUSED, TRY_LATER = 1, 75
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 NEW_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
 CARRIED_WITHIN = 1800.0

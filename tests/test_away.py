@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -66,3 +68,17 @@ def test_a_file_that_cannot_be_opened_is_told_with_the_fix(
     (tmp_path / "letter").write_text("this is no database at all" * 100)
     done = on(f"sqlite:///{tmp_path}/letter", "migrate", monkeypatch=monkeypatch)
     assert (done.exit_code, "is no SQLite database" in done.stderr) == (75, True)
+
+
+def test_a_disk_that_is_full_is_no_fault_of_the_server(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list is written while the database is read."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("prefs.exporting._write", full)
+    listing = ("export", "--brand", "rt", "--channel", "email", "--out", str(tmp_path / "list"))
+    done = on(url, *listing, monkeypatch=monkeypatch)
+    assert (done.exit_code, "make room" in done.stderr or "No space" in done.stderr) == (75, True)

@@ -3,6 +3,7 @@ fix. The driver's own text may hold values of a row, and stays inside."""
 
 from __future__ import annotations
 
+import errno
 import socket
 import ssl
 
@@ -10,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from prefs.core.errors import PrefsError, SettingsError, Unavailable
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 LASTING = {
     "28": "the server refuses this user, password or machine; correct them, or the server's "
     "pg_hba.conf",
@@ -64,4 +66,6 @@ def _by_kind(told: BaseException | None) -> str | None:
     code = getattr(told, "sqlite_errorcode", None)
     if code is not None:
         return SQLITE.get(code & 0xFF)
+    if getattr(told, "errno", None) in NO_ROOM:  # of a list that is written as it is read
+        return "a disk of this machine is full; make room"
     return next((text for kind, text in BY_KIND.items() if isinstance(told, kind)), None)
