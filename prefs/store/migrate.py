@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 from alembic import command
 from alembic.config import Config
@@ -13,8 +14,11 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 
-from prefs.core.errors import SettingsError
-from prefs.store.database import Engine, make_engine
+from prefs.core.errors import SettingsError, Unavailable
+from prefs.store.database import TRIES, Engine, make_engine
+from prefs.store.postgres import Conflict
+
+T = TypeVar("T")
 
 MOVING, MOVED = "moving", "moved"
 """In the place of a version: a database that is not yet whole, and one that is left behind."""
@@ -104,17 +108,26 @@ def _known() -> frozenset[str]:
 def migrate(url: str) -> tuple[str | None, str]:
     """Bring the database to this version; returns the version before and after."""
     with _engine(url) as engine:
-        return engine.transaction(_upgrade), head()
+        return _done(engine, _upgrade), head()
 
 
 def ensure(url: str) -> None:
     """Bring up an empty database. Raises SettingsError for one of another version."""
     with _engine(url) as engine:
-        version, empty = engine.transaction(_bring_up)
+        version, empty = _done(engine, _bring_up)
     if not empty and version != head():
         raise SettingsError(
             [f"database: its version is {version}, this program needs {head()}; run prefs migrate"]
         )
+
+
+def _done(engine: Engine, work: Callable[[Connection], T]) -> T:
+    """Again where another transaction was in the way: of a process that froze, which is cut off by
+    whoever waited for it."""
+    for _ in range(TRIES):
+        with suppress(Conflict):
+            return engine.transaction(work)
+    raise Unavailable("others are in the way")
 
 
 @contextmanager

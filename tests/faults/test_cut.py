@@ -18,7 +18,7 @@ from tests.twins.kit import running
 from tests.twins.mailchimp import MailchimpTwin
 from tests.way import Way
 
-pytestmark = pytest.mark.told_on("postgresql")
+pytestmark = pytest.mark.postgresql
 
 PEOPLE = 6
 

@@ -385,6 +385,24 @@ def test_who_freezes_in_the_midst_of_a_statement_is_cut_off(
 
 
 @pytest.mark.postgresql
+def test_a_process_starts_though_another_froze_in_the_midst_of_a_statement(
+    database: Database, url: str
+) -> None:
+    """The worker that was to follow the frozen one ended at its own start."""
+
+    def half() -> None:
+        way = Way(url, halts=b"half_sent")
+        with way, Database(way.url) as frozen, suppress(Unavailable):
+            frozen.write_now(lambda conn: conn.execute(text("SELECT 1 AS half_sent")))
+
+    writing = threading.Thread(target=half)
+    writing.start()
+    eventually(lambda: _waits_for(database, "%half_sent%"))
+    migrate.ensure(url)
+    writing.join(30)
+
+
+@pytest.mark.postgresql
 def test_a_read_that_gets_no_answer_is_given_up_and_the_next_one_reads(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
