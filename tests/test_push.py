@@ -488,11 +488,17 @@ def test_no_on_sets_out_once_the_lease_has_ended(rt: Clinic) -> None:
 class Rationed(MailingList):
     """A vendor whose calls wait for a place."""
 
-    budget: TokenBudget = field(default_factory=lambda: TokenBudget(Limit(100)))
+    seconds: float = 0.0
+    """By the budget's clock."""
+    waits: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.budget = TokenBudget(Limit(100), lambda: self.seconds)
 
     async def apply(
         self, changes: Sequence[Change]
     ) -> Mapping[Change, Applied | Local | PropagationError]:
+        self.waits.set()
         try:
             await self.budget.acquire()
         except Temporary as fault:
@@ -507,17 +513,18 @@ def test_an_on_that_waits_for_a_place_does_not_outlast_the_lease(rt: Clinic) -> 
     there = Rationed(rt.clock, held={ADA: Value.UNSET})
     followed = MailingList(rt.clock, held=there.held)
     rt.consent(ADA)
-    there.budget.pause(0.3)
+    there.budget.pause(1.0)
 
     async def freeze_and_wake() -> None:
         first = asyncio.create_task(one_round(rt, push_of(rt, there)))
-        await asyncio.sleep(0.1)
+        await there.waits.wait()
         rt.clock.forward(31)
         rt.say(ADA, Source.ONE_CLICK)
         for _ in range(2):
             await one_round(rt, push_of(rt, followed), holder="two")
             rt.clock.forward(31)
         assert rt.database.read_now(marks.backlog) == {}
+        there.seconds = 2.0
         await first
 
     asyncio.run(freeze_and_wake())

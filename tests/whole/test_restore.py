@@ -110,6 +110,7 @@ def twin() -> Iterator[tuple[MailchimpTwin, str]]:
         yield made, url
 
 
+@pytest.mark.timeout(400)
 def test_a_restored_backup_is_brought_up_to_date(
     tmp_path: Path, twin: tuple[MailchimpTwin, str]
 ) -> None:
