@@ -158,10 +158,26 @@ class Loop:
     def close(self) -> None:
         with self._turn:
             self._ending = True
-            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._loop.call_soon_threadsafe(self._end)
         if threading.current_thread() is not self._thread:
             self._thread.join(10)
             self._loop.close()
+
+    def _end(self) -> None:
+        """What is still under way ends by itself: a job that is swept up later, elsewhere, breaks
+        off in the midst of its connection."""
+        left = asyncio.all_tasks(self._loop)
+        for task in left:
+            task.cancel()
+        if left:
+            ended = self._loop.create_task(_wait_for(left))
+            ended.add_done_callback(lambda _: self._loop.stop())
+        else:
+            self._loop.stop()
+
+
+async def _wait_for(tasks: Collection[asyncio.Task[Any]]) -> None:
+    await asyncio.wait(tasks, timeout=LOCK_MS / 1000)
 
 
 class Side:
