@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -432,6 +433,19 @@ def test_a_read_for_which_no_connection_becomes_free_finds_the_store_away(
 
 
 @pytest.mark.postgresql
+def test_a_read_that_is_under_way_ends_when_its_database_is_closed(
+    database: Database, url: str
+) -> None:
+    """Else whoever waits for it would wait for ever."""
+    closing = Database(url).open()
+    read = closing.engine.read(lambda conn: conn.execute(text("SELECT pg_sleep(50)")))
+    eventually(lambda: _waits_for(database, "%pg_sleep(50)%", "PgSleep"))
+    closing.close()
+    with pytest.raises((Unavailable, CancelledError)):
+        read.result(10)
+
+
+@pytest.mark.postgresql
 def test_by_hand_a_read_may_take_long(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres, "READ_SECONDS", 0.2)
     slowly = text("SELECT pg_sleep(0.5)")
@@ -444,11 +458,12 @@ def test_by_hand_a_read_may_take_long(url: str, monkeypatch: pytest.MonkeyPatch)
         database.read_now(lambda conn: conn.execute(slowly))
 
 
-def _waits_for(database: Database, statement: str) -> bool:
-    """Whether a session waits for the rest of it."""
+def _waits_for(database: Database, statement: str, event: str = "ClientRead") -> bool:
+    """Whether a session waits so in it; by itself for the rest of the statement."""
     asked = text(
         "SELECT count(*) FROM pg_stat_activity WHERE query LIKE :one AND state = 'active' "
-        "AND wait_event = 'ClientRead' AND pid <> pg_backend_pid()"
+        "AND wait_event = :event AND pid <> pg_backend_pid()"
     )
-    found = database.read_now(lambda conn: conn.execute(asked, {"one": statement}).scalar_one())
+    values = {"one": statement, "event": event}
+    found = database.read_now(lambda conn: conn.execute(asked, values).scalar_one())
     return bool(found)
