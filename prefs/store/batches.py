@@ -22,6 +22,8 @@ from prefs.store.hot import Statement
 from prefs.store.marks import count_records
 from prefs.store.schema import batches, ledger, marks, subjects
 
+BATCHES = 0x62617463
+"""The kind of lock of a batch's name ("batc")."""
 PAUSE = 600.0
 """Seconds without an out of its origin that end a batch."""
 GATHER = 10.0
@@ -82,7 +84,7 @@ def join(conn: Connection, brand: str, origin: str, now: float) -> Batch:
 
 def _going_on(conn: Connection, brand: str, origin: str, now: float) -> Batch | None:
     """Whoever else counts into it waits: who knew the old count too would write it again."""
-    dialect.lock(conn, f"batch {brand} {origin}")
+    dialect.lock(conn, BATCHES, f"{brand} {origin}")
     found = _NEWEST.run(conn, {"brand": brand, "origin": origin, "since": now - PAUSE})
     return Batch(*found[0]) if found else None
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, bindparam, func, select
+from sqlalchemy import ColumnElement, Connection, Integer, bindparam, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -17,16 +17,20 @@ from prefs.store.direct import Direct
 
 __all__ = ["greatest", "insert", "least", "lock"]
 
-NAMES = 0x6E616D65
-"""With a hash of it: the advisory lock of a name ("name")."""
-_LOCK = Direct(select(func.pg_advisory_xact_lock(NAMES, func.hashtext(bindparam("name")))))
+_LOCK = Direct(
+    select(
+        func.pg_advisory_xact_lock(
+            bindparam("kind", type_=Integer), func.hashtext(bindparam("name"))
+        )
+    )
+)
 
 
-def lock(conn: Connection, name: str) -> None:
-    """Nobody else goes on who locks this name, until the end of this transaction: for what no row
-    stands for yet. On SQLite whoever writes is alone."""
+def lock(conn: Connection, kind: int, name: str) -> None:
+    """Nobody else goes on who locks this name of this kind, until the end of this transaction: for
+    what no row stands for yet. On SQLite whoever writes is alone."""
     if conn.dialect.name != "sqlite":
-        _LOCK.run(conn, {"name": name})
+        _LOCK.run(conn, {"kind": kind, "name": name})
 
 
 class least(ReturnTypeFromArgs[Any]):  # noqa: N801  # a function of SQL is named as in SQL

@@ -27,7 +27,7 @@ import structlog
 import uvloop
 from asyncpg import InterfaceError as Refused
 from asyncpg import InternalClientError, PostgresError
-from sqlalchemy import Connection, bindparam, event, func, select
+from sqlalchemy import Connection, event
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as AllTaken
@@ -35,7 +35,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from prefs.core.errors import SettingsError, Unavailable
 from prefs.metrics import POOL
-from prefs.store.direct import WORDS, Direct
+from prefs.store import dialect
+from prefs.store.direct import WORDS
 from prefs.store.hot import ByKeys, Row
 
 T = TypeVar("T")
@@ -43,12 +44,11 @@ T = TypeVar("T")
 WRITERS = 0x7072656673
 """The advisory lock of whoever writes ("prefs")."""
 LANES = 0x6C616E65
-"""With a hash of its name: the advisory lock of a lane ("lane")."""
+"""The kind of lock of a lane's name ("lane")."""
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 _ALONE = f"{_BEGIN}; SELECT pg_advisory_xact_lock({WRITERS})"
 _SHARED = f"{_BEGIN}; SELECT pg_advisory_xact_lock_shared({WRITERS})"
 """Begin and lock in one way there and back."""
-_OF_LANE = Direct(select(func.pg_advisory_xact_lock(LANES, func.hashtext(bindparam("lane")))))
 LOCKED = "55P03"
 LOCK_MS = 5000
 IDLE_MS = 2000
@@ -348,12 +348,12 @@ class PostgreSQL:
     def transaction(
         self, work: Callable[[Connection], T], *, alone: bool = True, lane: str | None = None
     ) -> T:
-        def of_lane(conn: Connection) -> T:
-            _OF_LANE.run(conn, {"lane": lane})
+        def carried(conn: Connection) -> T:
+            if lane is not None:
+                dialect.lock(conn, LANES, lane)
             return work(conn)
 
-        begin = _ALONE if alone else _SHARED
-        return self._writer.transaction(begin, work if lane is None else of_lane).result()
+        return self._writer.transaction(_ALONE if alone else _SHARED, carried).result()
 
     def read(self, work: Callable[[Connection], T]) -> Future[T]:
         return self._readers.submit(work)

@@ -40,6 +40,15 @@ base_url = "{url}"
 api_key = "env:MAILCHIMP"
 audiences = {{ a1 = ["treatments", "products", "offers", "competitions", "news"] }}
 """
+HUBSPOT = """
+[brands.rt.targets.hubspot]
+system = "hubspot"
+mode = "live"
+base_url = "{url}"
+token = "env:HUBSPOT"
+types = {{ 101 = "*" }}
+"""
+CONSENT = {"basis": "consent", "evidence": {"wording": "Yes"}}
 
 
 def count(full: int) -> int:
@@ -124,6 +133,19 @@ class Installation:
             yield runtime
         finally:
             runtime.close()
+
+    def say(self, key: str, email: str, choice: str) -> None:
+        """A wish about e-mail marketing, by a program with this key."""
+        body = {
+            "brand": "rt",
+            "subject": {"email": email},
+            "changes": [{"channel": "email", "purpose": "marketing", "choice": choice}],
+            "source": "api",
+            **(CONSENT if choice == "in" else {}),
+        }
+        headers = {"Authorization": f"Bearer {key}"}
+        answer = httpx.post(f"{self.url}/v1/preferences", json=body, headers=headers, timeout=60)
+        answer.raise_for_status()
 
     def key(self, *scopes: str) -> str:
         with self.opened() as runtime:

@@ -10,14 +10,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from sqlalchemy import Connection, delete, select
 
 from prefs.store import marks
 from prefs.store.database import make_engine
 from prefs.store.schema import receipts, wave_ons, waves
-from tests.faults.kit import Installation, count, dice, end, say
+from tests.faults.kit import HUBSPOT, Installation, count, dice, end, say
 from tests.served import eventually
 from tests.twins.hubspot import HubspotTwin
 from tests.twins.kit import running
@@ -25,14 +24,6 @@ from tests.twins.kit import running
 pytestmark = pytest.mark.postgresql
 
 ROUNDS = count(20)
-TARGET = """
-[brands.rt.targets.hubspot]
-system = "hubspot"
-mode = "live"
-base_url = "{url}"
-token = "env:HUBSPOT"
-types = {{ 101 = "*" }}
-"""
 LABEL = "rt/hubspot"
 STATUSES = "/communication-preferences/v4/statuses/"
 
@@ -47,19 +38,7 @@ class Scene:
         self.workers: dict[int, subprocess.Popen[bytes]] = {}
 
     def say(self, address: str, choice: str) -> None:
-        consent = {"basis": "consent", "evidence": {"wording": "Yes"}} if choice == "in" else {}
-        body = {
-            "brand": "rt",
-            "subject": {"email": address},
-            "changes": [{"channel": "email", "purpose": "marketing", "choice": choice}],
-            "source": "api",
-            **consent,
-        }
-        headers = {"Authorization": f"Bearer {self.key}"}
-        answer = httpx.post(
-            f"{self.made.url}/v1/preferences", json=body, headers=headers, timeout=60
-        )
-        answer.raise_for_status()
+        self.made.say(self.key, address, choice)
 
     def lane(self) -> Any:
         return self.engine.read_now(lambda conn: marks.lane(conn, LABEL))
@@ -88,7 +67,7 @@ def test_a_frozen_worker_leaves_the_vendor_right(tmp_path: Path) -> None:
     with ExitStack() as stack:
         twin, url = stack.enter_context(running(HubspotTwin()))
         twin.new_type("101", "Treatments")
-        made = Installation(tmp_path, TARGET.format(url=url), {"HUBSPOT": twin.token})
+        made = Installation(tmp_path, HUBSPOT.format(url=url), {"HUBSPOT": twin.token})
         stack.enter_context(made.serving("--no-work"))
         scene = Scene(made, twin)
         for round_ in range(ROUNDS):

@@ -22,6 +22,7 @@ from prefs.store.database import make_engine
 from tests import postgres
 from tests.faults.kit import (
     FULL,
+    HUBSPOT,
     MAILCHIMP,
     Installation,
     address,
@@ -49,16 +50,6 @@ SECONDS, A_SECOND = (60, 50) if FULL else (10, 20)
 PEOPLE = SECONDS * A_SECOND
 PULLED, WHOLE = 4.0, 1.0
 """Seconds: twice a lease, and between."""
-WISH = {"brand": "rt", "source": "api", "basis": "consent", "evidence": {"wording": "Yes"}}
-EMAIL = {"channel": "email", "purpose": "marketing"}
-HUBSPOT = """
-[brands.rt.targets.hubspot]
-system = "hubspot"
-mode = "live"
-base_url = "{url}"
-token = "env:HUBSPOT"
-types = {{ 101 = "*" }}
-"""
 STATUSES = "/communication-preferences/v4/statuses/"
 
 
@@ -85,12 +76,6 @@ def test_what_hung_in_a_cable_never_comes_after_an_opt_out(tmp_path: Path) -> No
             stack.callback(end, worker)
             return worker
 
-        def wish(who: str, choice: str) -> None:
-            body = {**WISH, "subject": {"email": who}, "changes": [{**EMAIL, "choice": choice}]}
-            headers = {"Authorization": f"Bearer {key}"}
-            sent = httpx.post(f"{made.url}/v1/preferences", json=body, headers=headers, timeout=60)
-            sent.raise_for_status()
-
         def done() -> bool:
             return not engine.read_now(marks.backlog)
 
@@ -100,15 +85,15 @@ def test_what_hung_in_a_cable_never_comes_after_an_opt_out(tmp_path: Path) -> No
             return sum(call.path.startswith(STATUSES + ADA) for call in twin.calls)
 
         first = work_at("first")
-        wish(BOB, "in")
+        made.say(key, BOB, "in")
         eventually(lambda: twin.status(BOB, "101") == "SUBSCRIBED" and done())
         twin.faults.add("delay", method="GET", path=STATUSES, seconds=0.5, times=None)
-        wish(ADA, "in")
+        made.say(key, ADA, "in")
         eventually(lambda: looks() == 4 and not net.on_the_way("first", SWITCH))
         net.lose("first", SWITCH)
         eventually(lambda: net.on_the_way("first", SWITCH))
         first.kill()
-        wish(ADA, "out")
+        made.say(key, ADA, "out")
         work_at("second")
         eventually(done)
         net.lose_no_more("first", SWITCH)

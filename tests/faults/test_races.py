@@ -13,21 +13,13 @@ import httpx
 import pytest
 
 from prefs.store import waves
-from tests.faults.kit import count, dice, say
+from tests.faults.kit import HUBSPOT, count, dice, say
 from tests.served import Served, eventually, listening
 from tests.twins.hubspot import HubspotTwin
 from tests.twins.kit import running
 
 PEOPLE = count(200)
-TARGET = """
-[brands.rt.targets.hubspot]
-system = "hubspot"
-mode = "live"
-base_url = "{url}"
-token = "env:HUBSPOT"
-types = {{ 101 = "*" }}
-limit = "4000/10s"
-"""
+TARGET = f'{HUBSPOT}limit = "4000/10s"\n'
 STATUSES = "/communication-preferences/v4/statuses/"
 
 
