@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Connection
@@ -18,6 +19,8 @@ from tests.served import opened as runtime_of
 from tests.whole.places import HOOK_KEY, Place, email, phone, psid
 
 EMAIL = Scope(Channel.EMAIL, Purpose.MARKETING)
+TOGETHER = 200
+"""People recorded in one transaction."""
 
 
 def say(test: str, figure: str) -> None:
@@ -59,8 +62,13 @@ def recorded(
     clock: Clock = utc_now,
 ) -> dict[int, str]:
     """Number -> the person's id here. Everybody consented to e-mail, some are out; `people` tells
-    of each what is known. Done before there is any target, so that nothing waits to be pushed."""
+    of each what is known. Done before there is any target, so that nothing waits to be pushed. Not
+    in one transaction: PostgreSQL keeps each former state of a counter until its end, and looks
+    through them all."""
     gone = set(out)
+
+    def record_all(conn: Connection, part: Sequence[int]) -> dict[int, str]:
+        return {one: record(conn, one) for one in part}
 
     def record(conn: Connection, number: int) -> str:
         who = identifiers(number, people[number])
@@ -72,7 +80,12 @@ def recorded(
 
     runtime = runtime_of(folder, "", {}, clock)
     try:
-        return runtime.database.write_now(lambda conn: {one: record(conn, one) for one in people})
+        known: dict[int, str] = {}
+        numbers = list(people)
+        for start in range(0, len(numbers), TOGETHER):
+            part = numbers[start : start + TOGETHER]
+            known |= runtime.database.write_now(partial(record_all, part=part))
+        return known
     finally:
         runtime.close()
 
